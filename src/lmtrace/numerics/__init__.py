@@ -1,0 +1,1 @@
+"""Formulas that two or more signals use. This room knows nothing of the others."""
