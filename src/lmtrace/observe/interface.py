@@ -168,6 +168,11 @@ class View(Protocol):
         ...
 
     @property
+    def cache(self) -> dict[Any, Any]:
+        """Return results that the signals of one measurement may share; a key starts with the module that owns it."""
+        ...
+
+    @property
     def memory(self) -> dict[str, Tensor]:
         """Return this signal's own tensors from the measurement before (empty at first); saved for resume."""
         ...
@@ -191,6 +196,8 @@ class Signal(ABC):
     """In gradients or forwards, in words: "2.1 gradients per product"."""
     source: ClassVar[str]
     """Citation of the definition."""
+    stride: ClassVar[int] = 1
+    """Takes part in every n-th measurement by default: expensive signals set it above 1."""
 
     @abstractmethod
     def needs(self, panel: Panel) -> Needs:
