@@ -58,7 +58,7 @@ def train(style, tokenizer, panel, tracer_settings, *, steps=6, accumulate=1, au
     model = PlainModel(len(tokenizer)) if style == "plain" else tiny(style, tokenizer)
     model.train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     objective = "masked" if style == "bert" else "causal"
     losses = []
