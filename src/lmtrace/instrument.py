@@ -190,7 +190,11 @@ class Instrument:
 
     def _missing(self, i: int, step: int, reason: str) -> list[Record]:
         signal = self.signals[i]
-        return [Record(step=step, signal=signal.name, metric=f.metric, missing=reason) for f in signal.fields]
+        twins = [k for k, other in enumerate(self.signals) if other.name == signal.name]
+        split = f"instance {twins.index(i)}" if len(twins) > 1 else None
+        return [
+            Record(step=step, signal=signal.name, metric=f.metric, split=split, missing=reason) for f in signal.fields
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Return what the run's header says of the model."""

@@ -131,15 +131,19 @@ class Tracer:
         """Create the run and measure the model as it is: step 0, the first null of every curve."""
         if is_main_process():
             if self.resume and self.folder.exists():
-                self._writer = RunWriter.resume(self.folder, self.current_step)
-                self._load_memories()
+                self._writer = RunWriter.resume(self.folder, self.current_step, self._header())
+                self._continue_from(self._writer)
             else:
                 self._writer = RunWriter.create(self.folder, self._header(), overwrite=self.overwrite)
         self._started = time.perf_counter()
         if self.instrument.wants_train_batch:
             self._watch = self.instrument.model.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
-        if not (self.resume and self.current_step > 0):
-            self._guarded(self._measure)
+        if self._measured is None:
+            try:
+                self._measure()
+            except BaseException:
+                self._close("crashed")
+                raise
         return self
 
     def __exit__(
@@ -207,8 +211,13 @@ class Tracer:
         self._measured, self._count = step, self._count + 1
         if self._writer is not None:
             self._flush_scalars(self._writer)
-            self._writer.write(step, records, tokens_seen=self.tokens_seen, wall_time=start - self._started)
-            self._save_memories(step)
+            self._writer.write(
+                step,
+                records,
+                tokens_seen=self.tokens_seen,
+                wall_time=start - self._started - self._measuring,
+                memory=self._memories(),
+            )
         self._measuring += time.perf_counter() - start
         if self.stop is not None and not self.should_stop:
             decision = self.stop.update(step, records)
@@ -249,21 +258,23 @@ class Tracer:
         if module.training and torch.is_grad_enabled():
             self.instrument.train_batches[:] = [dict(kwargs)] if kwargs else [{"input_ids": args[0]}] if args else []
 
-    def _save_memories(self, step: int) -> None:
-        arrays: dict[str, dict[str, np.ndarray]] = {
+    def _memories(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return what the signals want back after a resume."""
+        return {
             f"{i}.{self.instrument.signals[i].name}": {k: v.detach().cpu().numpy() for k, v in memory.items()}
             for i, memory in self.instrument.memories.items()
             if memory
         }
-        if arrays and self._writer is not None:
-            self._writer.write_memory(step, arrays)
 
-    def _load_memories(self) -> None:
-        if self._writer is None:
-            return
+    def _continue_from(self, writer: RunWriter) -> None:
+        """Take up the measurements that the run already has: their number, the last one, the signals' memories."""
+        done = writer.steps
+        self._count = len(done)
+        self._measured = done[-1] if done else None
+        saved = writer.read_memory(self.current_step) if done else {}
         for i, signal in enumerate(self.instrument.signals):
-            saved = self._writer.read_memory().get(f"{i}.{signal.name}", {})
-            self.instrument.memories[i] = {k: torch.as_tensor(v) for k, v in saved.items()}
+            named = saved.get(f"{i}.{signal.name}", {})
+            self.instrument.memories[i] = {k: torch.as_tensor(v) for k, v in named.items()}
 
     def _header(self) -> Any:
         return run_header(

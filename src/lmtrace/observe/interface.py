@@ -150,6 +150,10 @@ class View(Protocol):
         """Return the user's own module, in evaluation mode, restored afterwards."""
         ...
 
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return [sequences, length, vocabulary] for inputs of the signal's own (no gradient); needs `model`."""
+        ...
+
     def loss(self, num_sequences: int) -> Callable[[], Tensor]:
         """Return a closure: mean loss (nats) over the valid predictions of the first `num_sequences` panel sequences."""
         ...

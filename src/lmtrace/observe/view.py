@@ -124,6 +124,12 @@ class MeasurementView:
         """Trained parameters by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """[sequences, length, vocabulary] for inputs of the signal's own."""
+        forward = self.measurement.forward or default_forward
+        with torch.no_grad():
+            return logits_of(forward(self.model, inputs), inputs)
+
     def loss(self, num_sequences: int) -> Callable[[], Tensor]:
         """Closure: mean loss over the valid predictions of the first `num_sequences` panel sequences."""
         model, measurement = self.model, self.measurement
