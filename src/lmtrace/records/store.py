@@ -201,9 +201,15 @@ class RunWriter:
         """Delete array and memory files that no row names: left by a kill, or superseded."""
         db = self._open()
         named = {file for table in ("array", "memory") for (file,) in db.execute(f"SELECT DISTINCT file FROM {table}")}
-        for path in (*self.folder.glob("arrays/*"), *self.folder.glob("memory/*")):
-            if path.relative_to(self.folder).as_posix() not in named and path.suffix in (".safetensors", ".tmp"):
-                path.unlink(missing_ok=True)
+        for pattern in (
+            "arrays/step-*.safetensors",
+            "memory/step-*.safetensors",
+            "arrays/.step-*.tmp",
+            "memory/.step-*.tmp",
+        ):
+            for path in self.folder.glob(pattern):
+                if path.relative_to(self.folder).as_posix() not in named:
+                    path.unlink(missing_ok=True)
         for path in self.folder.glob(f".{DATABASE}.*.tmp*"):
             path.unlink(missing_ok=True)
 
