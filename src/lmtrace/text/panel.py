@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -14,6 +15,7 @@ from lmtrace.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lmtrace.text.alignment import Encoding
+    from lmtrace.text.lexicon import Lexicon
     from lmtrace.text.sentences import AnnotatedSentence
 
 Objective = Literal["causal", "masked", "seq2seq"]
@@ -396,6 +398,13 @@ class Panel:
         codes = self.labels(layer).codes
         word = self.predictions.word
         return np.where(word >= 0, codes[np.maximum(word, 0)], -1)
+
+    @cached_property
+    def lexicon(self) -> Lexicon | None:
+        """The categories of the vocabulary's tokens, by the oracle or by the panel's own words; None without either."""
+        from lmtrace.text import lexicon
+
+        return lexicon.build(self)
 
     @property
     def hash(self) -> str:

@@ -1,0 +1,198 @@
+"""How far the model is from the exact law of the language, and in which way.
+
+With p the oracle's law, q the model's, y the right token, all per position and then averaged per label value:
+
+- kl = sum p log(p / q); its expectation is the loss minus the loss of the oracle;
+- excess = -log q(y) + log p(y): the same quantity on the tokens that came, noisier, and what the loss curve shows;
+- illegal mass = sum of q over tokens that p forbids here;
+- the chain rule splits kl exactly: structural (between categories of tokens) + lexical (which token of the category).
+
+When it misleads: excess may be negative on a finite panel within its standard error; below that the model has seen
+the panel. Forms of several categories are one category of their own in the structural part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmtrace.errors import DataError
+from lmtrace.numerics.clustered import grouped_means
+from lmtrace.observe.interface import Batch, Needs, Signal, View
+from lmtrace.records.schema import Field, Record
+from lmtrace.text.panel import LabelLayer, Panel
+
+NULL = "the uniform law over the vocabulary"
+FORBIDDEN = 1e-12
+"""Probabilities up to this are rounding of a zero."""
+
+
+def divergence(p: Tensor, log_q: Tensor) -> Tensor:
+    """Return [n] KL(p || q) = sum p (log p - log q) in nats.
+
+    Parameters
+    ----------
+    p : [n, tokens]
+        Probabilities.
+    log_q : [n, tokens]
+        Log-probabilities; where p is zero they do not matter.
+    """
+    # Where p is zero, 0 * (-inf) would be NaN.
+    return (torch.special.xlogy(p, p) - torch.where(p > 0, p * log_q, 0.0)).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth(Signal):
+    """KL from the exact law, excess over the floor, illegal mass, structural share.
+
+    Parameters
+    ----------
+    layers
+        Label layers to break it down by; None takes those with at most `max_values` values.
+    max_values, min_count
+        As in `Output`.
+    """
+
+    layers: tuple[str, ...] | None = None
+    max_values: int = 32
+    min_count: int = 5
+
+    name = "truth"
+    fields = (
+        Field(metric="kl", title="KL from the exact law", unit="nats", low=0.0, better="down", null=NULL,
+              meaning="Nats per token that the model loses against the grammar itself."),
+        Field(metric="excess", title="Excess loss over the floor", unit="nats", better="down", null=NULL,
+              meaning="Loss minus the oracle's loss on the same tokens."),
+        Field(metric="illegal_mass", title="Illegal mass", low=0.0, high=1.0, better="down", null=NULL,
+              meaning="Probability on tokens that the grammar forbids at this place."),
+        Field(metric="structural_share", title="Structural share of the KL", low=0.0, high=1.0, null=NULL,
+              meaning="Part of the KL that lies between categories, not within one."),
+        Field(metric="floor", title="Floor of the loss", unit="nats", low=0.0,
+              meaning="Loss of the oracle on the panel: no model can be lower but by chance."),
+    )  # fmt: skip
+    cost = "about six passes over the logits in float64"
+    source = "chain rule of relative entropy (Cover and Thomas 2006, theorem 2.5.3)"
+
+    def needs(self, panel: Panel) -> Needs:
+        """Logits, the exact law and the layers, where there is a law."""
+        if panel.truth is None:
+            return Needs()
+        return Needs(logits=True, truth=True, labels=tuple(self.layers or self._layers(panel)))
+
+    def _layers(self, panel: Panel) -> list[str]:
+        return [name for name in panel.layers if len(panel.labels(name).names) <= self.max_values]
+
+    def reduce(self, batch: Batch) -> dict[str, Tensor]:
+        """Reduce to KL, its structural part and the illegal mass per prediction, for the model and for the uniform law."""
+        truth = batch.panel.truth
+        if truth is None:
+            raise DataError(f"the panel has no exact law: {batch.panel.truth_reason}")
+        device, width = batch.log_probs.device, batch.log_probs.shape[1]
+        law = torch.as_tensor(truth.law(batch.index.cpu().numpy()), device=device)
+        p = law.new_zeros((len(law), max(width, law.shape[1])))
+        p[:, : law.shape[1]] = law
+        p = p[:, :width]
+        log_q = torch.log_softmax(batch.log_probs.double(), dim=1)
+        log_u = torch.full_like(log_q, -math.log(width))
+        legal = p > FORBIDDEN
+        result = {
+            "kl": divergence(p, log_q),
+            "kl_uniform": divergence(p, log_u),
+            "illegal": torch.where(legal, 0.0, log_q.exp()).sum(1),
+            "illegal_uniform": 1 - legal.sum(1).double() / width,
+            "loss": -log_q.gather(1, batch.targets[:, None])[:, 0],
+            "loss_uniform": torch.full((len(p),), math.log(width), dtype=torch.float64, device=device),
+        }
+        groups = _group_matrix(batch.panel, width)
+        if groups is not None:
+            to_group = torch.as_tensor(groups, device=device)
+            p_group = p @ to_group
+            result["structural"] = divergence(p_group, (log_q.exp() @ to_group).log())
+            result["structural_uniform"] = divergence(p_group, (log_u.exp() @ to_group).log())
+        return result
+
+    def measure(self, view: View) -> Iterator[Record]:
+        """Yield the records of all predictions, then of every layer's values."""
+        panel = view.panel
+        if panel.truth is None:
+            yield self.record(view, "kl", missing=panel.truth_reason)
+            return
+        reduced = {k: v.cpu().numpy() for k, v in view.reduced().items()}
+        surprisal, truth = view.truth.surprisal, view.truth
+        columns = {
+            "kl": (reduced["kl"], reduced["kl_uniform"]),
+            "excess": (reduced["loss"] - surprisal, reduced["loss_uniform"] - surprisal),
+            "illegal_mass": (reduced["illegal"], reduced["illegal_uniform"]),
+        }
+        floor = truth.floor
+        yield self.record(view, "floor", floor.value, stderr=floor.stderr, n=floor.n)
+        parts = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]
+        for name in self.needs(panel).labels:
+            layer = view.labels(name)
+            parts.append(LabelLayer(name, panel.prediction_codes(name), layer.names))
+        if panel.lexicon is not None and panel.lexicon.source == "oracle":
+            parts.append(LabelLayer("token_category", panel.lexicon.gold, panel.lexicon.names))
+        for layer in parts:
+            yield from self._layer(view, layer, columns, reduced)
+
+    def _layer(
+        self,
+        view: View,
+        layer: LabelLayer,
+        columns: dict[str, tuple[np.ndarray, np.ndarray]],
+        reduced: dict[str, np.ndarray],
+    ) -> Iterator[Record]:
+        sentence, num = view.panel.predictions.sentence, len(layer.names)
+        means = grouped_means(np.column_stack([v for v, _ in columns.values()]), layer.codes, sentence, num)
+        nulls = grouped_means(np.column_stack([u for _, u in columns.values()]), layer.codes, sentence, num)
+        for g, value in enumerate(layer.names):
+            label = f"{layer.name}={value}" if layer.name else None
+            n = int(means.n[g])
+            if n < self.min_count:
+                if n:
+                    reason = f"{value or 'the panel'} has {n} predictions, fewer than {self.min_count}"
+                    yield self.record(view, "kl", label=label, n=n, missing=reason)
+                continue
+            for i, metric in enumerate(columns):
+                number, stderr = float(means.mean[g, i]), float(means.stderr[g, i])
+                if not math.isfinite(number):
+                    yield self.record(view, metric, label=label, n=n, missing=f"the model's {metric} is {number}")
+                    continue
+                yield self.record(
+                    view, metric, number, label=label, n=n, null=float(nulls.mean[g, i]),
+                    stderr=stderr if math.isfinite(stderr) else None,
+                )  # fmt: skip
+            if "structural" in reduced:
+                yield self._share(view, label, layer.codes == g, reduced)
+
+    def _share(self, view: View, label: str | None, rows: np.ndarray, reduced: dict[str, np.ndarray]) -> Record:
+        """Return the structural share: a ratio of sums, its standard error by linearisation."""
+        part, whole, n = reduced["structural"][rows], reduced["kl"][rows], int(rows.sum())
+        if not (math.isfinite(whole.sum() + part.sum()) and whole.sum() > 1e-9 * n):
+            return self.record(view, "structural_share", label=label, n=n, missing="the KL is zero or not finite")
+        share = float(np.clip(part.sum() / whole.sum(), 0.0, 1.0))
+        sentence = view.panel.predictions.sentence[rows]
+        residual = grouped_means((part - share * whole)[:, None], np.zeros(n), sentence, 1)
+        stderr = float(residual.stderr[0, 0] / whole.mean())
+        null = reduced["structural_uniform"][rows].sum() / max(reduced["kl_uniform"][rows].sum(), 1e-300)
+        return self.record(
+            view, "structural_share", share, label=label, n=n, null=float(np.clip(null, 0.0, 1.0)),
+            stderr=stderr if math.isfinite(stderr) else None,
+        )  # fmt: skip
+
+
+def _group_matrix(panel: Panel, width: int) -> np.ndarray | None:
+    """Return [logits, categories + 1] one-hot float64: the last group is for tokens without one category."""
+    lexicon = panel.lexicon
+    if lexicon is None or lexicon.source != "oracle":
+        return None
+    groups = np.zeros((width, len(lexicon.names) + 1))
+    size = min(width, len(lexicon.weights))
+    groups[:size, :-1] = lexicon.weights[:size]
+    groups[:, -1] = 1.0 - groups[:, :-1].sum(1)
+    return groups
