@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
-from lmtrace.numerics.lanczos import NotFiniteError, random_start
+from lmtrace.numerics.lanczos import NotFiniteError, default_generator, random_start
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +97,7 @@ def quadrature(
     num_probes, num_steps
         Start vectors, and Lanczos steps for each. `num_steps` vectors of P entries are held.
     generator
-        Source of the start vectors; seed 0 by default.
+        Source of the start vectors; a fixed seed by default.
     dtype, device
         Of the vectors.
 
@@ -113,7 +113,7 @@ def quadrature(
     """
     if num_probes < 1 or num_steps < 1:
         raise ConfigError(f"density: expected num_probes and num_steps >= 1, got {num_probes} and {num_steps}")
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = generator or default_generator()
     num_steps = min(num_steps, size)
     nodes, weights = np.zeros((2, num_probes, num_steps))
     basis = torch.empty(num_steps, size, dtype=dtype, device=device)
