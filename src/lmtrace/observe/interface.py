@@ -150,6 +150,10 @@ class View(Protocol):
         """Return the user's own module, in evaluation mode, restored afterwards."""
         ...
 
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return [sequences, length, vocabulary] for inputs of the signal's own (no gradient); needs `model`."""
+        ...
+
     def loss(self, num_sequences: int) -> Callable[[], Tensor]:
         """Return a closure: mean loss (nats) over the valid predictions of the first `num_sequences` panel sequences."""
         ...
@@ -165,6 +169,11 @@ class View(Protocol):
 
     def train_loss(self) -> Callable[[], Tensor]:
         """Return a closure: mean loss (nats) on the last training batch that the tracer kept."""
+        ...
+
+    @property
+    def cache(self) -> dict[Any, Any]:
+        """Return results that the signals of one measurement may share; a key starts with the module that owns it."""
         ...
 
     @property
@@ -191,6 +200,8 @@ class Signal(ABC):
     """In gradients or forwards, in words: "2.1 gradients per product"."""
     source: ClassVar[str]
     """Citation of the definition."""
+    stride: ClassVar[int] = 1
+    """Takes part in every n-th measurement by default: expensive signals set it above 1."""
 
     @abstractmethod
     def needs(self, panel: Panel) -> Needs:
