@@ -2,8 +2,8 @@
 
 The Hessian of a loss with P parameters is never formed. Everything rests on products `H v`, which
 `HessianOperator` takes by double backward through a gradient graph that is built once, or by central differences of
-gradients where double backward is impossible. `jvp(jacrev(.))` is not used: with the native LayerNorm of torch 2.13 it is
-silently wrong.
+gradients where double backward is impossible. `jvp(jacrev(.))` is not used: with the native LayerNorm of torch 2.13 it
+is silently wrong.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class HessianOperator:
     Parameters
     ----------
     loss
-        `() -> scalar tensor`; called once for double backward, twice per product for central differences. It has to be the
-        same function at every call (dropout off).
+        `() -> scalar tensor`; called once for double backward, twice per product for central differences. It has to be
+        the same function at every call (dropout off).
     params
         Parameters, as an iterable or a mapping from names. Frozen ones are left out, tied ones count once.
     method
@@ -294,7 +294,8 @@ def hessian_trace(
 ) -> Estimate:
     """Return the trace of the Hessian by Hutchinson's estimator with Rademacher probes.
 
-    tr H = E[v' H v] for v with independent entries +-1 (Hutchinson 1990). Its variance is 2 sum_{i != j} H_ij^2 per probe.
+    tr H = E[v' H v] for v with independent entries +-1 (Hutchinson 1990). Its variance is 2 sum_{i != j} H_ij^2 per
+    probe.
 
     Parameters
     ----------
@@ -330,8 +331,8 @@ def hessian_density(
 ) -> Density:
     """Return the spectral density of the Hessian by stochastic Lanczos quadrature.
 
-    See `lmtrace.numerics.density.quadrature` (Ghorbani, Krishnan and Xiao 2019). Costs `num_probes * num_steps` products
-    and holds `num_steps` vectors of P entries.
+    See `lmtrace.numerics.density.quadrature` (Ghorbani, Krishnan and Xiao 2019). Costs `num_probes * num_steps`
+    products and holds `num_steps` vectors of P entries.
 
     Parameters
     ----------

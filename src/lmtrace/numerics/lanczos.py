@@ -18,8 +18,8 @@ EXTRA = 8
 
 
 DEFAULT_SEED = 0x6C6D7472616365
-"""Of probes and start vectors. Not a seed that data are likely to have been drawn with: a start vector that is a row of the
-data is not a random one."""
+"""Of probes and start vectors. Not a seed that data are likely to have been drawn with: a start vector that is a row
+of the data is not a random one."""
 
 
 def default_generator() -> torch.Generator:
@@ -87,8 +87,8 @@ def random_start(size: int, generator: torch.Generator, dtype: torch.dtype, devi
 def warm_start(vectors: Tensor, generator: torch.Generator) -> Tensor:
     """Return a start vector from earlier eigenvectors [j, P], with a random part.
 
-    The random part matters: the eigenvector of the measurement before is nearly an eigenvector of this one, but perhaps no
-    longer of its largest eigenvalue, and Lanczos from an exact eigenvector would never see another.
+    The random part matters: the eigenvector of the measurement before is nearly an eigenvector of this one, but
+    perhaps no longer of its largest eigenvalue, and Lanczos from an exact eigenvector would never see another.
     """
     total = vectors.sum(0)
     total = total / total.norm().clamp_min(torch.finfo(total.dtype).tiny)
@@ -109,10 +109,10 @@ def lanczos(
 ) -> Spectrum:
     """Return the k largest eigenvalues, and the smallest one, of a symmetric operator.
 
-    The projected matrix T = Q' H Q is filled column by column with what full reorthogonalisation computes anyway, so that
-    a restart (Wu and Simon 2000) and a fresh random direction are the same step as any other. A single Krylov space holds one
-    copy of a multiple eigenvalue; with k > 1 a random direction is therefore added after convergence, until nothing new
-    appears among the k largest.
+    The projected matrix T = Q' H Q is filled column by column with what full reorthogonalisation computes anyway, so
+    that a restart (Wu and Simon 2000) and a fresh random direction are the same step as any other. A single Krylov
+    space holds one copy of a multiple eigenvalue; with k > 1 a random direction is therefore added after convergence,
+    until nothing new appears among the k largest.
 
     Parameters
     ----------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference.curvature import marchenko_pastur, quadratic
 from scipy.stats import wasserstein_distance
 
 from lmtrace.numerics.density import (
@@ -16,6 +15,7 @@ from lmtrace.numerics.density import (
     trace_of_density,
 )
 from lmtrace.numerics.hessian import hessian_density
+from reference.curvature import marchenko_pastur, quadratic
 
 
 def test_marchenko_pastur():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference.curvature import dense_hessian, flat, hvp_finite_difference, quadratic, tiny_gpt_problem
 from torch import nn
 
 from lmtrace.errors import ConfigError, ModelError
 from lmtrace.numerics.hessian import HessianOperator, hessian_density, hessian_spectrum, hessian_trace
 from lmtrace.numerics.lanczos import lanczos, warm_start
+from reference.curvature import dense_hessian, flat, hvp_finite_difference, quadratic, tiny_gpt_problem
 
 
 def generator(seed: int = 0) -> torch.Generator:
