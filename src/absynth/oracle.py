@@ -101,6 +101,11 @@ class Oracle:
         """Return the filter over the grammar's trie."""
         return Filter(build_trie(self.grammar.program))
 
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Return the grammar's forms: the columns of a law, before the end of sentence."""
+        return tuple(self.grammar.vocabulary)
+
     @cached_property
     def _index(self) -> dict[str, int]:
         return {token: i for i, token in enumerate(self.grammar.vocabulary)}
