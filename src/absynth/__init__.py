@@ -9,6 +9,7 @@ from absynth.files import load
 from absynth.frames import Construction, Frame
 from absynth.grammar import Grammar
 from absynth.lexicon import Zipf
+from absynth.oracle import Oracle
 from absynth.sample import generate, stream
 from absynth.sentence import Sentence
 
@@ -17,7 +18,7 @@ __all__ = [
     "Construction",
     "Corpus",
     "Frame",
-    "Grammar",
+    "Grammar", "Oracle",
     "Sentence",
     "Zipf",
     "__version__",

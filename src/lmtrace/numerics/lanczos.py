@@ -17,6 +17,16 @@ EXTRA = 8
 """Products made after a fresh random direction has been added, before the result is believed."""
 
 
+DEFAULT_SEED = 0x6C6D7472616365
+"""Of probes and start vectors. Not a seed that data are likely to have been drawn with: a start vector that is a row
+of the data is not a random one."""
+
+
+def default_generator() -> torch.Generator:
+    """Return the generator of probes and start vectors where none is given: the same ones at every call."""
+    return torch.Generator().manual_seed(DEFAULT_SEED)
+
+
 class NotFiniteError(SignalError):
     """A loss, gradient or product is not finite, so that the quantity does not exist."""
 
@@ -77,8 +87,8 @@ def random_start(size: int, generator: torch.Generator, dtype: torch.dtype, devi
 def warm_start(vectors: Tensor, generator: torch.Generator) -> Tensor:
     """Return a start vector from earlier eigenvectors [j, P], with a random part.
 
-    The random part matters: the eigenvector of the measurement before is nearly an eigenvector of this one, but perhaps no
-    longer of its largest eigenvalue, and Lanczos from an exact eigenvector would never see another.
+    The random part matters: the eigenvector of the measurement before is nearly an eigenvector of this one, but
+    perhaps no longer of its largest eigenvalue, and Lanczos from an exact eigenvector would never see another.
     """
     total = vectors.sum(0)
     total = total / total.norm().clamp_min(torch.finfo(total.dtype).tiny)
@@ -99,10 +109,10 @@ def lanczos(
 ) -> Spectrum:
     """Return the k largest eigenvalues, and the smallest one, of a symmetric operator.
 
-    The projected matrix T = Q' H Q is filled column by column with what full reorthogonalisation computes anyway, so that
-    a restart (Wu and Simon 2000) and a fresh random direction are the same step as any other. A single Krylov space holds one
-    copy of a multiple eigenvalue; with k > 1 a random direction is therefore added after convergence, until nothing new
-    appears among the k largest.
+    The projected matrix T = Q' H Q is filled column by column with what full reorthogonalisation computes anyway, so
+    that a restart (Wu and Simon 2000) and a fresh random direction are the same step as any other. A single Krylov
+    space holds one copy of a multiple eigenvalue; with k > 1 a random direction is therefore added after convergence,
+    until nothing new appears among the k largest.
 
     Parameters
     ----------
@@ -121,7 +131,7 @@ def lanczos(
     max_basis
         Vectors held at most: `max_basis * P` numbers of memory.
     generator
-        Source of the random directions; seed 0 by default.
+        Source of the random directions; a fixed seed by default.
 
     Returns
     -------
@@ -135,7 +145,7 @@ def lanczos(
     """
     if k < 1 or tol <= 0 or max_products < 1:
         raise ConfigError(f"lanczos: expected k, max_products >= 1 and tol > 0, got {k}, {max_products} and {tol}")
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = generator or default_generator()
     size = start.numel()
     k = min(k, size)
     capacity = min(max(max_basis, 2 * k + 12), size)
@@ -206,7 +216,9 @@ def _orthonormal(candidate: Tensor, basis: Tensor, generator: torch.Generator) -
                 return rest / rest.norm()
         candidate = random_start(candidate.numel(), generator, candidate.dtype, candidate.device)
         norm = candidate.norm()
-    raise NotFiniteError("no direction outside the Lanczos basis was found: the start vector or a product is not finite")
+    raise NotFiniteError(
+        "no direction outside the Lanczos basis was found: the start vector or a product is not finite"
+    )
 
 
 def _spectrum(
@@ -232,7 +244,9 @@ def _spectrum(
     notes = []
     if good < k:
         worst = residuals[::-1][good] / limit * tol if limit else 0.0
-        notes.append(f"{good} of {k} largest converged after {num_products} products (residual {worst:.1e} > {tol:.1e})")
+        notes.append(
+            f"{good} of {k} largest converged after {num_products} products (residual {worst:.1e} > {tol:.1e})"
+        )
     has_smallest = smallest and bool(residuals[0] <= limit)
     if smallest and not has_smallest:
         worst = residuals[0] / limit * tol

@@ -84,7 +84,7 @@ def test_products_are_symmetric_and_equal_finite_differences(seed):
     reference = hvp_finite_difference(loss, params, unit)
     error = (operator(unit) - reference).norm() / reference.norm()
     assert float(error) < 3e-8
-    np.testing.assert_allclose(operator.gradient, flat(torch.autograd.grad(loss(), params)), rtol=1e-12)
+    np.testing.assert_allclose(operator.gradient, flat(torch.autograd.grad(loss(), params)), rtol=1e-12, atol=1e-15)
     assert operator.method == "double backward"
 
 
@@ -118,11 +118,11 @@ class NoSecondDerivative(torch.autograd.Function):
 
 
 class SilentlyDetached(NoSecondDerivative):
-    """The same, but the backward's result looks differentiable while a part of its derivative is gone."""
+    """The same without an error: the backward's result is a constant to autograd, like that of a raw kernel."""
 
     @staticmethod
     def backward(ctx, grad):
-        return 2 * ctx.saved_tensors[0].detach() * grad
+        return (2 * ctx.saved_tensors[0] * grad).detach()
 
 
 @pytest.mark.parametrize("function", [NoSecondDerivative, SilentlyDetached])
@@ -157,7 +157,7 @@ def test_softmax_regression_at_zero_has_its_closed_form():
     expected = torch.linalg.eigvalsh(covariance) / c
     spectrum = hessian_spectrum(loss, [w], k=7, tol=1e-6)
     # Every eigenvalue appears C - 1 times: one Krylov space alone would find each once.
-    np.testing.assert_allclose(spectrum.eigenvalues, np.repeat(expected.flip(0)[:3], c - 1)[:7], rtol=1e-6)
+    np.testing.assert_allclose(spectrum.eigenvalues, np.repeat(expected.flip(0)[:3].numpy(), c - 1)[:7], rtol=1e-6)
     assert spectrum.smallest == pytest.approx(0.0, abs=1e-8)
     trace = hessian_trace(loss, [w], num_probes=300)
     assert trace.value == pytest.approx(float(covariance.trace()) * (c - 1) / c, abs=4 * trace.stderr)
@@ -242,7 +242,9 @@ def test_a_start_that_is_already_an_eigenvector_does_not_hide_the_largest():
 
 def test_a_warm_start_saves_products():
     a = rotated(np.r_[np.linspace(-1, 1, 500), 1.3])
-    cold = lanczos(lambda v: a @ v, torch.randn(501, dtype=torch.float64, generator=generator()), smallest=False, tol=1e-4)
+    cold = lanczos(
+        lambda v: a @ v, torch.randn(501, dtype=torch.float64, generator=generator()), smallest=False, tol=1e-4
+    )
     moved = a + 0.001 * rotated(np.linspace(-1, 1, 501), seed=1)
     warm = lanczos(lambda v: moved @ v, warm_start(cold.vectors, generator()), smallest=False, tol=1e-4)
     assert warm.largest == pytest.approx(float(torch.linalg.eigvalsh(moved)[-1]), rel=1e-5)
