@@ -23,9 +23,12 @@ def target_rank(log_probs: Tensor, targets: Tensor) -> Tensor:
     targets : [n]
     """
     gold = log_probs.gather(1, targets[:, None])
-    ids = torch.arange(log_probs.shape[1], device=log_probs.device)
-    ahead = (log_probs > gold) | ((log_probs == gold) & (ids < targets[:, None]))
-    return ahead.sum(1)
+    rank = (log_probs > gold).sum(1)
+    tied = ((log_probs == gold).sum(1) > 1).nonzero()[:, 0]
+    if len(tied):
+        ids = torch.arange(log_probs.shape[1], device=log_probs.device)
+        rank[tied] += ((log_probs[tied] == gold[tied]) & (ids < targets[tied, None])).sum(1)
+    return rank
 
 
 def distribution_entropy(log_probs: Tensor) -> Tensor:
@@ -35,7 +38,8 @@ def distribution_entropy(log_probs: Tensor) -> Tensor:
     ----------
     log_probs : [n, vocabulary]
     """
-    return -torch.special.xlogy(log_probs.exp(), log_probs.exp()).sum(1)
+    # exp(-1e4) is zero, so the clamp only keeps 0 * inf from becoming NaN.
+    return -(log_probs.exp() * log_probs.clamp(min=-1e4)).sum(1)
 
 
 def calibration_terms(correct: np.ndarray, confidence: np.ndarray, codes: np.ndarray, bins: int = 15) -> np.ndarray:

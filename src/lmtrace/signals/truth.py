@@ -28,8 +28,8 @@ from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import LabelLayer, Panel
 
 NULL = "the uniform law over the vocabulary"
-FORBIDDEN = 1e-12
-"""Probabilities up to this are rounding of a zero."""
+ROUNDING = 1e-5
+"""A mean KL is not negative; float32 log-probabilities may make it so by less than this."""
 
 
 def divergence(p: Tensor, log_q: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Truth(Signal):
         Field(metric="floor", title="Floor of the loss", unit="nats", low=0.0,
               meaning="Loss of the oracle on the panel: no model can be lower but by chance."),
     )  # fmt: skip
-    cost = "about six passes over the logits in float64"
+    cost = "about two passes over the logits, and one over the tokens that the law allows"
     source = "chain rule of relative entropy (Cover and Thomas 2006, theorem 2.5.3)"
 
     def needs(self, panel: Panel) -> Needs:
@@ -88,32 +88,30 @@ class Truth(Signal):
         return [name for name in panel.layers if len(panel.labels(name).names) <= self.max_values]
 
     def reduce(self, batch: Batch) -> dict[str, Tensor]:
-        """Reduce to KL, its structural part and the illegal mass per prediction, for the model and for the uniform law."""
-        truth = batch.panel.truth
+        """Reduce to KL, its structural part and the illegal mass per prediction."""
+        truth, log_probs = batch.panel.truth, batch.log_probs
         if truth is None:
             raise DataError(f"the panel has no exact law: {batch.panel.truth_reason}")
-        device, width = batch.log_probs.device, batch.log_probs.shape[1]
-        law = torch.as_tensor(truth.law(batch.index.cpu().numpy()), device=device)
-        p = law.new_zeros((len(law), max(width, law.shape[1])))
-        p[:, : law.shape[1]] = law
-        p = p[:, :width]
-        log_q = torch.log_softmax(batch.log_probs.double(), dim=1)
-        log_u = torch.full_like(log_q, -math.log(width))
-        legal = p > FORBIDDEN
+        index, width = batch.index.cpu().numpy(), log_probs.shape[1]
+        tokens, law = (torch.as_tensor(a, device=log_probs.device) for a in truth.sparse.padded(index))
+        if tokens.numel() and int(tokens.max()) >= width:
+            raise DataError(f"the model has {width} logits, but the language has a word with id {int(tokens.max())}")
+        log_q = log_probs.gather(1, tokens).double()
         result = {
-            "kl": divergence(p, log_q),
-            "kl_uniform": divergence(p, log_u),
-            "illegal": torch.where(legal, 0.0, log_q.exp()).sum(1),
-            "illegal_uniform": 1 - legal.sum(1).double() / width,
-            "loss": -log_q.gather(1, batch.targets[:, None])[:, 0],
-            "loss_uniform": torch.full((len(p),), math.log(width), dtype=torch.float64, device=device),
+            "kl": divergence(law, log_q),
+            "illegal": (1.0 - torch.where(law > 0, log_q.exp(), 0.0).sum(1)).clamp(min=0.0),
+            "loss": -log_probs.gather(1, batch.targets[:, None])[:, 0].double(),
+            "vocabulary": torch.full((len(index),), width, device=log_probs.device),
         }
-        groups = _group_matrix(batch.panel, width)
+        groups = group_matrix(batch.panel, width)
         if groups is not None:
-            to_group = torch.as_tensor(groups, device=device)
-            p_group = p @ to_group
-            result["structural"] = divergence(p_group, (log_q.exp() @ to_group).log())
-            result["structural_uniform"] = divergence(p_group, (log_u.exp() @ to_group).log())
+            # Which groups a token is in does not change: group masses of the law are sums over its few allowed tokens.
+            of_token = torch.as_tensor(groups.argmax(1), device=log_probs.device)
+            law_group = law.new_zeros((len(index), groups.shape[1])).scatter_add_(1, of_token[tokens], law)
+            mass = log_probs.exp() @ torch.as_tensor(groups, device=log_probs.device)
+            uniform = torch.as_tensor(groups.mean(0), device=log_probs.device).double()
+            result["structural"] = divergence(law_group, mass.double().log())
+            result["structural_uniform"] = divergence(law_group, uniform.log().expand_as(law_group))
         return result
 
     def measure(self, view: View) -> Iterator[Record]:
@@ -123,12 +121,13 @@ class Truth(Signal):
             yield self.record(view, "kl", missing=panel.truth_reason)
             return
         reduced = {k: v.cpu().numpy() for k, v in view.reduced().items()}
-        surprisal, truth = view.truth.surprisal, view.truth
+        truth, uniform = view.truth, np.log(reduced["vocabulary"])
         columns = {
-            "kl": (reduced["kl"], reduced["kl_uniform"]),
-            "excess": (reduced["loss"] - surprisal, reduced["loss_uniform"] - surprisal),
-            "illegal_mass": (reduced["illegal"], reduced["illegal_uniform"]),
+            "kl": (reduced["kl"], uniform - truth.entropy),
+            "excess": (reduced["loss"] - truth.surprisal, uniform - truth.surprisal),
+            "illegal_mass": (reduced["illegal"], 1 - np.diff(truth.sparse.offsets) / reduced["vocabulary"]),
         }
+        reduced["kl_uniform"] = columns["kl"][1]
         floor = truth.floor
         yield self.record(view, "floor", floor.value, stderr=floor.stderr, n=floor.n)
         parts = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]
@@ -160,6 +159,8 @@ class Truth(Signal):
                 continue
             for i, metric in enumerate(columns):
                 number, stderr = float(means.mean[g, i]), float(means.stderr[g, i])
+                if metric == "kl" and -ROUNDING < number < 0:
+                    number = 0.0
                 if not math.isfinite(number):
                     yield self.record(view, metric, label=label, n=n, missing=f"the model's {metric} is {number}")
                     continue
@@ -173,8 +174,10 @@ class Truth(Signal):
     def _share(self, view: View, label: str | None, rows: np.ndarray, reduced: dict[str, np.ndarray]) -> Record:
         """Return the structural share: a ratio of sums, its standard error by linearisation."""
         part, whole, n = reduced["structural"][rows], reduced["kl"][rows], int(rows.sum())
-        if not (math.isfinite(whole.sum() + part.sum()) and whole.sum() > 1e-9 * n):
-            return self.record(view, "structural_share", label=label, n=n, missing="the KL is zero or not finite")
+        if not (math.isfinite(whole.sum() + part.sum()) and whole.mean() > ROUNDING):
+            return self.record(
+                view, "structural_share", label=label, n=n, missing="the KL is zero to rounding, or not finite"
+            )
         share = float(np.clip(part.sum() / whole.sum(), 0.0, 1.0))
         sentence = view.panel.predictions.sentence[rows]
         residual = grouped_means((part - share * whole)[:, None], np.zeros(n), sentence, 1)
@@ -186,12 +189,12 @@ class Truth(Signal):
         )  # fmt: skip
 
 
-def _group_matrix(panel: Panel, width: int) -> np.ndarray | None:
-    """Return [logits, categories + 1] one-hot float64: the last group is for tokens without one category."""
+def group_matrix(panel: Panel, width: int) -> np.ndarray | None:
+    """Return [logits, categories + 1] one-hot float32: the last group is for tokens without one category."""
     lexicon = panel.lexicon
     if lexicon is None or lexicon.source != "oracle":
         return None
-    groups = np.zeros((width, len(lexicon.names) + 1))
+    groups = np.zeros((width, len(lexicon.names) + 1), np.float32)
     size = min(width, len(lexicon.weights))
     groups[:size, :-1] = lexicon.weights[:size]
     groups[:, -1] = 1.0 - groups[:, :-1].sum(1)

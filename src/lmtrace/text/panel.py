@@ -153,6 +153,11 @@ class PanelSettings:
             raise ConfigError(f"panel: mask_share is {self.mask_share}", "It must lie between 0 and 1")
 
 
+def take(items: Any, rows: Sequence[int]) -> Any:
+    """Return these sentences of a corpus: as a corpus of its own kind where it has `select`, else as a list."""
+    return items.select(rows) if hasattr(items, "select") else [items[i] for i in rows]
+
+
 class Panel:
     """A fixed set of annotated sentences, tokenized for one objective. Build it with `Panel.from_annotated`.
 
@@ -192,7 +197,7 @@ class Panel:
         tokenizer: Any,
         settings: PanelSettings,
         provenance: Mapping[str, Any],
-        originals: Sequence[Any] = (),
+        originals: Any = (),
         oracle: Any = None,
     ) -> None:
         from lmtrace.text import layers, streams
@@ -200,7 +205,7 @@ class Panel:
 
         self.sentences, self.encodings, self.tokenizer = tuple(sentences), tuple(encodings), tokenizer
         self.settings, self.provenance = settings, dict(provenance)
-        self._originals, self._oracle = tuple(originals), oracle
+        self._originals, self._oracle = originals, oracle
         lengths = np.array([len(s) for s in sentences], np.int64)
         self.word_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.word_sentence = np.repeat(np.arange(len(lengths)), lengths).astype(np.int64)
@@ -301,7 +306,8 @@ class Panel:
                 chosen.append(i)
             else:
                 skipped += 1
-        originals = [items[i] for i in sorted(chosen)]
+        chosen.sort()
+        originals = take(items, chosen)
         sentences = [as_annotated(item) for item in originals]
         encodings = encode(sentences, tokenizer)
         share = coverage(encodings)
@@ -325,7 +331,7 @@ class Panel:
         }  # fmt: skip
         return cls(
             [sentences[i] for i in full], [encodings[i] for i in full], tokenizer, settings, provenance,
-            [originals[i] for i in full], getattr(corpus, "oracle", None),
+            take(items, [chosen[i] for i in full]), getattr(corpus, "oracle", None),
         )  # fmt: skip
 
     def with_objective(self, objective: Objective, decoder_start_id: int | None = None) -> Panel:
