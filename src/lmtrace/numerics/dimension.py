@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 from scipy.optimize import brentq
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
@@ -276,7 +277,6 @@ def _overlap(values: np.ndarray, indices: np.ndarray) -> float:
     variance = float(centred @ centred)
     if variance == 0:
         return 1.0
-    rows = np.repeat(np.arange(n), k)
-    edges = np.unique(np.concatenate([rows * n + indices.ravel(), indices.ravel() * n + rows]))
-    covariance = float(centred[edges // n] @ centred[edges % n])
+    graph = csr_array((np.ones(n * k), indices.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
+    covariance = float(centred @ (graph.maximum(graph.T.tocsr()) @ centred))
     return math.sqrt(max(1.0, 1 + covariance / variance))
