@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from lmtrace_helpers import tiny
 
 import lmtrace
 from lmtrace.errors import ConfigError, DataError, ModelError, RunError
@@ -16,6 +15,7 @@ from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field
 from lmtrace.schedule import Schedule
 from lmtrace.tracer import Tracer
+from lmtrace_helpers import tiny
 
 
 class Counter(Signal):

@@ -31,5 +31,5 @@ MANIFOLDS = {
 def manifold(name: str, n: int, seed: int) -> np.ndarray:
     """Return `n` points [n, variables] of one manifold."""
     generate, dimension, variables = MANIFOLDS[name]
-    source = SimpleNamespace(random_state=np.random.RandomState(seed))  # noqa: NPY002 - what the generators take
+    source = SimpleNamespace(random_state=np.random.RandomState(seed))
     return np.asarray(generate(source, n=n, dim=variables, d=dimension), dtype=np.float64)

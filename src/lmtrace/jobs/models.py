@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 import transformers
 from transformers import PreTrainedModel
 
@@ -59,11 +60,12 @@ def build_model(
     config_class, model_class = getattr(transformers, names[0]), getattr(transformers, names[1])
     ids = {f"{name}_token_id": value for name, value in specials.items()}
     config = config_class(**_settings(style, layers, width, heads, max_length), vocab_size=vocabulary, **ids)
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return model_class(config)
+        model = model_class(config)
+    if style == "gpt2":
+        model.loss_type = "ForCausalLM"  # the class name does not tell transformers which loss it has
+    return model
 
 
 def _size(size: str) -> tuple[int, int]:

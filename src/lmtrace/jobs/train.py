@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from lmtrace.errors import ConfigError
 from lmtrace.integrations.transformers import TraceCallback
@@ -137,6 +138,7 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         callback.close(error)
         raise
     final = checkpoints / "final"
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(final)
     tokenizer.save_pretrained(final)
     write_card(final, config.data, task=task, step=config.steps, run=folder.name, seed=config.seed)

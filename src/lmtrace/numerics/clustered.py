@@ -10,8 +10,8 @@ from lmtrace.numerics.estimate import Estimate
 def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> Estimate:
     """Return the mean of `values` with a standard error that treats whole clusters as the sampling units.
 
-    With r_g the sum of (value - mean) over cluster g, G clusters and N values: stderr = sqrt(G / (G - 1) * sum_g r_g^2) / N
-    (the linearised ratio estimator; Cameron and Miller 2015). One cluster gives no standard error.
+    With r_g the sum of (value - mean) over cluster g, G clusters and N values: stderr = sqrt(G / (G - 1) * sum_g
+    r_g^2) / N (the linearised ratio estimator; Cameron and Miller 2015). One cluster gives no standard error.
 
     Parameters
     ----------

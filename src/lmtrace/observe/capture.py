@@ -212,7 +212,7 @@ class _Recorder:
             raise ModelError(f"site {site.name} gave {got}, expected {tuple(valid.shape)} positions and d_model")
         if site.name not in self.buffers:
             side = self.panel.encoder if site.stream == "encoder" else self.panel.decoder
-            assert side is not None  # noqa: S101  begin() has checked it
+            assert side is not None
             self.buffers[site.name] = hidden.new_empty((side.num_tokens, hidden.shape[-1]), dtype=torch.float32)
         self.buffers[site.name][rows] = hidden[valid].float()
         self.fired[site.name] += 1

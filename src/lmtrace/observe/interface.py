@@ -167,8 +167,8 @@ class View(Protocol):
         """Return the optimizer, to be read only."""
         ...
 
-    def train_loss(self) -> Callable[[], Tensor]:
-        """Return a closure: mean loss (nats) on the last training batch that the tracer kept."""
+    def train_loss(self, num_sequences: int | None = None) -> Callable[[], Tensor]:
+        """Return a closure: mean loss (nats) on the (first sequences of the) last training batch that the tracer kept."""
         ...
 
     @property

@@ -145,14 +145,20 @@ class MeasurementView:
 
         return closure
 
-    def train_loss(self) -> Callable[[], Tensor]:
-        """Closure: mean loss on the last training batch that the tracer kept, computed by the model itself."""
+    def train_loss(self, num_sequences: int | None = None) -> Callable[[], Tensor]:
+        """Closure: mean loss on the (first sequences of the) last training batch kept, computed by the model itself."""
         if not self.needs.train_batch:
             raise SignalError(f"{self.signal.name} reads training batches without having declared it", UNDECLARED)
         if not self.measurement.train_batches:
             raise DataError("no training batch has been seen yet")
         model, arguments = self.measurement.model, self.measurement.train_batches[-1]
         arguments = accepted(model, arguments)
+        if num_sequences is not None:
+            size = max((len(v) for v in arguments.values() if isinstance(v, Tensor) and v.dim() > 0), default=0)
+            arguments = {
+                k: v[:num_sequences] if isinstance(v, Tensor) and v.dim() > 0 and len(v) == size else v
+                for k, v in arguments.items()
+            }
 
         def closure() -> Tensor:
             with torch.enable_grad():

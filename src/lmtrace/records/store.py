@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import operator
 import os
 import socket
@@ -27,20 +26,18 @@ from typing import Any
 import numpy as np
 
 from lmtrace.errors import RunError
+from lmtrace.records.files import arrays_to_bytes, failing, read_arrays, write_file
 from lmtrace.records.layout import (
     DATABASE,
-    arrays_to_bytes,
+    LAST_BATCH,
     create_database,
-    failing,
     header_from_json,
     header_to_json,
     open_for_writing,
-    pack,
-    read_arrays,
     to_json,
-    write_file,
 )
 from lmtrace.records.lock import LOCK_NAME, WriterLock
+from lmtrace.records.rows import sort_records
 from lmtrace.records.schema import SCHEMA_VERSION, Record, RunHeader, Status
 
 _log = logging.getLogger(__name__)
@@ -79,10 +76,7 @@ class RunWriter:
         }
         self._steps = {step for (step,) in db.execute("SELECT step FROM measurement")}
         (self._next_point,) = db.execute("SELECT ifnull(max(id), 0) + 1 FROM point").fetchone()
-        (self._batch,) = db.execute(
-            "SELECT max((SELECT max(batch) FROM attempt), (SELECT ifnull(max(batch), 0) FROM measurement), "
-            "(SELECT ifnull(max(batch), 0) FROM scalar), (SELECT ifnull(max(batch), 0) FROM event))"
-        ).fetchone()
+        (self._batch,) = db.execute(LAST_BATCH).fetchone()
         self._last_scalar = dict(db.execute("SELECT metric, max(last) FROM scalar GROUP BY metric"))
         self.header = header_from_json(db.execute("SELECT json FROM header").fetchone()[0])
 
@@ -207,9 +201,15 @@ class RunWriter:
         """Delete array and memory files that no row names: left by a kill, or superseded."""
         db = self._open()
         named = {file for table in ("array", "memory") for (file,) in db.execute(f"SELECT DISTINCT file FROM {table}")}
-        for path in (*self.folder.glob("arrays/*"), *self.folder.glob("memory/*")):
-            if path.relative_to(self.folder).as_posix() not in named and path.suffix in (".safetensors", ".tmp"):
-                path.unlink(missing_ok=True)
+        for pattern in (
+            "arrays/step-*.safetensors",
+            "memory/step-*.safetensors",
+            "arrays/.step-*.tmp",
+            "memory/.step-*.tmp",
+        ):
+            for path in self.folder.glob(pattern):
+                if path.relative_to(self.folder).as_posix() not in named:
+                    path.unlink(missing_ok=True)
         for path in self.folder.glob(f".{DATABASE}.*.tmp*"):
             path.unlink(missing_ok=True)
 
@@ -247,7 +247,7 @@ class RunWriter:
             the measurement is then stored.
         """
         step = _step(step)
-        points, arrays = _sort(step, records, self.folder)
+        points, arrays = sort_records(step, records, self.folder)
         names = [(*key, json.dumps(sites)) for key, sites, _ in points]
         with self._mutex:
             if step in self._steps:
@@ -493,42 +493,6 @@ def read_memory(db: sqlite3.Connection, folder: Path, step: int | None) -> dict[
     for (signal, name), array in read_arrays(folder / row[2]).items():
         memory.setdefault(str(signal), {})[str(name)] = array
     return memory
-
-
-def _sort(step: int, records: Iterable[Record], folder: Path) -> tuple[list[Any], list[Record]]:
-    """Return the packed rows (key, sites, columns) of a measurement, and its records with arrays."""
-    groups: dict[tuple[str, str, str | None, str | None], list[Record]] = {}
-    arrays: list[Record] = []
-    seen: set[tuple[str | None, ...]] = set()
-    for r in records:
-        key = (r.signal, r.metric, r.label, r.split)
-        where = f"{r.signal}.{r.metric} at step {r.step}, site {r.site}, label {r.label}, split {r.split}"
-        if r.step != step:
-            raise RunError(f"{where}: cannot be written to step {step} of {folder}", "Write each step on its own")
-        if (*key, r.site) in seen:
-            raise RunError(f"{where}: two records of one name", "Tell them apart by site, label or split")
-        if (r.value is not None) + (r.array is not None) + bool(r.missing) != 1:
-            raise RunError(f"{where}: exactly one of value, array and missing must be set")
-        for number in (r.value, r.stderr, r.n, r.null):
-            if number is not None and not math.isfinite(number):
-                raise RunError(f"{where}: holds {number}", "Give missing=reason instead")
-        seen.add((*key, r.site))
-        if r.array is not None:
-            arrays.append(r)
-        else:
-            groups.setdefault(key, []).append(r)
-    return [(key, [r.site for r in group], _columns(group)) for key, group in groups.items()], arrays
-
-
-def _columns(group: list[Record]) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None, str | None]:
-    reasons: dict[str, list[int]] = {}
-    for i, r in enumerate(group):
-        if r.missing:
-            reasons.setdefault(r.missing, []).append(i)
-    return (
-        pack([r.value for r in group]), pack([r.stderr for r in group]), pack([r.n for r in group]),
-        pack([r.null for r in group]), json.dumps(reasons, ensure_ascii=False) if reasons else None,
-    )  # fmt: skip
 
 
 def _step(step: int) -> int:

@@ -52,8 +52,8 @@ class Predictions:
     position : [predictions]
         0 for the first predicted token of its sequence, and so on.
     word : [predictions]
-        Row of the panel word that the target belongs to; -1 for special tokens (end of sentence) and for targets that are not
-        words of the sentence.
+        Row of the panel word that the target belongs to; -1 for special tokens (end of sentence) and for targets that
+        are not words of the sentence.
     first : [predictions]
         True where the target is the first subtoken of its word (or a special token).
     """
@@ -112,7 +112,8 @@ class PanelBatch:
     targets : [predictions in the batch]
         Token ids that are right.
     position_ids : [sequences, length] or None
-        Only with padding on the left, for models that count positions from the left edge; those that take none ignore it.
+        Only with padding on the left, for models that count positions from the left edge; those that take none ignore
+        it.
     """
 
     sequences: np.ndarray
@@ -249,8 +250,8 @@ class Panel:
         Parameters
         ----------
         source
-            A path (.conllu, .jsonl, .json, .txt, also .gz and .xz), a corpus, or any iterable of objects with `.tokens` and
-            `.labels`. A corpus with an `oracle` gives the panel its `truth`.
+            A path (.conllu, .jsonl, .json, .txt, also .gz and .xz), a corpus, or any iterable of objects with
+            `.tokens` and `.labels`. A corpus with an `oracle` gives the panel its `truth`.
         tokenizer
             A `WordTokenizer` or any Hugging Face fast tokenizer.
         size
@@ -260,8 +261,8 @@ class Panel:
         policy
             Which of a word's tokens stands for it: "last", "first" or their "mean".
         max_length
-            Longest sequence in tokens, special tokens included; longer ones are cut. A word that loses a token counts as cut
-            and has no label.
+            Longest sequence in tokens, special tokens included; longer ones are cut. A word that loses a token counts
+            as cut and has no label.
         objective
             "causal", "masked" or "seq2seq".
         layers

@@ -44,9 +44,9 @@ def find_truth(panel: Panel, oracle: Any, originals: Sequence[Any]) -> tuple[Tru
 class Truth:
     """The exact law of the panel's sentences, row-aligned with `Panel.predictions`.
 
-    The oracle is recognised by what it offers: `vocabulary`, `score(sentences)` with `.surprisal`, `.entropy` (bits per token, the
-    end of sentence included) and `.offsets`, `laws(sentences)`, and optionally `ceiling(layer, sentences)`,
-    `construction_beliefs(sentences)` and `categories`. Everything is computed on first use.
+    The oracle is recognised by what it offers: `vocabulary`, `score(sentences)` with `.surprisal`, `.entropy` (bits
+    per token, the end of sentence included) and `.offsets`, `laws(sentences)`, and optionally `ceiling(layer,
+    sentences)`, `construction_beliefs(sentences)` and `categories`. Everything is computed on first use.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class Truth:
         return clustered_mean(self.surprisal, self._sentence)
 
     def law(self, index: np.ndarray) -> np.ndarray:
-        """Return [n, tokenizer vocabulary] float64 probabilities of the next token for these rows of the predictions."""
+        """Return [n, tokenizer vocabulary] float64: the law of the next token at these rows of the predictions."""
         index = np.asarray(index, np.int64)
         sentences = np.unique(self._sentence[index])
         missing = [int(i) for i in sentences if int(i) not in self._laws]
@@ -132,7 +132,7 @@ class Truth:
         return self.oracle.ceiling(layer, self._sentences)
 
     def beliefs(self) -> np.ndarray | None:
-        """Return [words, constructions]: the posterior after reading each word, or None where the oracle offers none."""
+        """Return [words, constructions]: the posterior after each word, or None where the oracle offers none."""
         if not hasattr(self.oracle, "construction_beliefs"):
             return None
         beliefs = np.asarray(self.oracle.construction_beliefs(self._sentences), np.float64)

@@ -121,7 +121,7 @@ record = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(record, max_size=12, unique_by=lambda r: (r.signal, r.metric, r.label, r.split, r.site)))
 def test_any_record_comes_back_as_it_was_written(tmp_path_factory, records):
     folder = tmp_path_factory.mktemp("any")
