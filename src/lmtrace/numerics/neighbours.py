@@ -150,7 +150,7 @@ def _merge(n: int, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _search(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return exact distances [n, k] (float64) and indices [n, k] of the nearest neighbours, the point itself left out."""
+    """Return distances (float64) and indices [n, k] of the nearest neighbours, the point itself left out."""
     n = len(points)
     k = min(k, n - 1)
     if k < 1:
@@ -199,7 +199,7 @@ def _brute(points: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _candidates(centred: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return squared distances and indices [n, k], rising, of the nearest points, up to the rounding of the products."""
+    """Return squared distances and indices [n, k], rising, of the nearest points, up to the products' rounding."""
     n = len(centred)
     ones = torch.ones_like(norms)[:, None]
     # The norms ride along as two more columns: a product is then a squared distance, with no pass over the tile.

@@ -1,4 +1,4 @@
-"""Participation ratio, effective rank, principal components, anisotropy: closed forms, references, invariances, errors."""
+"""Participation ratio, effective rank, principal components, anisotropy: closed forms, references, invariances."""
 
 from __future__ import annotations
 

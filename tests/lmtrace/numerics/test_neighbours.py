@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference import neighbours as reference
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics import neighbours
 from lmtrace.numerics.neighbours import nearest
+from reference import neighbours as reference
 
 
 @pytest.fixture
