@@ -124,7 +124,7 @@ class HessianOperator:
                 return self._double_backward(vector)
             except RuntimeError as error:
                 self.fall_back(_first_line(error))
-        return self._central_differences(vector)
+        return self.central_differences(vector)
 
     def fall_back(self, reason: str) -> None:
         """Use central differences from now on; the graph is freed. With a fixed method this is an error."""
@@ -156,7 +156,8 @@ class HessianOperator:
             torch.autograd.grad(grads, self._tensors, grad_outputs=parts, retain_graph=True, allow_unused=True)
         )
 
-    def _central_differences(self, vector: Tensor) -> Tensor:
+    def central_differences(self, vector: Tensor) -> Tensor:
+        """Return H v from two gradients, whatever the method in use."""
         norm = float(vector.norm())
         if norm == 0.0:
             return torch.zeros_like(vector)
