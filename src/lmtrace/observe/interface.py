@@ -159,8 +159,12 @@ class View(Protocol):
         """Return [sequences, length, vocabulary] for inputs of the signal's own (no gradient); needs `model`."""
         ...
 
-    def loss(self, num_sequences: int) -> Callable[[], Tensor]:
-        """Return a closure: mean loss (nats) over the valid predictions of the first `num_sequences` panel sequences."""
+    def module(self, site: str) -> torch.nn.Module:
+        """Return the module whose output a site is (the final norm for "final"); needs `model`."""
+        ...
+
+    def loss(self, num_sequences: int, start: int = 0) -> Callable[[], Tensor]:
+        """Return a closure: mean loss (nats) over the predictions of `num_sequences` panel sequences from `start` on."""
         ...
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:

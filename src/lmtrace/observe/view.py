@@ -130,12 +130,20 @@ class MeasurementView:
         with torch.no_grad():
             return logits_of(forward(self.model, inputs), inputs)
 
-    def loss(self, num_sequences: int) -> Callable[[], Tensor]:
-        """Closure: mean loss over the valid predictions of the first `num_sequences` panel sequences."""
+    def module(self, site: str) -> nn.Module:
+        """The module whose output a site is."""
+        model, sites = self.model, self.measurement.sites
+        if site not in sites:
+            raise ModelError(f"{type(model).__name__} has no site {site!r}", f"It has: {', '.join(sites)}")
+        return sites[site].module
+
+    def loss(self, num_sequences: int, start: int = 0) -> Callable[[], Tensor]:
+        """Closure: mean loss over the valid predictions of `num_sequences` panel sequences from `start` on."""
         model, measurement = self.model, self.measurement
-        batches = list(self.panel.batches(num_sequences, indices=range(min(num_sequences, self.panel.num_sentences))))
+        rows = range(start, min(start + num_sequences, self.panel.num_sentences))
+        batches = list(self.panel.batches(num_sequences, indices=rows)) if rows else []
         if len(batches) != 1 or len(batches[0].index) == 0:
-            raise DataError(f"the first {num_sequences} panel sequences hold nothing to predict")
+            raise DataError(f"the {num_sequences} panel sequences from {start} on hold nothing to predict")
         inputs = inputs_of(batches[0], device_of(model))
 
         def closure() -> Tensor:
