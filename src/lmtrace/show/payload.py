@@ -26,9 +26,7 @@ MAX_ARRAY_STEPS = 48
 
 SCALARS = {
     "loss": Field(metric="loss", title="Training loss", unit="nats", better="down", meaning="Loss of the training batch."),
-    "lr": Field(metric="lr", title="Learning rate", meaning="What the optimizer's schedule gave."),
-    "tokens": Field(metric="tokens", title="Tokens seen", unit="tokens", better="up"),
-    "time": Field(metric="time", title="Wall time", unit="seconds", better="up"),
+    "learning_rate": Field(metric="learning_rate", title="Learning rate", meaning="What the optimizer's schedule gave."),
 }
 
 
@@ -105,25 +103,31 @@ def read_series(run: Any, key: SeriesKey) -> Series:
 
 
 def scalar_series(run: Any) -> list[Series]:
-    """Return the trainer's own scalars (loss, learning rate, ...) in the form of series of the signal "train"."""
-    found = []
-    for name in ("loss", "lr", "tokens", "time"):
-        steps, values = run.scalars(name)
-        if not len(steps):
-            continue
-        column = np.asarray(values, dtype=np.float64)[:, None]
-        empty = np.full_like(column, np.nan)
-        key = SeriesKey("train", name)
-        found.append(Series(key, SCALARS[name], np.asarray(steps), (None,), column, empty, empty, empty, {}))
-    return found
+    """Return the trainer's own scalars and its clocks in the form of series of the signal "train"."""
+    found = [_column(_scalar_field(name), *run.scalars(name)) for name in run.scalar_metrics]
+    clocks = (
+        (Field(metric="tokens_seen", title="Tokens seen", unit="tokens", better="up"), run.tokens_seen),
+        (Field(metric="wall_time", title="Wall time", unit="seconds", better="up"), run.wall_time),
+    )
+    return found + [_column(field, run.steps, values) for field, values in clocks if np.isfinite(values).any()]
+
+
+def _scalar_field(name: str) -> Field:
+    return SCALARS.get(name, Field(metric=name, title=name.replace("_", " ").capitalize()))
+
+
+def _column(field: Field, steps: np.ndarray, values: np.ndarray) -> Series:
+    column = np.asarray(values, dtype=np.float64)[:, None]
+    empty = np.full_like(column, np.nan)
+    return Series(SeriesKey("train", field.metric), field, np.asarray(steps), (None,), column, empty, empty, empty, {})
 
 
 def array_records(run: Any) -> Iterable[dict[str, Any]]:
     """Yield the arrays of a run as plain descriptions with their `array`."""
-    for record in run.arrays():
-        if record.array is not None:
+    for signal, metric in dict.fromkeys((key.signal, key.metric) for key in run.array_keys()):
+        for record in run.arrays(signal, metric):
             yield {
-                "step": int(record.step), "signal": record.signal, "metric": record.metric, "site": record.site,
+                "step": int(record.step), "signal": signal, "metric": metric, "site": record.site,
                 "label": record.label, "split": record.split, "array": np.asarray(record.array),
             }  # fmt: skip
 
