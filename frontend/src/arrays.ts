@@ -7,13 +7,19 @@ import { Hit, Plot, Table } from "./plot";
 import { Fact } from "./record";
 import { number, state, stepText, ticks, withUnit } from "./state";
 
-abstract class Framed extends Plot {
+export abstract class Framed extends Plot {
   protected override timed = false;
   private seen = -1;
   constructor(public arrays: Arrays, label: string) { super(label); }
   protected frame(): number {
     const at = state.time === null ? this.arrays.frames.length - 1 : rowAt(this.arrays.steps, state.time);
     return Math.max(0, at);
+  }
+  /** Some frames up to the shown one, evenly in the logarithm; the first and the last among them. */
+  protected spaced(most: number): number[] {
+    const n = this.frame() + 1, wanted = Math.min(most, n), picks = new Set<number>([0, n - 1]);
+    for (let i = 0; i < wanted; i++) picks.add(Math.round(Math.expm1((Math.log1p(n - 1) * i) / Math.max(1, wanted - 1))));
+    return [...picks].filter((i) => i < n).sort((a, b) => a - b);
   }
   protected override changed() { const now = this.arrays.frames.length; const was = this.seen; this.seen = now; return was !== now; }
 }
@@ -29,7 +35,7 @@ export function limits(all: Arrays[]): { low: number; high: number } {
 export class Matrix extends Framed {
   constructor(arrays: Arrays, label: string, private scale: { low: number; high: number }) { super(arrays, label); }
   private shape(): [number, number] { const s = this.arrays.shapes[this.frame()]!; return [s[0]!, s[1]!]; }
-  private cell(width: number) { const [rows, cols] = this.shape(); return Math.max(8, Math.min(34, (width - 70) / cols, rows > 12 ? 300 / rows : 34)); }
+  private cell(width: number) { const [rows, cols] = this.shape(); return Math.max(8, Math.min(42, (width - 70) / cols, rows > 10 ? 340 / rows : 42)); }
   heightFor(width: number) { return Math.round(this.cell(width) * this.shape()[0] + 48); }
   paint(p: Painter, width: number, _height: number, t: Theme) {
     const [rows, cols] = this.shape(), cell = this.cell(width), data = this.arrays.frames[this.frame()]!;
@@ -77,12 +83,7 @@ export class Matrix extends Framed {
 /** Spectra as ridges, one per shown step, the untrained model at the bottom; height is the logarithm of the density. */
 export class Ridges extends Framed {
   heightFor() { return 330; }
-  private chosen(): number[] {
-    const n = this.frame() + 1, wanted = Math.min(9, n);
-    const picks = new Set<number>([0, n - 1]);
-    for (let i = 0; i < wanted; i++) picks.add(Math.round(Math.expm1((Math.log1p(n - 1) * i) / Math.max(1, wanted - 1))));
-    return [...picks].filter((i) => i < n).sort((a, b) => a - b);
-  }
+  private chosen() { return this.spaced(9); }
   private pair(i: number): [Float32Array, Float32Array] {
     const f = this.arrays.frames[i]!, n = this.arrays.shapes[i]![1] ?? f.length;
     return this.arrays.shapes[i]!.length > 1 && this.arrays.shapes[i]![0]! >= 2 ? [f.subarray(0, n), f.subarray(n, 2 * n)] : [Float32Array.from(f.keys()), f];

@@ -65,7 +65,15 @@ export function diverging(dark: boolean): string[] {
 /** Colours of sites by depth: the first block light, the last dark (the other way round on dark paper). */
 export function depth(index: number, count: number, dark: boolean): string {
   const t = count < 2 ? 1 : index / (count - 1);
-  return hex(dark ? oklch(0.58 + 0.34 * t, 0.15 - 0.06 * t, 300 - 105 * t) : oklch(0.76 - 0.42 * t, 0.11 + 0.04 * t, 195 + 95 * t));
+  return hex(dark ? oklch(0.58 + 0.34 * t, 0.15 - 0.06 * t, 300 - 105 * t) : oklch(0.7 - 0.38 * t, 0.115 + 0.04 * t, 195 + 95 * t));
+}
+
+/** A line's colour for its name: closer to the ink, so that small text stays readable. */
+export function legible(color: string, t: Theme): string {
+  const rgb = (c: string) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16));
+  if (!/^#[0-9a-f]{6}$/i.test(color) || !/^#[0-9a-f]{6}$/i.test(t.ink)) return color;
+  const a = rgb(color), b = rgb(t.ink), share = t.dark ? 0.15 : 0.32;
+  return hex(a.map((v, i) => Math.round(v * (1 - share) + b[i]! * share)) as [number, number, number]);
 }
 
 export interface Scale { low: number; high: number; middle: number | null; colors: string[] }

@@ -1,6 +1,6 @@
 // Curves over steps: a band of two standard errors, the null dashed, names at the ends of the lines.
 
-import { Theme } from "./color";
+import { legible, Theme } from "./color";
 import { nearestRow, Series } from "./data";
 import { Painter, textWidth } from "./painter";
 import { Hit, Plot, Table } from "./plot";
@@ -105,7 +105,7 @@ export class Curves extends Plot {
     }
     for (const line of lines) {
       const v = lastFinite(line.series, line.col, false);
-      if (line.name && v === v) ends.push({ y: Math.min(y + h, Math.max(y, this.py(v))), text: line.name, color: line.color(t), weight: 500 });
+      if (line.name && v === v) ends.push({ y: Math.min(y + h, Math.max(y, this.py(v))), text: line.name, color: legible(line.color(t), t), weight: 500 });
     }
     spread(ends, 12.5, y, y + h);
     for (const e of ends) p.text(fit(e.text, right - 8), x + w + 7, e.y, { color: e.color, baseline: "middle", weight: e.weight });

@@ -44,5 +44,5 @@ export function errorSection(runs: Run[]): HTMLElement | null {
     }
     parts.push(h("div", { class: "block" }, h("h3", {}, `Generated at step ${found.step.toLocaleString("en")}` + (runs.length > 1 ? `, ${run.name}` : "")), list));
   }
-  return parts.length ? h("div", {}, ...parts) : null;
+  return parts.length ? h("div", { class: "sentences" }, ...parts) : null;
 }

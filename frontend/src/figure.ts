@@ -9,6 +9,8 @@ export interface Facet { title: string; plot: () => Plot }
 export interface FigureSpec {
   id: string; title: string; meaning?: string; note?: string; facets: Facet[]; columns?: number; wide?: boolean;
   bar?: (p: Painter, x: number, y: number, w: number) => void; level?: 3 | 4;
+  /** Whether bands of two standard errors are drawn; said in saved figures, and once on the page. */
+  banded?: boolean;
 }
 
 export function h<K extends keyof HTMLElementTagNameMap>(tag: K, props: Record<string, string> = {}, ...children: (Node | string)[]): HTMLElementTagNameMap[K] {
@@ -87,11 +89,11 @@ export class Figure {
     const canvas = h("canvas", { class: "bar", "aria-hidden": "true" });
     const draw = () => {
       const scale = Math.min(devicePixelRatio || 1, 2.5);
-      canvas.width = 220 * scale; canvas.height = 38 * scale;
+      canvas.width = 220 * scale; canvas.height = 44 * scale;
       const ctx = canvas.getContext("2d")!;
       ctx.setTransform(scale, 0, 0, scale, 0, 0);
-      ctx.clearRect(0, 0, 220, 38);
-      this.spec.bar!(new CanvasPainter(ctx), 4, 12, 206);
+      ctx.clearRect(0, 0, 220, 44);
+      this.spec.bar!(new CanvasPainter(ctx), 4, 16, 206);
     };
     this.stop = listen((topic) => { if (topic === "theme" || topic === "data") draw(); });
     requestAnimationFrame(draw);
@@ -129,7 +131,8 @@ export class Figure {
       line = Math.max(line, height + 30);
       if (column === per - 1 || i === n - 1) { y += line; line = 0; }
     });
-    if (this.spec.note) { top.text(this.spec.note, 20, y + 14, { color: t.muted, size: 10.5 }); y += 24; }
+    const note = [this.spec.note, this.spec.banded ? "Band: two standard errors." : ""].filter(Boolean).join(" ");
+    if (note) { top.text(note, 20, y + 14, { color: t.muted, size: 10.5 }); y += 24; }
     const height = y + 12;
     return { text: `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="${escape(FONT)}"><rect width="100%" height="100%" fill="${t.paper}"/>${top.inner()}${body}</svg>`, width, height };
   }

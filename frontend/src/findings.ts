@@ -44,7 +44,17 @@ export function findingCards(run: Run): HTMLElement | null {
   const all = [...alerts.filter((a) => !seen.has(a.sentence)), ...run.findings];
   if (!all.length) return null;
   const list = h("ol", { class: "findings" });
-  const sorted = all.map((f, i) => ({ f, i, t: tone(f) })).sort((a, b) => order[a.t]! - order[b.t]! || a.i - b.i);
+  // The same finding at several sites is one card: the first, with the others folded below it.
+  const heads = new Map<string, Finding>(), others = new Map<Finding, string[]>();
+  const kept = all.filter((f) => {
+    const key = keyOf(f);
+    if (!key.signal || !key.site || tone(f) === "alert") return true;
+    const name = [f.kind, tone(f), key.signal, key.metric, key.label, key.split].join("|"), head = heads.get(name);
+    if (!head) { heads.set(name, f); others.set(f, []); return true; }
+    others.get(head)!.push(String(f.sentence ?? ""));
+    return false;
+  });
+  const sorted = kept.map((f, i) => ({ f, i, t: tone(f) })).sort((a, b) => order[a.t]! - order[b.t]! || a.i - b.i);
   const SHOWN = 12;
   sorted.forEach(({ f, t }, index) => {
     const item = h("li", { class: t }, h("span", { class: "kind" }, String(f.kind ?? "finding").replace(/_/g, " ")), h("p", {}, String(f.sentence ?? f.text ?? "")));
@@ -58,6 +68,8 @@ export function findingCards(run: Run): HTMLElement | null {
     if (facts.length) item.append(h("span", { class: "facts" }, facts.join(" · ")));
     const caveats = ([] as unknown[]).concat((f.caveats as any) ?? []).map(String).filter(Boolean);
     if (caveats.length) item.append(h("details", {}, h("summary", {}, caveats.length === 1 ? "1 caveat" : `${caveats.length} caveats`), h("ul", {}, ...caveats.map((c) => h("li", {}, c)))));
+    const more = others.get(f) ?? [];
+    if (more.length) item.append(h("details", {}, h("summary", {}, `${more.length} more ${more.length === 1 ? "site" : "sites"}`), h("ul", {}, ...more.map((m) => h("li", {}, m)))));
     if (index >= SHOWN) item.classList.add("more");
     list.append(item);
   });

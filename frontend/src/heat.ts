@@ -9,19 +9,20 @@ import { number, place, span, stepText, stepTicks } from "./state";
 
 const ZERO = 12, GAP = 4;
 
-export interface HeatScale { low: number; high: number; middle: number | null; title: string }
+/** Where values have a null, colour says how far they are from their own: `relative`, and 0 is the null. */
+export interface HeatScale { low: number; high: number; middle: number | null; relative: boolean }
 
 export function heatScale(all: Series[]): HeatScale {
-  let low = Infinity, high = -Infinity, nullSum = 0, nullCount = 0;
+  let low = Infinity, high = -Infinity;
+  const relative = all.every((s) => !s.null.empty);
   for (const s of all) for (let r = 0; r < s.rows; r++) for (let c = 0; c < s.sites.length; c++) {
-    const v = s.values.at(r, c), n = s.null.at(r, c);
+    const v = s.values.at(r, c) - (relative ? s.null.at(r, c) : 0);
     if (v === v) { if (v < low) low = v; if (v > high) high = v; }
-    if (n === n) { nullSum += n; nullCount++; }
   }
   if (!(low <= high)) { low = 0; high = 1; }
-  const middle = nullCount ? nullSum / nullCount : low < 0 && high > 0 ? 0 : null;
+  const middle = relative || (low < 0 && high > 0) ? 0 : null;
   if (middle === null && all[0]?.field.low === 0 && low < 0.3 * high) low = 0;
-  return { low: middle === null ? low : Math.min(low, middle), high: middle === null ? high : Math.max(high, middle), middle, title: all[0]?.field.null ?? "" };
+  return { low: middle === null ? low : Math.min(low, middle), high: middle === null ? high : Math.max(high, middle), middle, relative };
 }
 
 export function scaleFor(h: HeatScale, t: Theme): Scale {
@@ -50,7 +51,7 @@ export class Heat extends Plot {
 
   paint(p: Painter, width: number, height: number, t: Theme) {
     const s = this.series, sites = s.sites.length, cell = this.cell(), scale = scaleFor(this.scale(), t);
-    const left = Math.max(...s.sites.map((n) => textWidth(siteName(n), 10.5))) + 10;
+    const left = Math.max(...s.sites.map((n) => textWidth(siteName(n), 10.5))) + 10, { relative } = this.scale();
     const zero = s.steps[0] === 0 && span()[0] <= 0;
     const lead = zero ? ZERO + GAP : 0;
     this.box = { x: left + lead, y: 6, w: width - left - lead - 6, h: height - 6 - 32 };
@@ -68,8 +69,8 @@ export class Heat extends Plot {
       for (let c = 0; c < sites; c++) {
         const v = s.values.at(r, c), at = this.top(c);
         if (v !== v) { this.hatch(p, a, at, wide, cell - 0.5, t, reasonAt(s, r, c) !== ""); continue; }
-        p.rect(a, at, wide, cell - 0.5, colorOf(scale, v));
         const n = s.null.at(r, c), se = s.stderr.at(r, c);
+        p.rect(a, at, wide, cell - 0.5, relative && n !== n ? t.surface : colorOf(scale, relative ? v - n : v));
         if (n === n && se === se && Math.abs(v - n) < 2 * se && b - a >= 5 && cell >= 9) p.circle((a + b) / 2, at + cell / 2, 1.1, t.muted);
       }
     };
@@ -154,10 +155,11 @@ export function paintBar(p: Painter, x: number, y: number, w: number, h: HeatSca
   const scale = scaleFor(h, t), n = Math.round(w / 2);
   for (let i = 0; i < n; i++) p.rect(x + (i * w) / n, y, w / n + 0.4, 9, colorOf(scale, h.low + ((h.high - h.low) * i) / (n - 1)));
   const style = { color: t.muted, size: 10.5 } as const;
-  p.text(number(h.low), x, y + 21, style);
-  p.text(number(h.high) + (unit && unit !== "1" ? ` ${unit}` : ""), x + w, y + 21, { ...style, anchor: "end" });
+  const sign = (v: number) => (h.relative && v > 0 ? "+" : "") + number(v, 2);
+  p.text(sign(h.low), x, y + 21, style);
+  p.text(sign(h.high) + (unit && unit !== "1" ? ` ${unit}` : ""), x + w, y + 21, { ...style, anchor: "end" });
   if (h.middle !== null) {
-    const at = x + ((h.middle - h.low) / (h.high - h.low || 1)) * w, text = h.title ? `null ${number(h.middle)}` : number(h.middle);
+    const at = x + ((h.middle - h.low) / (h.high - h.low || 1)) * w, text = h.relative ? "null" : "0";
     p.line([at, y - 3, at, y + 12], { color: t.ink, width: 1.2 });
     const half = textWidth(text, 10.5) / 2;
     const room = at - half > x + 28 && at + half < x + w - 34;

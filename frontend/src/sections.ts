@@ -7,6 +7,7 @@ import { emergences, findingCards } from "./findings";
 import { Facet, Figure, h } from "./figure";
 import { Heat, heatScale, HeatScale, paintBar } from "./heat";
 import { limits, Matrix, Ridges } from "./arrays";
+import { Profiles } from "./profiles";
 import { errorSection } from "./errors";
 import { costSection, provenance } from "./provenance";
 import { state } from "./state";
@@ -76,13 +77,13 @@ function lossSection(runs: Run[], all: Series[]): HTMLElement | null {
     if (!(typeof floor === "number" && Math.abs(v - floor) < 0.01) && v === v) levels.push({ name, value: v });
   }
   const facet: Facet = { title: "", plot: () => new Curves({ label: "Loss over the training steps", lines, levels, low: null, high: null, unit: "nats", height: 340 }) };
-  const note = [thinned(lines.map((l) => l.series)), levels.length ? "Dashed: the oracle's floor and simpler predictors on the same panel." : "", "Band: two standard errors."].filter(Boolean).join(" ");
+  const note = [thinned(lines.map((l) => l.series)), levels.length ? "Dashed: simpler predictors on the same panel, and the floor." : "", "Bands are two standard errors, here and in every figure."].filter(Boolean).join(" ");
   const small: Figure[] = [];
   for (const metric of [...new Set(all.filter((s) => s.signal === "train" && s.metric !== "loss" && s.metric !== "tokens_seen" && s.metric !== "wall_time").map((s) => s.metric))]) {
     const found = all.filter((s) => s.signal === "train" && s.metric === metric);
     small.push(new Figure({ id: `train-${slug(metric)}`, title: found[0]!.field.title, facets: [{ title: "", plot: () => new Curves({ label: found[0]!.field.title, lines: found.map((s) => ({ series: s, col: 0, name: many ? runs[s.run]!.name : "", color: color(s.run, 0), quiet: true })), levels: [], low: null, high: null, unit: found[0]!.field.unit, height: 170 }) }] }));
   }
-  const main = new Figure({ id: "loss-figure", title: "Loss", meaning: "How far the predictions are from the text, in nats per token.", note, wide: true, facets: [facet] });
+  const main = new Figure({ id: "loss-figure", title: "Loss per token", meaning: "In nats: 0 would be perfect foresight, the floor is what the language allows.", note, wide: true, facets: [facet] });
   return section("loss", "Loss", "", main.el, small.length ? grid(small) : null);
 }
 
@@ -114,7 +115,7 @@ function mapSection(runs: Run[], all: Series[]): HTMLElement | null {
     if (seen.has(group[0]!.signal)) more.push(figure); else shown.push(figure);
     seen.add(group[0]!.signal);
   }
-  return section("maps", "Where and when", "Every site of the model over the training steps. The untrained model is the separate column 0. Colour starts from the null: paper means nothing found. Dotted cells cannot be told from their null; hatched ones are missing.", ...shown.map((f) => f.el), folded("more maps", more));
+  return section("maps", "Where and when", "Every site of the model over the training steps. The untrained model is the separate column 0. Colour starts from the null: paper means nothing found. Dotted cells cannot be told from their null; hatched ones are missing.", shown.length ? grid(shown) : null, folded("more maps", more));
 }
 
 function heatFigure(runs: Run[], group: Series[]): Figure {
@@ -123,7 +124,7 @@ function heatFigure(runs: Run[], group: Series[]): Figure {
   const { field, split, signal, metric } = group[0]!;
   return new Figure({
     id: `map-${slug(`${signal}-${metric}-${split ?? ""}`)}`, title: field.title + (split ? `, ${split} split` : ""), meaning: field.meaning, columns: group.length === 2 || group.length === 4 ? 2 : 3,
-    note: [field.null ? `Null: ${field.null}.` : "", thinned(group)].filter(Boolean).join(" "), wide: true,
+    note: [field.null ? `Colour is the distance from the null: ${field.null}.` : "", thinned(group)].filter(Boolean).join(" "),
     bar: (p, x, y, w) => paintBar(p, x, y, w, current(), field.unit, theme()),
     facets: group.map((s) => ({ title: [runs.length > 1 ? runs[s.run]!.name : "", s.label === null ? "" : labelName(s.label)].filter(Boolean).join(" · "), plot: () => new Heat(s, `${field.title}, ${labelName(s.label)}, site by step`, current) })),
   });
@@ -136,6 +137,7 @@ function chapter(c: Chapter, runs: Run[], all: Series[], arrays: Arrays[]): HTML
     const own = all.filter((s) => s.signal === signal), groups = groupBy(own, (s) => `${s.metric}|${s.split ?? ""}`);
     const figures: Figure[] = [], more: Figure[] = [];
     for (const group of groups.values()) {
+      if (signal === "output" && group[0]!.metric === "loss" && group.length === 1 && group[0]!.label === null) continue;
       if (/^control/.test(group[0]!.metric) && own.some((s) => s.metric === "accuracy")) continue;
       for (const part of byKind(group)) (figures.length < 4 ? figures : more).push(curveFigure(runs, part, own));
     }
@@ -189,12 +191,12 @@ function curveFigure(runs: Run[], group: Series[], own: Series[]): Figure {
   };
   const id = `curves-${slug([signal, metric, split ?? "", nested ? "values" : ""].filter(Boolean).join("-"))}`;
   const banded = facets.some((f) => f.lines.some((l) => l.band && !l.series.stderr.empty));
-  const note = [banded ? "Band: two standard errors." : "", facets.some((f) => f.levels.length) && field.null ? `Dashed: ${field.null}.` : "", facets.some((f) => f.lines.some((l) => l.name === "control")) ? "Dotted: the same probe on random labels, at its best site." : "", thinned(group)].filter(Boolean).join(" ");
+  const note = [facets.some((f) => f.levels.length) && field.null ? `Dashed: ${field.null}.` : "", facets.some((f) => f.lines.some((l) => l.name === "control")) ? "Dotted: the same probe on random labels, at its best site." : "", thinned(group)].filter(Boolean).join(" ");
   return new Figure({
-    id, title: field.title + (nested && facets.length === 1 ? ` by ${labelLayer(group[0]!.label)!.replace(/_/g, " ")}` : nested ? " by value" : "") + (split ? `, ${split} split` : ""), meaning: field.meaning, note,
+    id, title: field.title + (nested && facets.length === 1 && !/ by /.test(field.title) ? ` by ${labelLayer(group[0]!.label)!.replace(/_/g, " ")}` : "") + (split ? `, ${split} split` : ""), meaning: field.meaning, note, banded,
     columns: facets.length === 2 || facets.length === 4 ? 2 : 3,
     facets: facets.map((f, i) => ({
-      title: f.title,
+      title: facets.length > 1 || deep ? f.title : "",
       plot: () => {
         const plot = new Curves({ label: [field.title, f.title].filter(Boolean).join(", "), lines: f.lines, levels: f.levels, low: field.low, high: field.high, unit: field.unit });
         plots.push(plot);
@@ -208,15 +210,16 @@ function curveFigure(runs: Run[], group: Series[], own: Series[]): Figure {
 function arrayFigures(runs: Run[], group: Arrays[]): Figure[] {
   const { field, signal, metric } = group[0]!, flat = group[0]!.shapes.at(-1)!;
   const name = (a: Arrays) => [runs.length > 1 ? runs[a.run]!.name : "", a.label ? labelName(a.label) : "", a.site ? siteName(a.site) : ""].filter(Boolean).join(" · ");
-  const square = flat.length === 2 && !(flat[0] === 2 && flat[1]! > 8);
-  if (flat.length > 2) return [];
+  if (flat.length > 2 || metric === "nodes") return [];
+  const square = flat.length === 2 && flat[0]! > 1 && !/^rows:|density|weight/.test(field.axis) && !(flat[0]! <= 3 && flat[1]! > 24);
+  const ridges = !square && /density/.test(field.axis);
   const scale = square ? limits(group) : { low: 0, high: 1 };
   const shown = group.length > 12 ? group.filter((_, i) => i % Math.ceil(group.length / 12) === 0) : group;
   return [new Figure({
     id: `array-${slug(`${signal}-${metric}`)}`, title: field.title, meaning: field.meaning, columns: 3,
-    note: square ? "" : "One ridge per shown step, the untrained model at the bottom; height is the logarithm of the density.",
-    bar: square ? (p, x, y, w) => paintBar(p, x, y, w, { ...scale, middle: null, title: "" }, field.unit, theme()) : undefined,
-    facets: shown.map((a) => ({ title: name(a), plot: () => (square ? new Matrix(a, `${field.title}, ${name(a)}`, scale) : new Ridges(a, `${field.title}, ${name(a)}`)) })),
+    note: !ridges ? "" : "One ridge per shown step, the untrained model at the bottom; height is the logarithm of the density.",
+    bar: square ? (p, x, y, w) => paintBar(p, x, y, w, { ...scale, middle: null, relative: false }, field.unit, theme()) : undefined,
+    facets: shown.map((a) => ({ title: name(a), plot: () => (square ? new Matrix(a, `${field.title}, ${name(a)}`, scale) : ridges ? new Ridges(a, `${field.title}, ${name(a)}`) : new Profiles(a, `${field.title}, ${name(a)}`)) })),
   })];
 }
 
@@ -224,7 +227,7 @@ function arrayFigures(runs: Run[], group: Arrays[]): Figure[] {
 function nulls(s: Series): Level[] {
   const found: Level[] = [];
   if (s.null.empty) return found;
-  const short = s.field.null.split(":")[0]!, name = /majority/.test(short) ? "majority" : /chance/.test(short) ? "chance" : /zero/.test(short) ? "" : /floor/.test(short) ? "floor" : "null";
+  const short = s.field.null.split(":")[0]!, name = /majority/.test(short) ? "majority" : /chance/.test(short) ? "chance" : /zero/.test(short) ? "" : /floor/.test(short) ? "floor" : /uniform/.test(short) ? "uniform" : "null";
   const first = s.null.at(s.rows - 1, 0), constant = s.sites.every((_, c) => Math.abs(s.null.at(s.rows - 1, c) - first) < 1e-9) && Math.abs(s.null.at(0, 0) - first) < 1e-9;
   found.push(constant ? { name, value: first } : { name, series: s, col: best(s) });
   return found;

@@ -81,7 +81,7 @@ export function number(value: number, digits = 3): string {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
   if (size === 0) return "0";
-  if (size >= 1e6 || size < 1e-3) return value.toExponential(digits - 1).replace("e+", "e").replace("-", "−");
+  if (size >= 1e6 || size < 1e-4) return value.toExponential(digits - 1).replace("e+", "e").replace("-", "−");
   const text = size >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(digits));
   return text.replace("-", "−");
 }
