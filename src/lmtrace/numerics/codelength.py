@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lmtrace.errors import DataError
-from lmtrace.numerics.probing import as_vector, as_codes, as_rows
+from lmtrace.numerics.probing import as_codes, as_rows, as_vector
 from lmtrace.numerics.softmax import softmax_regression
 
 PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)

@@ -1,12 +1,13 @@
-"""Linear probes: can a label be read off a representation, and is that more than knowing the word?
+"""Linear probes: whether a label can be read off a representation, and whether that is more than knowing the word.
 
-`Sample` holds rows and their split; `fit` and `judge` are shared by `linear_probe` and the probe signal.
+`fit` is shared by `linear_probe` and the probe signal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.moments import ClassMeans, Moments
-from lmtrace.numerics.ridge import GRID, Basis, Linear, lda, ridge
+from lmtrace.numerics.ridge import Basis, Linear, lda, ridge
 from lmtrace.numerics.scores import MIN_SUPPORT, Tally, bootstrap_weights, f1_scores, gain, share
 from lmtrace.numerics.softmax import Perceptron, softmax_regression
 from lmtrace.numerics.splits import TEST_SHARE, control_labels, lexical_split, sentence_split
@@ -25,25 +26,7 @@ Kind = Literal["ridge", "lda", "logistic", "mlp"]
 SplitName = Literal["sentence", "lexical"]
 KINDS: tuple[Kind, ...] = ("ridge", "lda", "logistic", "mlp")
 SPLITS: tuple[SplitName, ...] = ("sentence", "lexical")
-
-
-@dataclass(frozen=True, slots=True)
-class Linearized:
-    """A linear probe with the recalibration of its scores folded in; or any object with `scores`."""
-
-    linear: Linear
-    head: Linear | None = None
-
-    def scores(self, x: Tensor) -> Tensor:
-        """Return [n, classes] log-probabilities up to a constant per row."""
-        scores = self.linear.scores(x)
-        return scores if self.head is None else self.head.scores(scores)
-
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Return (weight [d, classes], bias [classes]) of the same map, float64."""
-        if self.head is None:
-            return self.linear.weight, self.linear.bias
-        return self.linear.weight @ self.head.weight, self.linear.bias @ self.head.weight + self.head.bias
+_TEMPERATURE_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +85,8 @@ class Fit:
 
     Attributes
     ----------
-    probe
-        Has `scores(x) -> [n, classes]`.
+    linear
+        Its weights; None for the perceptron.
     predicted : [test rows]
         int64 class.
     probability : [test rows]
@@ -112,7 +95,7 @@ class Fit:
         Penalty per training row.
     """
 
-    probe: Linearized | Perceptron
+    linear: Linear | None
     predicted: np.ndarray
     probability: np.ndarray
     regularisation: float | None
@@ -142,6 +125,7 @@ def as_codes(y: Any) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def as_vector(values: Any, name: str) -> np.ndarray:
+    """Return values: [n] as an array; `DataError` where they have another number of dimensions."""
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1:
         raise DataError(f"probe: {name} must have one dimension, got shape {array.shape}")
@@ -168,57 +152,114 @@ def obstacle(codes: np.ndarray, test: np.ndarray, groups: np.ndarray, names: Seq
     return ""
 
 
-def fit(
-    x: Tensor, codes: np.ndarray, test: np.ndarray, num_classes: int, kind: Kind, seed: int = 0,
-    basis: Basis | None = None,
-) -> Fit:  # fmt: skip
-    """Return a probe fitted on the training rows, and its predictions on the test rows.
-
-    The scores of ridge regression to one-hot targets are not probabilities, and large classes mask small ones
-    (Hastie, Tibshirani and Friedman 2009, 4.2). A softmax regression from the scores to the classes (matrix scaling,
-    Guo et al. 2017), fitted on the training part, mends both. It sees scores whose residuals are divided by
-    1 - dof / n, the average leave-one-out correction, so that it is not fitted to over-confident ones.
+class Design:
+    """Rows, split into training and test part, with what all probes on them share; fitted lazily.
 
     Parameters
     ----------
     x : [n, d]
         All rows.
-    codes : [n]
-        int64 class.
     test : [n]
         bool.
-    basis
-        Of the training rows; computed where absent.
     """
-    keep = torch.as_tensor(~test, device=x.device)
-    rows, held_out = x[keep], x[~keep]
-    target = torch.as_tensor(codes, device=x.device)
-    train_codes, test_codes = target[keep], target[~keep]
-    probe: Linearized | Perceptron
+
+    def __init__(self, x: Tensor, test: np.ndarray) -> None:
+        keep = torch.as_tensor(~test, device=x.device)
+        self.train, self.test = x[keep], x[~keep]
+
+    @cached_property
+    def basis(self) -> Basis:
+        """Return the eigenbasis of the training rows."""
+        return Basis.of(Moments.of(self.train))
+
+    @cached_property
+    def standardised(self) -> tuple[Tensor, Tensor]:
+        """Return (training rows, test rows), float64, with mean 0 and deviation 1 over the training rows."""
+        mean, scale = self.basis.moments.mean, self.basis.scale
+        return (self.train.double() - mean) / scale, (self.test.double() - mean) / scale
+
+    def class_means(self, codes: Tensor, num_classes: int) -> ClassMeans:
+        """Return the class means of the training rows; codes: [training rows]."""
+        onehot = torch.nn.functional.one_hot(codes, num_classes).double()
+        counts = onehot.sum(0)
+        means = onehot.T @ self.standardised[0] / counts.clamp(min=1)[:, None]
+        mean, scale = self.basis.moments.mean, self.basis.scale
+        return ClassMeans(counts, torch.where(counts[:, None] > 0, means * scale + mean, 0.0))
+
+    def scores(self, linear: Linear) -> tuple[Tensor, Tensor]:
+        """Return the scores of (some training rows, all test rows), float64; which training rows depends on n only."""
+        mean, scale = self.basis.moments.mean, self.basis.scale
+        weight, bias = linear.weight * scale[:, None], linear.bias + mean @ linear.weight
+        some = self.standardised[0][:: _stride(len(self.train))]
+        return some @ weight + bias, self.standardised[1] @ weight + bias
+
+
+def _stride(n: int) -> int:
+    return -(-n // _TEMPERATURE_ROWS)
+
+
+def fit(design: Design, codes: np.ndarray, test: np.ndarray, num_classes: int, kind: Kind, seed: int = 0) -> Fit:
+    """Return a probe fitted on the training rows, and its predictions on the test rows.
+
+    The scores of ridge regression to one-hot targets are not probabilities. They become some by one inverse
+    temperature (Guo et al. 2017), fitted on the training part (`_temperature`).
+
+    Parameters
+    ----------
+    design
+        The rows.
+    codes : [n]
+        int64 class of every row.
+    test : [n]
+        bool; the split of `design`.
+    """
+    target = torch.as_tensor(codes, device=design.train.device)
+    train_codes, test_codes = target[torch.as_tensor(~test)], target[torch.as_tensor(test)]
+    linear: Linear | None = None
     if kind == "mlp":
-        probe, penalty = Perceptron(rows.float(), train_codes, num_classes, seed=seed), None
+        probe = Perceptron(design.train.float(), train_codes, num_classes, seed=seed)
+        scores, penalty = probe.scores(design.test.float()).double(), None
     else:
-        basis = basis or Basis.of(Moments.of(rows))
         if kind == "logistic":
-            probe = Linearized(softmax_regression(rows, train_codes, num_classes, basis=basis))
+            linear = softmax_regression(design.train, train_codes, num_classes, basis=design.basis)
+            scores = design.scores(linear)[1]
         else:
-            classes = ClassMeans.of(rows, train_codes, num_classes)
-            probe = Linearized(lda(basis, classes)) if kind == "lda" else _calibrated(rows, train_codes, basis, classes)
-        penalty = probe.linear.penalty
-    scores = probe.scores(held_out if held_out.dtype == torch.float64 and kind != "mlp" else held_out.float())
-    predicted = scores.argmax(1)
-    chosen = torch.log_softmax(scores.double(), 1).gather(1, test_codes[:, None])[:, 0].exp()
-    return Fit(probe, predicted.cpu().numpy(), chosen.cpu().numpy(), penalty)
+            classes = design.class_means(train_codes, num_classes)
+            linear = ridge(design.basis, classes) if kind == "ridge" else lda(design.basis, classes)
+            fitted, scores = design.scores(linear)
+            if kind == "ridge":
+                some = train_codes[:: _stride(len(train_codes))]
+                scores = scores * _temperature(fitted, some, linear.dof / len(train_codes))
+        penalty = linear.penalty
+    chosen = torch.log_softmax(scores, 1).gather(1, test_codes[:, None])[:, 0].exp()
+    return Fit(linear, scores.argmax(1).cpu().numpy(), chosen.cpu().numpy(), penalty)
 
 
-def _calibrated(rows: Tensor, codes: Tensor, basis: Basis, classes: ClassMeans) -> Linearized:
-    linear = ridge(basis, classes, GRID)
-    scores = linear.scores(rows)
-    factor = 1 / (1 - min(linear.dof / len(rows), 0.95))
-    scores = scores * factor  # Y - (Y - F) * factor, in two steps
-    scores[torch.arange(len(rows), device=rows.device), codes] += 1 - factor
-    head = softmax_regression(scores, codes, scores.shape[1], max_iter=15)
-    return Linearized(linear, head)
+def _temperature(scores: Tensor, codes: Tensor, leverage: float) -> float:
+    """Return the inverse temperature that minimises the cross-entropy of softmax(temperature x scores).
+
+    Scores of rows that the probe has learned from are too good. Their residuals are divided by 1 - leverage, the mean
+    leave-one-out correction, as generalised cross-validation does. The loss is convex in the temperature: Newton.
+    """
+    factor = 1 / (1 - min(leverage, 0.95))
+    scores = scores * factor
+    gold = scores.gather(1, codes[:, None])[:, 0] + 1 - factor  # Y - (Y - F) * factor
+    scores.scatter_(1, codes[:, None], gold[:, None])
+    scores = scores - gold[:, None]
+    squares, beta = scores.square(), 1.0
+    for _ in range(30):
+        p = torch.softmax(beta * scores, 1)
+        mean = (p * scores).sum(1)
+        slope = float(mean.mean())
+        bend = float((p * squares).sum(1).mean() - mean.square().mean())
+        if bend <= 1e-12:
+            break
+        # At most a factor of two per step: far from the optimum the curvature vanishes and Newton would jump.
+        step = min(max(beta - slope / bend, beta / 2), beta * 2)
+        done, beta = abs(step - beta) < 1e-3 * beta, min(max(step, 1e-3), 1e3)
+        if done:
+            break
+    return beta
 
 
 def linear_probe(
@@ -278,8 +319,8 @@ def linear_probe(
     counts = {"n_train": int((~test).sum()), "n_test": int(test.sum()), "classes": names, "kind": kind, "split": split}
     if reason:
         return ProbeResult(missing=reason, **counts)
-    basis = None if kind == "mlp" else Basis.of(Moments.of(rows[torch.as_tensor(~test, device=rows.device)]))
-    fitted = fit(rows, codes, test, len(names), kind, seed, basis)
+    design = Design(rows, test)
+    fitted = fit(design, codes, test, len(names), kind, seed)
     tally = Tally.of(codes[test], fitted.predicted, fitted.probability, group[test], len(names))
     weights = bootstrap_weights(len(tally.total), seed)
     accuracy, interval = share(tally.correct, tally.total, weights)
@@ -287,7 +328,7 @@ def linear_probe(
     control = selectivity = None
     if kinds is not None:
         labels = control_labels(codes, kinds, len(names), seed)
-        right = fit(rows, labels, test, len(names), kind, seed, basis).predicted == labels[test]
+        right = fit(design, labels, test, len(names), kind, seed).predicted == labels[test]
         correct = np.bincount(np.unique(group[test], return_inverse=True)[1], weights=right)
         control = float(right.mean())
         selectivity, _ = gain(tally.correct, correct, tally.total, weights)
