@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +66,8 @@ class Alarms:
         self, floor: float | None = None, floor_stderr: float = 0.0, spike: float = 10.0, explosion: float = 10.0
     ) -> None:
         self.floor, self.floor_stderr, self.spike, self.explosion = floor, floor_stderr, spike, explosion
-        self._losses: list[float] = []
+        self._losses: deque[float] = deque()
+        self._sorted: list[float] = []
         self._past: dict[str, list[float]] = {}
         self._ringing: set[str] = set()
 
@@ -107,11 +110,12 @@ class Alarms:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resume needs, as plain JSON data."""
-        return {"losses": self._losses, "past": self._past, "ringing": sorted(self._ringing)}
+        return {"losses": list(self._losses), "past": self._past, "ringing": sorted(self._ringing)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self._losses, self._past = list(state["losses"]), {k: list(v) for k, v in state["past"].items()}
+        self._losses, self._sorted = deque(state["losses"]), sorted(state["losses"])
+        self._past = {k: list(v) for k, v in state["past"].items()}
         self._ringing = set(state["ringing"])
 
     # -- one rule each --------------------------------------------------------------------------------------------------
@@ -133,17 +137,26 @@ class Alarms:
             "The batch of this step, the learning rate, and overflow in reduced precision.", _TRAIN_LOSS,
         ))]  # fmt: skip
         if finite:
-            past = np.asarray(self._losses[-_MEMORY:])
-            if past.size >= 16:
-                middle = float(np.median(past))
-                scale = 1.4826 * float(np.median(np.abs(past - middle)))
-                limit = middle + max(self.spike * scale, 0.1 * abs(middle))
+            middle = self._sorted[len(self._sorted) // 2] if self._sorted else 0.0
+            if len(self._sorted) >= 16:
+                limit = float("inf") if value <= 1.1 * abs(middle) else self._spike_limit(middle)
                 out.append(self._once("spike", value > limit, Alert(
                     "spike", step, f"The training loss jumped to {value:.4g} at step {step:,}; it had been near {middle:.4g}.",
                     value, limit, "The batch of this step, the gradient norm, and the learning rate.", _TRAIN_LOSS,
                 )))  # fmt: skip
-            self._losses = [*self._losses[-(_MEMORY - 1) :], value]
+            self._remember(value)
         return [alert for alert in out if alert is not None]
+
+    def _spike_limit(self, middle: float) -> float:
+        past = np.asarray(self._sorted)
+        return middle + max(self.spike * 1.4826 * float(np.median(np.abs(past - middle))), 0.1 * abs(middle))
+
+    def _remember(self, value: float) -> None:
+        """Keep the last losses, also sorted: their median is wanted at every step."""
+        self._losses.append(value)
+        insort(self._sorted, value)
+        if len(self._losses) > _MEMORY:
+            del self._sorted[bisect_left(self._sorted, self._losses.popleft())]
 
     def _norm(self, step: int, value: float, key: SeriesKey, site: str | None) -> Alert | None:
         name = f"{key.signal}.{key.metric}"

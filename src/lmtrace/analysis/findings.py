@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from lmtrace.analysis import emergence as emerging
 from lmtrace.analysis.alerts import alerts
+from lmtrace.analysis.compression import compression
 from lmtrace.analysis.convergence import convergence
 from lmtrace.analysis.emergence import Emergence, emergence
 from lmtrace.analysis.finding import Finding, closed, name_of, say, say_error, say_interval, say_step
@@ -32,7 +33,6 @@ from lmtrace.analysis.trends import (
     between,
     breakpoints,
     combined_event,
-    compression,
     memorisation,
     separated,
 )

@@ -1,4 +1,4 @@
-"""Statements about two or more curves, and about curves that turn: order, compression, memorisation."""
+"""Statements about two or more curves: order, memorisation, the published combined event; breaks of a schedule."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import isotonic_regression
-from scipy.stats import chi2
 from scipy.stats import t as student
 
 from lmtrace.analysis.emergence import Emergence, emergence
-from lmtrace.analysis.noise import Array, ar1, autocorrelation, curve, thin
+from lmtrace.analysis.noise import Array, curve
 from lmtrace.errors import DataError
 
 NOT_RESOLVED = "not resolved"
@@ -88,113 +86,6 @@ def order(
     if verdict != NOT_RESOLVED and lost > num:
         verdict = NOT_RESOLVED
     return Order(verdict, float(np.exp(d.mean())), (float(np.exp(low)), float(np.exp(high))), num, note)
-
-
-@dataclass(frozen=True, slots=True)
-class Compression:
-    """Rise and then fall of a curve.
-
-    Attributes
-    ----------
-    peak
-        Measured step of the peak.
-    interval
-        Steps between which the peak lies (95 %, profile over unimodal curves).
-    level
-        Value at the peak.
-    rise, fall
-        From the lowest level before the peak, and to the lowest after it.
-    p_value
-        Share of monotone curves with the same autocorrelated noise that rise and fall as much.
-    """
-
-    peak: float
-    interval: tuple[float, float]
-    level: float
-    rise: float
-    fall: float
-    p_value: float
-
-
-def compression(
-    steps: ArrayLike, values: ArrayLike, stderr: ArrayLike | None = None, false_alarm: float = 0.05, seed: int = 0
-) -> Compression | None:
-    """Describe a rise followed by a fall, or None where a monotone curve with noise explains it.
-
-    The statistic is max over t of min(rise before t, fall after t) on a curve smoothed over three measurements; its null is the
-    better of the rising and the falling isotonic regression plus AR(1) noise fitted to its residuals.
-
-    Parameters
-    ----------
-    steps, values : [measurements]
-        One curve of at least 8 measured values.
-    stderr : [measurements] or scalar, optional
-        Standard errors: a lower limit of the noise of the null.
-    false_alarm
-        Chance of a compression in a monotone curve.
-    seed
-        Of the null curves.
-    """
-    x, y, (error,) = curve(steps, values, stderr, at_least=8, who="compression")
-    if np.ptp(y) == 0:
-        return None
-    columns = thin([x, y], 200)
-    x, y = columns
-    statistic, at = _hump(y[None])
-    rising = [isotonic_regression(y, increasing=up).x for up in (True, False)]
-    trend = min(rising, key=lambda z: float(np.sum((y - z) ** 2)))
-    # A monotone fit to a hump leaves the hump in its residuals; the noise is what a unimodal fit leaves.
-    rss = _unimodal_rss(y)
-    best = int(np.argmin(rss))
-    residual = y - _unimodal(y, best)
-    rho = autocorrelation(residual, 3)
-    noise = float(np.sqrt(residual @ residual / max(y.size - 4, 1)))
-    # Isotonic fits follow the noise, so their residuals are too small; differences of neighbours are not.
-    noise = max(noise, float(np.median(np.abs(np.diff(residual))) / 0.6745 / np.sqrt(2 * (1 - rho))))
-    if error is not None and error.size and np.isfinite(error).any():
-        noise = max(noise, float(np.nanmedian(error)) / np.sqrt(max(error.size / y.size, 1.0)))
-    null = trend + noise * ar1(499, y.size, rho, np.random.default_rng(seed))
-    p_value = float((1 + (_hump(null)[0] >= statistic[0]).sum()) / 500)
-    if p_value > false_alarm:
-        return None
-    limit = rss[best] + chi2.ppf(0.95, 1) * max(noise**2, 1e-12 * float(np.ptp(y)) ** 2) * (1 + rho) / (1 - rho)
-    inside = np.flatnonzero(rss <= limit)
-    peak = best
-    return Compression(
-        peak=float(x[peak]),
-        interval=(float(x[inside[0]]), float(x[inside[-1]])),
-        level=float(_unimodal(y, best)[peak]),
-        rise=float(_smooth(y[None])[0, at[0]] - _smooth(y[None])[0, : at[0] + 1].min()),
-        fall=float(_smooth(y[None])[0, at[0]] - _smooth(y[None])[0, at[0] :].min()),
-        p_value=p_value,
-    )
-
-
-def _smooth(y: Array) -> Array:
-    """Return [curves, n]: means of three neighbours, of two at the ends."""
-    padded = np.pad(y, ((0, 0), (1, 1)), mode="constant", constant_values=np.nan)
-    return np.nanmean(np.stack([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]]), axis=0)
-
-
-def _hump(y: Array) -> tuple[Array, np.ndarray]:
-    """Return per curve max over t of min(rise before, fall after), and where."""
-    z = _smooth(y)
-    before = np.minimum.accumulate(z, axis=1)
-    after = np.minimum.accumulate(z[:, ::-1], axis=1)[:, ::-1]
-    height = np.minimum(z - before, z - after)
-    return height.max(axis=1), height.argmax(axis=1)
-
-
-def _unimodal(y: Array, peak: int) -> Array:
-    """Return the best curve that rises up to `peak` and falls after it."""
-    left = isotonic_regression(y[: peak + 1], increasing=True).x
-    right = isotonic_regression(y[peak:], increasing=False).x
-    top = max(left[-1], right[0])
-    return np.concatenate([left[:-1], [top], right[1:]])
-
-
-def _unimodal_rss(y: Array) -> Array:
-    return np.array([float(np.sum((y - _unimodal(y, k)) ** 2)) for k in range(y.size)])
 
 
 @dataclass(frozen=True, slots=True)
