@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from lmtrace_helpers import tiny
 
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer
+from lmtrace_helpers import tiny
 
 NOUNS = [f"noun{i}" for i in range(12)]
 VERBS = [f"verb{i}" for i in range(8)]

@@ -7,12 +7,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from lmtrace_helpers import PlainModel, tiny
 
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import generator_fingerprint, undisturbed
 from lmtrace.records.schema import Field
 from lmtrace.tracer import Tracer
+from lmtrace_helpers import PlainModel, tiny
 
 
 def batches(tokenizer, steps, objective):
@@ -84,7 +84,7 @@ def train(style, tokenizer, panel, tracer_settings, *, steps=6, accumulate=1, au
                         assert (p.grad is None) == (grad is None)
                         assert grad is None or torch.equal(p.grad, grad)
                 optimizer.zero_grad()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
 
     if tracer_settings is None:
         loop(None)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import absynth
-
 from lmtrace.errors import ConfigError, DataError
 
 PREFIX = "absynth:"

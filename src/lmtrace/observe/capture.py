@@ -49,6 +49,7 @@ class Captured:
 class PassBatch:
     """The micro-batch that `Signal.reduce` sees; implements `observe.interface.Batch`."""
 
+    panel: Panel
     panel_batch: PanelBatch
     logits: Tensor | None
     maps: dict[str, Tensor] | None
@@ -146,7 +147,7 @@ def capture(
                 maps = _attention_maps(output, model) if attention else None
                 logits = logits_of(output, inputs)
             recorder.finish_batch()
-            batch = PassBatch(panel_batch, logits, maps, device)
+            batch = PassBatch(panel, panel_batch, logits, maps, device)
             if any(needs.logits for _, _, needs in wanted) and len(panel_batch.index):
                 _ = batch.log_probs
             seconds["pass"] += time.perf_counter() - start
@@ -212,7 +213,7 @@ class _Recorder:
             raise ModelError(f"site {site.name} gave {got}, expected {tuple(valid.shape)} positions and d_model")
         if site.name not in self.buffers:
             side = self.panel.encoder if site.stream == "encoder" else self.panel.decoder
-            assert side is not None  # noqa: S101  begin() has checked it
+            assert side is not None
             self.buffers[site.name] = hidden.new_empty((side.num_tokens, hidden.shape[-1]), dtype=torch.float32)
         self.buffers[site.name][rows] = hidden[valid].float()
         self.fired[site.name] += 1

@@ -15,7 +15,7 @@ from lmtrace.text.panel import Objective, PanelBatch
 
 Forward = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 """(model, inputs) -> logits [sequences, length, vocabulary]; inputs hold input_ids, attention_mask and, for
-encoder-decoder models, decoder_input_ids and decoder_attention_mask."""
+encoder-decoder models, decoder_input_ids and decoder_attention_mask; position_ids only with padding on the left."""
 
 
 def objective_of(model: nn.Module) -> Objective:
@@ -42,6 +42,7 @@ def inputs_of(batch: PanelBatch, device: torch.device) -> dict[str, Tensor]:
     arrays = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
+        "position_ids": batch.position_ids,
         "decoder_input_ids": batch.decoder_input_ids,
         "decoder_attention_mask": batch.decoder_attention_mask,
     }

@@ -41,6 +41,7 @@ class Measurement:
     optimizer: torch.optim.Optimizer | None = None
     train_batches: list[dict[str, Any]] = field(default_factory=list)
     cache: dict[Any, Any] = field(default_factory=dict)
+    notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -130,12 +131,20 @@ class MeasurementView:
         with torch.no_grad():
             return logits_of(forward(self.model, inputs), inputs)
 
-    def loss(self, num_sequences: int) -> Callable[[], Tensor]:
-        """Closure: mean loss over the valid predictions of the first `num_sequences` panel sequences."""
+    def module(self, site: str) -> nn.Module:
+        """The module whose output a site is."""
+        model, sites = self.model, self.measurement.sites
+        if site not in sites:
+            raise ModelError(f"{type(model).__name__} has no site {site!r}", f"It has: {', '.join(sites)}")
+        return sites[site].module
+
+    def loss(self, num_sequences: int, start: int = 0) -> Callable[[], Tensor]:
+        """Closure: mean loss over the valid predictions of `num_sequences` panel sequences from `start` on."""
         model, measurement = self.model, self.measurement
-        batches = list(self.panel.batches(num_sequences, indices=range(min(num_sequences, self.panel.num_sentences))))
+        rows = range(start, min(start + num_sequences, self.panel.num_sentences))
+        batches = list(self.panel.batches(num_sequences, indices=rows)) if rows else []
         if len(batches) != 1 or len(batches[0].index) == 0:
-            raise DataError(f"the first {num_sequences} panel sequences hold nothing to predict")
+            raise DataError(f"the {num_sequences} panel sequences from {start} on hold nothing to predict")
         inputs = inputs_of(batches[0], device_of(model))
 
         def closure() -> Tensor:
@@ -177,6 +186,10 @@ class MeasurementView:
         if self.measurement.optimizer is None:
             raise DataError("no optimizer was given", "Pass optimizer= to Tracer")
         return self.measurement.optimizer
+
+    def note(self, kind: str, text: str, data: dict[str, Any]) -> None:
+        """Leave an event beside the records."""
+        self.measurement.notes.append((kind, text, data))
 
     def generator(self, purpose: str = "") -> torch.Generator:
         """Return a generator seeded by (run seed, signal, purpose): the same at every step."""

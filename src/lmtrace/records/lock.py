@@ -76,6 +76,7 @@ class WriterLock:
         if self._descriptor in _open_locks:
             _open_locks.remove(self._descriptor)
             os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def writer_alive(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from lmtrace.records.schema import Record
 def pack(numbers: Sequence[float | int | None]) -> bytes | None:
     """Return float64 little-endian bytes, NaN for None; one number where all are equal; None where all are None."""
     first = numbers[0]
-    if all(number == first for number in numbers):
+    if numbers.count(first) == len(numbers):
         return None if first is None else np.array(first, dtype="<f8").tobytes()
     return np.array([np.nan if number is None else number for number in numbers], dtype="<f8").tobytes()
 
@@ -31,28 +31,48 @@ def unpack(blob: bytes | None, size: int) -> np.ndarray:
 
 
 def sort_records(step: int, records: Iterable[Record], folder: Path) -> tuple[list[Any], list[Record]]:
-    """Return the packed rows (key, sites, columns) of a measurement, and its records with arrays."""
+    """Return the packed rows (key, sites, columns) of a measurement, and its records with arrays.
+
+    Raises
+    ------
+    RunError
+        Where a record is not of this step, holds no number or one that is not finite, or two have the same name.
+    """
     groups: dict[tuple[str, str, str | None, str | None], list[Record]] = {}
-    arrays: list[Record] = []
-    seen: set[tuple[str | None, ...]] = set()
+    arrays: dict[tuple[str | None, ...], Record] = {}
     for r in records:
         key = (r.signal, r.metric, r.label, r.split)
-        where = f"{r.signal}.{r.metric} at step {r.step}, site {r.site}, label {r.label}, split {r.split}"
         if r.step != step:
-            raise RunError(f"{where}: cannot be written to step {step} of {folder}", "Write each step on its own")
-        if (*key, r.site) in seen:
-            raise RunError(f"{where}: two records of one name", "Tell them apart by site, label or split")
+            raise RunError(f"{_name(r)}: cannot be written to step {step} of {folder}", "Write each step on its own")
         if (r.value is not None) + (r.array is not None) + bool(r.missing) != 1:
-            raise RunError(f"{where}: exactly one of value, array and missing must be set")
+            raise RunError(f"{_name(r)}: exactly one of value, array and missing must be set")
         for number in (r.value, r.stderr, r.n, r.null):
             if number is not None and not math.isfinite(number):
-                raise RunError(f"{where}: holds {number}", "Give missing=reason instead")
-        seen.add((*key, r.site))
-        if r.array is not None:
-            arrays.append(r)
-        else:
+                raise RunError(f"{_name(r)}: holds {number}", "Give missing=reason instead")
+        if r.array is None:
             groups.setdefault(key, []).append(r)
-    return [(key, [r.site for r in group], pack_records(group)) for key, group in groups.items()], arrays
+        elif (*key, r.site) in arrays:
+            raise _doubled(r)
+        else:
+            arrays[(*key, r.site)] = r
+    packed = []
+    for key, group in groups.items():
+        sites = [r.site for r in group]
+        if len(set(sites)) < len(sites):
+            raise _doubled(next(r for i, r in enumerate(group) if r.site in sites[:i]))
+        for r in group if arrays else ():
+            if (*key, r.site) in arrays:
+                raise _doubled(r)
+        packed.append((key, sites, pack_records(group)))
+    return packed, list(arrays.values())
+
+
+def _name(r: Record) -> str:
+    return f"{r.signal}.{r.metric} at step {r.step}, site {r.site}, label {r.label}, split {r.split}"
+
+
+def _doubled(r: Record) -> RunError:
+    return RunError(f"{_name(r)}: two records of one name", "Tell them apart by site, label or split")
 
 
 def pack_records(group: list[Record]) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None, str | None]:

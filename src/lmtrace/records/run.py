@@ -270,12 +270,15 @@ class Run:
     def _read_series(self, key: SeriesKey) -> Series:
         field = self.field(key.signal, key.metric)
         with self._snapshot() as db:
-            parts = db.execute(
-                "SELECT id, sites FROM series WHERE signal = ? AND metric = ? AND label IS ? AND split IS ?",
-                _parts(key),
-            ).fetchall()
+            parts = [
+                (number, tuple(json.loads(sites)))
+                for number, sites in db.execute(
+                    "SELECT id, sites FROM series WHERE signal = ? AND metric = ? AND label IS ? AND split IS ?",
+                    _parts(key),
+                )
+            ]
             rows = [
-                (row, tuple(json.loads(sites)))
+                (row, sites)
                 for number, sites in parts
                 for row in db.execute(
                     'SELECT step, value, stderr, "null", n, missing FROM point WHERE series = ? ORDER BY step',
@@ -283,7 +286,7 @@ class Run:
                 )
             ]
         rows.sort(key=lambda item: item[0][0])
-        sites = self._in_model_order(dict.fromkeys(site for _, sites in parts for site in json.loads(sites)))
+        sites = self._in_model_order(dict.fromkeys(site for _, row_sites in parts for site in row_sites))
         columns = {site: i for i, site in enumerate(sites)}
         filled = {name: np.full((len(rows), len(sites)), np.nan) for name in _COLUMNS}
         missing: dict[tuple[int, str | None], str] = {}
@@ -453,7 +456,7 @@ class Run:
 
     def findings(self) -> Any:
         """Return what emerged, when, and how sure it is; see `lmtrace.analysis`."""
-        from lmtrace.analysis import findings  # the analysis reads runs, so it cannot be imported before them
+        from lmtrace.analysis.findings import findings  # the analysis reads runs, so it cannot be imported before them
 
         return findings(self)
 

@@ -88,13 +88,13 @@ def encode(sentences: Sequence[AnnotatedSentence], tokenizer: Any, chunk: int = 
         return [_word_encoding(np.asarray(tokenizer.encode(s.tokens), np.int64)) for s in sentences]
     if not callable(tokenizer) or not getattr(tokenizer, "is_fast", False):
         raise DataError(
-            f"the tokenizer {type(tokenizer).__name__} gives no character offsets, so words cannot be aligned with its tokens",
+            f"the tokenizer {type(tokenizer).__name__} gives no character offsets, which align words with its tokens",
             "Load a fast tokenizer (AutoTokenizer does by default) or use lmtrace.WordTokenizer",
         )
     result = []
     for at in range(0, len(sentences), chunk):
         part = sentences[at : at + chunk]
-        encoded = tokenizer(
+        encoded: Any = tokenizer(
             [s.text for s in part],
             add_special_tokens=False,
             padding=False,

@@ -20,14 +20,16 @@ _BAND_STARTS = np.array([1, 11, 101, 1001])
 def layer_values(sentences: Sequence[AnnotatedSentence]) -> dict[str, list[str | None]]:
     """Return layer -> one value per word over all sentences.
 
-    Dependency relations become the layer "deprel"; labels of whole sentences are repeated over their words, unless a word
-    layer of that name exists.
+    Dependency relations become the layer "deprel"; labels of whole sentences are repeated over their words, unless a
+    word layer of that name exists.
     """
     total = sum(map(len, sentences))
     columns: dict[str, list[str | None]] = {}
     done = 0
     for sentence in sentences:
-        rows = {name: (value,) * len(sentence) for name, value in sentence.info.items()}
+        rows: dict[str, Sequence[str | None]] = {
+            name: (value,) * len(sentence) for name, value in sentence.info.items()
+        }
         if sentence.deprels is not None:
             rows["deprel"] = sentence.deprels
         rows.update(sentence.labels)
@@ -56,8 +58,8 @@ def frequency_layer(
 ) -> LabelLayer:
     """Return the layer "frequency": the band of the word's rank by falling count.
 
-    Counts are those of `counts` (the training corpus), where absent words are "unseen"; without it, those of the panel itself.
-    Ties rank in alphabetical order.
+    Counts are those of `counts` (the training corpus), where absent words are "unseen"; without it, those of the
+    panel itself. Ties rank in alphabetical order.
     """
     if counts is None:
         counts = Counter({name: int(n) for name, n in zip(type_names, np.bincount(word_types), strict=True)})

@@ -112,8 +112,8 @@ def tree_problem(heads: Sequence[int]) -> tuple[int, str] | None:
 def as_annotated(obj: Any) -> AnnotatedSentence:
     """Return any object with `.tokens` and `.labels` as an `AnnotatedSentence`.
 
-    `labels` maps a layer to one value per word, or to one value for the whole sentence (a string or a number). Read where
-    present: `heads`, `deprels`, `text`, `target` or `logical_form`, `sent_id` or `id`, `info`, and the sentence's
+    `labels` maps a layer to one value per word, or to one value for the whole sentence (a string or a number). Read
+    where present: `heads`, `deprels`, `text`, `target` or `logical_form`, `sent_id` or `id`, `info`, and the sentence's
     `construction`, `complexity` and `frame`.
     """
     if isinstance(obj, AnnotatedSentence):

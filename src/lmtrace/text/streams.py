@@ -186,7 +186,7 @@ def pad(panel: Panel, sequences: np.ndarray, side: Literal["left", "right"]) -> 
         decoder_ids, decoder_mask, _ = _padded([panel.decoder.ids[i] for i in sequences], fill, "right")
         shift = np.zeros(len(sequences), np.int64)
     offsets = panel._prediction_offsets
-    index = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in sequences])
+    index = np.concatenate([np.arange(int(offsets[i]), int(offsets[i + 1])) for i in sequences])
     row = np.repeat(np.arange(len(sequences)), offsets[sequences + 1] - offsets[sequences])
     positions = None
     if side == "left":

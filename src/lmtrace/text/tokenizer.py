@@ -65,8 +65,8 @@ class WordTokenizer:
     def from_corpus(cls, corpus: Any, min_count: int = 1, targets: bool = False) -> WordTokenizer:
         """Return a tokenizer of a corpus' words.
 
-        A corpus that knows its whole vocabulary (an `oracle` with a `vocabulary`) gives all of it, so that rare words which the
-        sample misses have an id too. Other words are sorted by falling count, then by form.
+        A corpus that knows its whole vocabulary (an `oracle` with a `vocabulary`) gives all of it, so that rare words
+        which the sample misses have an id too. Other words are sorted by falling count, then by form.
 
         Parameters
         ----------

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from lmtrace_helpers import PlainModel, tiny
 from torch import nn
 
 from lmtrace.errors import ModelError, SignalError
@@ -13,6 +12,7 @@ from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.records.schema import Field
+from lmtrace_helpers import PlainModel, tiny
 
 DECODERS = sorted(set(STYLES) - {"bert", "t5"})
 

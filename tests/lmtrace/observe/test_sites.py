@@ -1,11 +1,11 @@
 import pytest
 import torch
-from lmtrace_helpers import PlainModel, tiny
 from torch import nn
 
 from lmtrace.errors import ModelError
 from lmtrace.jobs.models import STYLES
 from lmtrace.observe.sites import find_sites, sub_site, unwrap
+from lmtrace_helpers import PlainModel, tiny
 
 
 @pytest.mark.parametrize("style", sorted(set(STYLES) - {"t5"}))

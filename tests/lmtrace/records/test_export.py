@@ -21,8 +21,8 @@ def run(tmp_path, header):
     with RunWriter.create(tmp_path / "run", header) as writer:
         for step in (0, 7):
             records = [
-                Record(step=step, signal="probe", metric="accuracy", site=f"block.{i}", label='a,"b"\n=ü', value=rng.normal(),
-                       stderr=1e-300, n=i, null=0.1 + 0.2)
+                Record(step=step, signal="probe", metric="accuracy", site=f"block.{i}", label='a,"b"\n=ü',
+                       value=rng.normal(), stderr=1e-300, n=i, null=0.1 + 0.2)
                 for i in range(5)
             ]  # fmt: skip
             records.append(Record(step=step, signal="probe", metric="accuracy", label="x", missing="too few, sadly"))

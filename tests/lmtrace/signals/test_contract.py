@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from lmtrace_helpers import tiny
 
 from lmtrace.errors import SignalError
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.records.schema import Field
 from lmtrace.signals import available
 from lmtrace.testing import check_signal
+from lmtrace_helpers import tiny
 
 NAMES = sorted(available())
 

@@ -72,13 +72,14 @@ def iterate(path: str | Path) -> Iterator[AnnotatedSentence]:
 def read(path: str | Path) -> AnnotatedCorpus:
     """Read a whole file of annotated sentences.
 
-    Formats: CoNLL-U (`.conllu`), JSON lines with `tokens` and `labels` (`.jsonl`), the JSON of the published ABSynth (`.json`), one
-    sentence a line (`.txt`); each also compressed (`.gz`, `.xz`).
+    Formats: CoNLL-U (`.conllu`), JSON lines with `tokens` and `labels` (`.jsonl`), the JSON of the published ABSynth
+    (`.json`), one sentence a line (`.txt`); each also compressed (`.gz`, `.xz`).
 
     Raises
     ------
     DataError
-        A missing, empty, truncated or malformed file, with the line and what was expected. Nothing half-read is returned.
+        A missing, empty, truncated or malformed file, with the line and what was expected. Nothing half-read is
+        returned.
     """
     kind = kind_of(path)
     sentences = tuple(iterate(path))

@@ -16,8 +16,8 @@ Row = tuple[int, list[str]]
 def sentences(path: Path) -> Iterator[AnnotatedSentence]:
     """Yield the sentences: layers "upos", "xpos", "lemma", "deprel" and one per feature ("Number").
 
-    Multiword ranges give the text, their words the annotation; empty nodes (8.1) are left out. Comments `# key = value` named
-    construction, complexity or frame become labels of the sentence, `# logical_form = ...` its target.
+    Multiword ranges give the text, their words the annotation; empty nodes (8.1) are left out. Comments `# key =
+    value` named construction, complexity or frame become labels of the sentence, `# logical_form = ...` its target.
     """
     comments: dict[str, str] = {}
     rows: list[Row] = []
@@ -41,7 +41,7 @@ def sentences(path: Path) -> Iterator[AnnotatedSentence]:
     if rows and not line.endswith("\n"):
         raise DataError(
             f"{path}, line {number}: the file ends within a sentence, expected an empty line after its last word",
-            "The file is truncated; get it again",
+            "The file is truncated, or lacks the empty line after its last sentence",
         )
     if rows:
         yield _sentence(path, rows, comments)
@@ -51,7 +51,8 @@ def _columns(path: Path, number: int, content: str) -> list[str]:
     columns = content.split("\t")
     if len(columns) != len(COLUMNS):
         raise DataError(
-            f"{path}, line {number}: {len(columns)} columns, expected {len(COLUMNS)} separated by tabs ({' '.join(COLUMNS)})",
+            f"{path}, line {number}: {len(columns)} columns, "
+            f"expected {len(COLUMNS)} separated by tabs ({' '.join(COLUMNS)})",
             "The file is truncated or not CoNLL-U",
         )
     if not columns[1]:
@@ -103,7 +104,7 @@ def _sentence(path: Path, rows: list[Row], comments: dict[str, str]) -> Annotate
 
 
 def _fused(surface: str, forms: list[str], start: int) -> list[tuple[int, int]]:
-    """Return the spans of the words of a fused form: their own part where they spell it ("do" + "n't"), else all of it."""
+    """Return the spans of the words of a fused form: their part where they spell it ("do" + "n't"), else all."""
     if "".join(forms).lower() != surface.lower():
         return [(start, start + len(surface))] * len(forms)
     spans = []

@@ -7,19 +7,19 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 from lmtrace.errors import DataError
 
 COMPRESSED = (".gz", ".xz")
 
 
-def open_binary(path: Path) -> IO[bytes]:
+def open_binary(path: Path) -> BinaryIO:
     """Open a file for reading, decompressing `.gz` and `.xz`."""
     try:
         if path.suffix.lower() == ".gz":
-            return gzip.open(path, "rb")
-        return lzma.open(path, "rb") if path.suffix.lower() == ".xz" else open(path, "rb")
+            return cast(BinaryIO, gzip.open(path, "rb"))
+        return cast(BinaryIO, lzma.open(path, "rb")) if path.suffix.lower() == ".xz" else open(path, "rb")
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})", "Check the path") from error
 

@@ -14,7 +14,7 @@ from lmtrace.text.readers.lines import whole
 from lmtrace.text.sentences import AnnotatedSentence
 
 NOTES = {
-    "role": "positional: the semantics name the first noun Agent and the noun after its verb Patient, whatever the verb",
+    "role": "positional: the first noun is Agent and the noun after its verb is Patient, whatever the verb means",
     "category": "read from the word's string",
     "upos": "follows from the category",
 }
@@ -63,7 +63,7 @@ def _records(path: Path, content: Any) -> list[Any]:
     found = [v for v in lists if v and isinstance(v[0], dict) and ("sentence" in v[0] or "tokens" in v[0])]
     if len(found) != 1:
         raise DataError(
-            f"{path}, line 1: expected a list of records with 'sentence' and 'semantics', or one object that holds such a list",
+            f"{path}, line 1: expected a list of records with 'sentence' and 'semantics', or an object that holds one",
             f"Got {type(content).__name__} with {len(found)} such lists",
         )
     return found[0]
@@ -88,7 +88,7 @@ def _sentence(record: Any, where: str) -> AnnotatedSentence:
 
 
 def _roles(tokens: tuple[str, ...], semantics: str, where: str) -> tuple[str | None, ...]:
-    """Return the role of each word, in the order of the atoms Role(event, word); a repeated word takes its next place."""
+    """Return the role of each word, atom by atom (Role(event, word)); a repeated word takes its next place."""
     roles: list[str | None] = [None] * len(tokens)
     for role, _, word in _ATOM.findall(semantics):
         if word not in tokens:
