@@ -78,9 +78,9 @@ _OREL = "(SBAR relativizer:Patient (S@transitive_action (NP:Agent noun) (VP verb
 def _np(role: str, kind: str = "bare") -> str:
     return {
         "bare": f"(NP:{role} noun)",
-        "maybe": f"(NP:{role} determiner?0.5 noun)",
+        "maybe": f"(NP:{role} determiner?0.3 noun)",
         "det": f"(NP:{role} determiner noun)",
-        "adj": f"(NP:{role} determiner?0.5 adjective noun)",
+        "adj": f"(NP:{role} determiner?0.3 adjective noun)",
         "pp": f"(NP:{role} (NP determiner noun) (PP preposition (NP location)))",
         "srel": f"(NP:{role} (NP determiner noun) {_SREL})",
         "orel": f"(NP:{role} (NP determiner noun) {_OREL})",

@@ -107,6 +107,14 @@ class Oracle:
         return tuple(self.grammar.vocabulary)
 
     @cached_property
+    def categories(self) -> tuple[str | None, ...]:
+        """Return the category of every form of `vocabulary`; None for a form of several categories."""
+        lexicon, found = self.grammar.lexicon, [set() for _ in self.grammar.vocabulary]
+        for token, category in zip(lexicon.entry_token.tolist(), lexicon.entry_category.tolist(), strict=True):
+            found[token].add(lexicon.categories[category])
+        return tuple(next(iter(names)) if len(names) == 1 else None for names in found)
+
+    @cached_property
     def _index(self) -> dict[str, int]:
         return {token: i for i, token in enumerate(self.grammar.vocabulary)}
 

@@ -49,6 +49,7 @@ class Captured:
 class PassBatch:
     """The micro-batch that `Signal.reduce` sees; implements `observe.interface.Batch`."""
 
+    panel: Panel
     panel_batch: PanelBatch
     logits: Tensor | None
     maps: dict[str, Tensor] | None
@@ -146,7 +147,7 @@ def capture(
                 maps = _attention_maps(output, model) if attention else None
                 logits = logits_of(output, inputs)
             recorder.finish_batch()
-            batch = PassBatch(panel_batch, logits, maps, device)
+            batch = PassBatch(panel, panel_batch, logits, maps, device)
             if any(needs.logits for _, _, needs in wanted) and len(panel_batch.index):
                 _ = batch.log_probs
             seconds["pass"] += time.perf_counter() - start

@@ -72,6 +72,11 @@ class Batch(Protocol):
     """
 
     @property
+    def panel(self) -> Panel:
+        """Return the panel, for what is constant over a pass (its lexicon, the exact law)."""
+        ...
+
+    @property
     def index(self) -> Tensor:
         """Return [predictions] int64: which rows of `Panel.predictions` these are."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -14,6 +15,7 @@ from lmtrace.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lmtrace.text.alignment import Encoding
+    from lmtrace.text.lexicon import Lexicon
     from lmtrace.text.sentences import AnnotatedSentence
 
 Objective = Literal["causal", "masked", "seq2seq"]
@@ -151,6 +153,11 @@ class PanelSettings:
             raise ConfigError(f"panel: mask_share is {self.mask_share}", "It must lie between 0 and 1")
 
 
+def take(items: Any, rows: Sequence[int]) -> Any:
+    """Return these sentences of a corpus: as a corpus of its own kind where it has `select`, else as a list."""
+    return items.select(rows) if hasattr(items, "select") else [items[i] for i in rows]
+
+
 class Panel:
     """A fixed set of annotated sentences, tokenized for one objective. Build it with `Panel.from_annotated`.
 
@@ -190,7 +197,7 @@ class Panel:
         tokenizer: Any,
         settings: PanelSettings,
         provenance: Mapping[str, Any],
-        originals: Sequence[Any] = (),
+        originals: Any = (),
         oracle: Any = None,
     ) -> None:
         from lmtrace.text import layers, streams
@@ -198,7 +205,7 @@ class Panel:
 
         self.sentences, self.encodings, self.tokenizer = tuple(sentences), tuple(encodings), tokenizer
         self.settings, self.provenance = settings, dict(provenance)
-        self._originals, self._oracle = tuple(originals), oracle
+        self._originals, self._oracle = originals, oracle
         lengths = np.array([len(s) for s in sentences], np.int64)
         self.word_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.word_sentence = np.repeat(np.arange(len(lengths)), lengths).astype(np.int64)
@@ -299,7 +306,8 @@ class Panel:
                 chosen.append(i)
             else:
                 skipped += 1
-        originals = [items[i] for i in sorted(chosen)]
+        chosen.sort()
+        originals = take(items, chosen)
         sentences = [as_annotated(item) for item in originals]
         encodings = encode(sentences, tokenizer)
         share = coverage(encodings)
@@ -323,7 +331,7 @@ class Panel:
         }  # fmt: skip
         return cls(
             [sentences[i] for i in full], [encodings[i] for i in full], tokenizer, settings, provenance,
-            [originals[i] for i in full], getattr(corpus, "oracle", None),
+            take(items, [chosen[i] for i in full]), getattr(corpus, "oracle", None),
         )  # fmt: skip
 
     def with_objective(self, objective: Objective, decoder_start_id: int | None = None) -> Panel:
@@ -396,6 +404,13 @@ class Panel:
         codes = self.labels(layer).codes
         word = self.predictions.word
         return np.where(word >= 0, codes[np.maximum(word, 0)], -1)
+
+    @cached_property
+    def lexicon(self) -> Lexicon | None:
+        """The categories of the vocabulary's tokens, by the oracle or by the panel's own words; None without either."""
+        from lmtrace.text import lexicon
+
+        return lexicon.build(self)
 
     @property
     def hash(self) -> str:
