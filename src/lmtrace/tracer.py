@@ -124,6 +124,7 @@ class Tracer:
         self._pending: list[tuple[str, int, Tensor | float]] = []
         self._started = self._measuring = 0.0
         self._watch: Any = None
+        self._alerted = False
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
@@ -218,12 +219,21 @@ class Tracer:
                 wall_time=start - self._started - self._measuring,
                 memory=self._memories(),
             )
+            for kind, text, data in self.instrument.notes:
+                self._writer.event(step, kind, text, data)
         self._measuring += time.perf_counter() - start
         if self.stop is not None and not self.should_stop:
             decision = self.stop.update(step, records)
             if decision and self._writer is not None:
                 self._writer.event(step, "stop", str(getattr(decision, "reason", decision)), {})
             self.should_stop = bool(decision) and not getattr(self.stop, "watch_only", False)
+
+    def checkpoint(self) -> None:
+        """Tell that the training state after the current step was saved, so that a resume from it is exact."""
+        writer = self._writer
+        if writer is not None:
+            self._guarded(lambda: self._flush_scalars(writer))
+            self._guarded(lambda: writer.checkpoint(self.current_step))
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Run the tracer's own work; where it fails and training should go on, say so and stop measuring."""
@@ -248,7 +258,8 @@ class Tracer:
             steps, values = by_name.setdefault(name, ([], []))
             steps.append(step)
             values.append(number)
-            if name == "loss" and not math.isfinite(number):
+            if name == "loss" and not math.isfinite(number) and not self._alerted:
+                self._alerted = True
                 writer.event(step, "alert", f"the training loss is {number} at step {step}", {"kind": "non-finite loss"})
         for name, (steps, values) in by_name.items():
             writer.write_scalars(name, steps, values)

@@ -76,6 +76,11 @@ class TraceCallback(TrainerCallback):
         if self.tracer.should_stop:
             control.should_training_stop = True
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep what a resume from this checkpoint needs."""
+        if self.tracer is not None:
+            self.tracer.checkpoint()
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -162,7 +162,7 @@ def training_rows(sentences: Any, tokenizer: Any, objective: Objective, max_leng
     if objective == "causal":
         if isinstance(tokenizer, WordTokenizer):
             begin, end = causal_affixes(tokenizer)
-            rows = [[*begin, *tokenizer.encode(s.tokens), *end][:max_length] for s in sentences if len(s.tokens)]
+            rows = [[*begin, *ids, *end][:max_length] for ids in _word_ids(sentences, tokenizer) if len(ids)]
         else:
             rows = encode_causal(sentences, tokenizer, max_length)
         return _not_empty(rows)
@@ -179,6 +179,15 @@ def training_rows(sentences: Any, tokenizer: Any, objective: Objective, max_leng
     found = target_ids(forms, tokenizer) if all(forms) else None  # pyright: ignore[reportArgumentType]
     targets = ids if found is None else [f.tolist() for f in found]
     return _not_empty(rows, [[*target, *end][:max_length] for target in targets])
+
+
+def _word_ids(sentences: Any, tokenizer: WordTokenizer) -> Iterable[list[int]]:
+    """Return the ids of every sentence; a columnar corpus is mapped at once, without building its sentences."""
+    if not all(hasattr(sentences, name) for name in ("ids", "offsets", "vocabulary")):
+        return [tokenizer.encode(s.tokens) for s in sentences]
+    table = np.asarray(tokenizer.convert_tokens_to_ids(list(sentences.vocabulary)))
+    flat, offsets = table[sentences.ids].tolist(), np.asarray(sentences.offsets).tolist()
+    return [flat[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
 
 
 def _not_empty(rows: list[list[int]], targets: list[list[int]] | None = None) -> Rows:

@@ -194,6 +194,10 @@ class View(Protocol):
         """Return this signal's own tensors from the measurement before (empty at first); saved for resume."""
         ...
 
+    def note(self, kind: str, text: str, data: dict[str, Any]) -> None:
+        """Leave an event beside the records: examples, say, that are words and not numbers."""
+        ...
+
     def generator(self, purpose: str = "") -> torch.Generator:
         """Return a generator seeded by (run seed, signal, purpose): the same at every step."""
         ...

@@ -42,6 +42,7 @@ class Measurement:
     optimizer: torch.optim.Optimizer | None = None
     train_batches: list[dict[str, Any]] = field(default_factory=list)
     cache: dict[Any, Any] = field(default_factory=dict)
+    notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -193,6 +194,10 @@ class MeasurementView:
         if self.measurement.optimizer is None:
             raise DataError("no optimizer was given", "Pass optimizer= to Tracer")
         return self.measurement.optimizer
+
+    def note(self, kind: str, text: str, data: dict[str, Any]) -> None:
+        """Leave an event beside the records."""
+        self.measurement.notes.append((kind, text, data))
 
     def generator(self, purpose: str = "") -> torch.Generator:
         """Return a generator seeded by (run seed, signal, purpose): the same at every step."""
