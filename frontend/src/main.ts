@@ -3,11 +3,11 @@
 import { decode, fromBase64, Run } from "./data";
 import { drawAll } from "./figure";
 import { page } from "./page";
-import { startDashboard } from "./dashboard";
+import { receive, startDashboard } from "./dashboard";
 
-declare global { interface Window { lmtrace: { drawAll: () => void; runs: Run[]; ready: boolean; drawn: number } } }
+declare global { interface Window { lmtrace: { drawAll: () => void; runs: Run[]; ready: boolean; drawn: number; live: number; updates: number; receive: typeof receive } } }
 
-window.lmtrace = { drawAll, runs: [], ready: false, drawn: 0 };
+window.lmtrace = { drawAll, runs: [], ready: false, drawn: 0, live: 0, updates: 0, receive };
 
 async function start() {
   const holder = document.getElementById("payload");

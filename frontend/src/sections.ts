@@ -65,7 +65,7 @@ function verdicts(runs: Run[]): HTMLElement | null {
 function lossSection(runs: Run[], all: Series[]): HTMLElement | null {
   const many = runs.length > 1, lines: Line[] = [], levels: Level[] = [];
   const color = (run: number, fallback: number) => (t: { dark: boolean }) => category(many ? run : fallback, t.dark);
-  for (const s of all) if (s.signal === "train" && s.metric === "loss") lines.push({ series: s, col: 0, name: many ? "" : "training", color: color(s.run, 6), width: 1, alpha: many ? 0.35 : 0.5, quiet: true });
+  for (const s of all) if (s.signal === "train" && s.metric === "loss") lines.push({ series: s, col: 0, name: many ? "" : "training", color: color(s.run, 6), width: 1, alpha: many ? 0.3 : 0.4, quiet: true });
   for (const s of all) if (s.signal === "output" && s.metric === "loss" && s.label === null && s.split === null && s.sites.length === 1)
     lines.push({ series: s, col: 0, name: many ? runs[s.run]!.name : "panel", color: color(s.run, 0), width: 2, band: true });
   if (!lines.length) return null;
