@@ -3,7 +3,7 @@
 import { append, Arrays, decode, emptySeries, Field, inflate, Run, Series } from "./data";
 import { category } from "./color";
 import { h } from "./figure";
-import { frame, isDark, page, status } from "./page";
+import { frame, isDark, page, setReady, status } from "./page";
 import { state, stepText, tell } from "./state";
 
 interface Summary { id: string; name: string; status: string; step: number | null; measurements: number; model?: string; created?: string; error?: string }
@@ -59,7 +59,7 @@ async function refresh() {
     if (first) chosen = [first.id];
   }
   fill(found);
-  if (!found.length) { document.querySelector("main")?.replaceChildren(h("p", {}, `There is no run in ${folder} yet. One appears here as soon as it is written.`)); window.lmtrace.ready = true; return; }
+  if (!found.length) { document.querySelector("main")?.replaceChildren(h("p", {}, `There is no run in ${folder} yet. One appears here as soon as it is written.`)); setReady(true); return; }
   if (chosen.join("\n") !== shown) { shown = chosen.join("\n"); await open(); }
 }
 
@@ -92,7 +92,7 @@ async function open() {
   const mine = ++turn;
   stream?.close();
   stream = null;
-  window.lmtrace.ready = false;
+  setReady(false);
   const query = new URLSearchParams(chosen.map((id) => ["run", id]));
   const answer = await ask(`/api/payload?${query}`);
   if (!answer || mine !== turn) { if (!answer) shown = ""; return; }
@@ -101,7 +101,7 @@ async function open() {
   window.lmtrace.runs = runs;
   state.time = null;
   page(runs, { side: list, live: true });
-  requestAnimationFrame(() => (window.lmtrace.ready = true));
+  requestAnimationFrame(() => setReady(true));
   follow();
   const found = await ask(`/api/findings?${query}`);
   if (!found || mine !== turn) return;

@@ -2,7 +2,7 @@
 
 import { decode, fromBase64, Run } from "./data";
 import { drawAll } from "./figure";
-import { page } from "./page";
+import { page, setReady } from "./page";
 import { receive, startDashboard } from "./dashboard";
 
 declare global { interface Window { lmtrace: { drawAll: () => void; runs: Run[]; ready: boolean; drawn: number; live: number; updates: number; receive: typeof receive } } }
@@ -17,7 +17,7 @@ async function start() {
     const runs = decode(await fromBase64(holder.textContent ?? ""));
     window.lmtrace.runs = runs;
     page(runs);
-    requestAnimationFrame(() => requestAnimationFrame(() => { window.lmtrace.drawn = performance.now() - began; window.lmtrace.ready = true; }));
+    requestAnimationFrame(() => requestAnimationFrame(() => { window.lmtrace.drawn = performance.now() - began; setReady(true); }));
   } catch (error) {
     const p = document.createElement("p");
     p.className = "broken";

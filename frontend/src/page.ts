@@ -159,3 +159,9 @@ function spy(links: HTMLAnchorElement[], parts: HTMLElement[]) {
   }, { rootMargin: "-80px 0px -55% 0px" });
   for (const p of parts) watch.observe(p);
 }
+
+/** Said on the page itself, so that whoever drives it can wait without running a script. */
+export function setReady(ready: boolean) {
+  window.lmtrace.ready = ready;
+  document.body.dataset.ready = String(ready);
+}
