@@ -99,7 +99,7 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
     training, held_out = split(config.data)
     tokenizer = load_tokenizer(config.data, training, task)
     tell(0, config.steps, "preparing the panel")
-    panel = build_panel(held_out, tokenizer, config.data, task)
+    panel = build_panel(held_out, tokenizer, config.data, task, training)
     rows = training_rows(training, tokenizer, task, config.data.max_length)
     specials = {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     model = build_model(
