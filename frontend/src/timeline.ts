@@ -15,7 +15,7 @@ export interface Emergence {
 export class Timeline extends Plot {
   constructor(public items: Emergence[], label: string) { super(label); }
   heightFor() { return this.items.length * 17 + this.groups().length * 24 + 44; }
-  private many = this.items.some((i) => i.run > 0);
+  private get many() { return this.items.some((i) => i.run > 0); }
   private groups() { return [...new Set(this.items.map((i) => i.group))]; }
   private rows: { y: number; item: Emergence }[] = [];
   paint(p: Painter, width: number, height: number, t: Theme) {
