@@ -106,6 +106,7 @@ def analyze_checkpoint(
         training, held_out = split(config)
     else:
         raise DataError(f"{path} does not say which panel it belongs to", "Pass --panel FILE (CoNLL-U, JSONL, parquet)")
+    from lmtrace.jobs.train import signals_for
     from lmtrace.observe.forward import objective_of
 
     built = build_panel(held_out, tokenizer, config, objective_of(model), training)
@@ -114,7 +115,7 @@ def analyze_checkpoint(
         model,
         built,
         run=run,
-        signals=signals,
+        signals=signals_for(signals, held_out),
         step=int(card.get("step", 0)) if step is None else step,
         seed=int(card.get("seed", 0)) if seed is None else seed,
         overwrite=overwrite,

@@ -26,10 +26,6 @@ _HOOKS = (
 )
 
 
-_LIBRARY_FLAG = "_output_capturing_hooks_installed"
-"""Where transformers remembers that it has hooked a model; it goes together with those hooks."""
-
-
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Iterator[None]:
     """Run the body with the model in evaluation mode, and put everything back afterwards, even on exceptions.
@@ -49,7 +45,6 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
     training = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     hooks = [(module, name, dict(getattr(module, name, {}))) for module in model.modules() for name in _HOOKS]
-    flagged = {module for module in model.modules() if _LIBRARY_FLAG in module.__dict__}
     configs = _configurations(model)
     optimizer_versions = _optimizer_versions(optimizer)
     generators = _generator_states()
@@ -71,13 +66,9 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
         for module, name, before in hooks:
             now = getattr(module, name, None)
             if now is not None and set(now) != set(before):
-                if not all(_belongs_to_library(now[key]) for key in set(now) - set(before)):
-                    problem = f"a hook was left on {type(module).__name__}.{name}"
+                problem = f"a hook was left on {type(module).__name__}.{name}"
                 now.clear()
                 now.update(before)
-        for module in model.modules():
-            if _LIBRARY_FLAG in module.__dict__ and module not in flagged:
-                delattr(module, _LIBRARY_FLAG)
         for p, grad, requires_grad, version, pointer in saved_parameters:
             p.requires_grad_(requires_grad)
             p.grad = grad
@@ -96,11 +87,6 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
             problem = "the optimizer's state was changed during the measurement"
     if problem:
         raise SignalError(problem, "A signal must only read; run lmtrace verify to find which one it is")
-
-
-def _belongs_to_library(hook: Any) -> bool:
-    """Return whether transformers itself put the hook there: it does so when maps are first asked for, and leaves them."""
-    return isinstance(hook, bool) or str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
 def _bits(tensor: Tensor) -> Tensor:
