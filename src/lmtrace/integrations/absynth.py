@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import absynth
 from absynth.interventions import KINDS
 from lmtrace.errors import ConfigError, DataError
+from lmtrace.text.pairs import MinimalPair
 
 PREFIX = "absynth:"
 
