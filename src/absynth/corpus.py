@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from absynth import __version__ as VERSION
 from absynth.categories import CATEGORIES, LEVELS, NUMBERS, TENSES
 from absynth.errors import AbsynthError
 from absynth.sentence import LAYERS, Derivation, Sentence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from absynth.oracle import Oracle
     from absynth.program import Program
 
-VERSION = "0.1.0"
+
 Column = tuple[np.ndarray, tuple[str, ...]]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +78,9 @@ _OREL = "(SBAR relativizer:Patient (S@transitive_action (NP:Agent noun) (VP verb
 def _np(role: str, kind: str = "bare") -> str:
     return {
         "bare": f"(NP:{role} noun)",
-        "maybe": f"(NP:{role} determiner?0.5 noun)",
+        "maybe": f"(NP:{role} determiner?0.3 noun)",
         "det": f"(NP:{role} determiner noun)",
-        "adj": f"(NP:{role} determiner?0.5 adjective noun)",
+        "adj": f"(NP:{role} determiner?0.3 adjective noun)",
         "pp": f"(NP:{role} (NP determiner noun) (PP preposition (NP location)))",
         "srel": f"(NP:{role} (NP determiner noun) {_SREL})",
         "orel": f"(NP:{role} (NP determiner noun) {_OREL})",
@@ -217,3 +217,15 @@ def default_frames() -> tuple[Frame, ...]:
         Frame(name="coordination", verb="transitive_verb", core=("Agent", "Patient"), share=0.03, constructions=coordination, optional={"Manner": 0.3}),
         frame("multi_participant", "transfer_verb", "Agent Theme Recipient Beneficiary", 0.02, _Plan("Agent", ("Theme", "+Recipient", "+Beneficiary"), purpose=True)),
     )  # fmt: skip
+
+
+def add_frames(frames: Sequence[Frame], new: Sequence[Frame]) -> tuple[Frame, ...]:
+    """Return the frames with new ones added, or put in place of those of the same name.
+
+    The new frames keep their shares; the shares of the others are scaled so that all sum to 1.
+    """
+    names = {frame.name for frame in new}
+    kept = [frame for frame in frames if frame.name not in names]
+    room, now = 1.0 - sum(frame.share for frame in new), sum(frame.share for frame in kept)
+    scale = room / now if now > 0 and room >= 0 else 1.0
+    return (*(replace(frame, share=frame.share * scale) for frame in kept), *new)

@@ -11,13 +11,13 @@ LEVELS = {"simple": 0.55, "medium": 0.35, "complex": 0.10}
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {
-        "noun": 12, "transitive_verb": 5, "intransitive_verb": 4, "communication_verb": 2, "motion_verb": 2, "change_verb": 2,
-        "transfer_verb": 2, "perception_verb": 2, "adjective": 5, "adverb": 3, "location": 5, "temporal": 3, "instrument": 3,
-        "result": 2, "preposition": 2, "conjunction": 1, "determiner": 2, "complementizer": 1, "relativizer": 1,
+        "noun": 10, "transitive_verb": 4, "intransitive_verb": 3, "communication_verb": 2, "motion_verb": 2, "change_verb": 2,
+        "transfer_verb": 2, "perception_verb": 2, "adjective": 4, "adverb": 2, "location": 4, "temporal": 2, "instrument": 2,
+        "result": 2, "preposition": 2, "conjunction": 1, "determiner": 1, "complementizer": 1, "relativizer": 1,
     },
     "small": {
-        "noun": 330, "transitive_verb": 80, "intransitive_verb": 70, "communication_verb": 40, "motion_verb": 40,
-        "change_verb": 40, "transfer_verb": 30, "perception_verb": 30, "adjective": 120, "adverb": 50, "location": 60,
+        "noun": 360, "transitive_verb": 80, "intransitive_verb": 70, "communication_verb": 35, "motion_verb": 35,
+        "change_verb": 35, "transfer_verb": 30, "perception_verb": 30, "adjective": 100, "adverb": 40, "location": 70,
         "temporal": 40, "instrument": 30, "result": 20, "preposition": 15, "conjunction": 4, "determiner": 6,
         "complementizer": 2, "relativizer": 2,
     },

@@ -6,7 +6,7 @@ from lmtrace.analysis.convergence import Convergence, convergence
 from lmtrace.analysis.emergence import Emergence, emergence
 from lmtrace.analysis.phases import ChangePoint, change_points
 from lmtrace.numerics.codelength import Codelength, codelength
-from lmtrace.numerics.density import Density, hessian_density
+from lmtrace.numerics.density import Density
 from lmtrace.numerics.dimension import (
     anisotropy,
     effective_rank,
@@ -17,8 +17,8 @@ from lmtrace.numerics.dimension import (
     two_nn_ml,
 )
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.hutchinson import hessian_trace
-from lmtrace.numerics.lanczos import Spectrum, hessian_spectrum
+from lmtrace.numerics.hessian import hessian_density, hessian_spectrum, hessian_trace
+from lmtrace.numerics.lanczos import Spectrum
 from lmtrace.numerics.pairs import minimal_pair_accuracy
 from lmtrace.numerics.probing import ProbeResult, linear_probe
 from lmtrace.numerics.similarity import linear_cka

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:
@@ -16,7 +17,8 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
 
 def dense_hessian(loss: Callable[[], Tensor], params: Sequence[Tensor]) -> Tensor:
     """Return [P, P], one row per entry of the gradient, by double backward."""
-    grads = torch.autograd.grad(loss(), params, create_graph=True, allow_unused=True, materialize_grads=True)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no second derivative
+        grads = torch.autograd.grad(loss(), params, create_graph=True, allow_unused=True, materialize_grads=True)
     rows = []
     for g in torch.cat([g.reshape(-1) for g in grads]):
         row = torch.autograd.grad(g, params, retain_graph=True, allow_unused=True, materialize_grads=True)
@@ -24,7 +26,9 @@ def dense_hessian(loss: Callable[[], Tensor], params: Sequence[Tensor]) -> Tenso
     return torch.stack(rows)
 
 
-def hvp_finite_difference(loss: Callable[[], Tensor], params: Sequence[Tensor], v: Tensor, step: float = 2e-4) -> Tensor:
+def hvp_finite_difference(
+    loss: Callable[[], Tensor], params: Sequence[Tensor], v: Tensor, step: float = 2e-4
+) -> Tensor:
     """Return H v by fourth-order central differences of gradients; for float64, v of length 1 or so."""
     origin = [p.detach().clone() for p in params]
 

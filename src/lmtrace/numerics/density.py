@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
-from lmtrace.numerics.lanczos import NotFiniteError, random_start
+from lmtrace.numerics.lanczos import NotFiniteError, default_generator, random_start
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,8 +24,8 @@ class Density:
     density : [points]
         Smoothed density on `grid`; its integral is 1.
     nodes, weights : [nodes]
-        Quadrature: (1/P) sum_i f(lambda_i) is about sum_j weights_j f(nodes_j). The weights sum to 1. Statistics use these,
-        not the smoothed curve.
+        Quadrature: (1/P) sum_i f(lambda_i) is about sum_j weights_j f(nodes_j). The weights sum to 1. Statistics use
+        these, not the smoothed curve.
     size
         P.
     num_probes
@@ -53,11 +53,11 @@ class SpectrumShape:
     rank_95
         Smallest number of eigenvalues that hold 95 % of sum a.
     condition_number
-        a_1 / a_r at r = rank_95: how unequal the directions are that carry the curvature. (The plain condition number of a
-        network's Hessian is infinite: it has null directions.)
+        a_1 / a_r at r = rank_95: how unequal the directions are that carry the curvature. (The plain condition number
+        of a network's Hessian is infinite: it has null directions.)
     decay
-        s in a_i ~ i^-s, least squares in log-log over up to 50 ranks, evenly spaced in log i between 1 and rank_95; None
-        where there are fewer than 3 ranks.
+        s in a_i ~ i^-s, least squares in log-log over up to 50 ranks, evenly spaced in log i between 1 and rank_95;
+        None where there are fewer than 3 ranks.
     negative_mass
         Share of sum a that belongs to negative eigenvalues.
     num_negative
@@ -85,8 +85,8 @@ def quadrature(
 
     From a random unit vector v, m Lanczos steps give a tridiagonal T whose eigenvalues are the nodes and whose squared
     first eigenvector components are the weights of a Gauss rule for v' f(H) v, exact for polynomials up to degree
-    2 m - 1 (Golub and Meurant 1994; Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019). Full reorthogonalisation, so
-    that no eigenvalue appears twice by rounding.
+    2 m - 1 (Golub and Meurant 1994; Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019). Full
+    reorthogonalisation, so that no eigenvalue appears twice by rounding.
 
     Parameters
     ----------
@@ -97,14 +97,14 @@ def quadrature(
     num_probes, num_steps
         Start vectors, and Lanczos steps for each. `num_steps` vectors of P entries are held.
     generator
-        Source of the start vectors; seed 0 by default.
+        Source of the start vectors; a fixed seed by default.
     dtype, device
         Of the vectors.
 
     Returns
     -------
-    Nodes and weights, [num_probes, num_steps] float64, weights of each row sum to 1. A Krylov space that is exhausted early
-    is padded with weight 0.
+    Nodes and weights, [num_probes, num_steps] float64, weights of each row sum to 1. A Krylov space that is exhausted
+    early is padded with weight 0.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def quadrature(
     """
     if num_probes < 1 or num_steps < 1:
         raise ConfigError(f"density: expected num_probes and num_steps >= 1, got {num_probes} and {num_steps}")
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = generator or default_generator()
     num_steps = min(num_steps, size)
     nodes, weights = np.zeros((2, num_probes, num_steps))
     basis = torch.empty(num_steps, size, dtype=dtype, device=device)

@@ -2,8 +2,8 @@
 
 The Hessian of a loss with P parameters is never formed. Everything rests on products `H v`, which
 `HessianOperator` takes by double backward through a gradient graph that is built once, or by central differences of
-gradients where double backward is impossible. `jvp(jacrev(.))` is not used: with the native LayerNorm of torch 2.13 it is
-silently wrong.
+gradients where double backward is impossible. `jvp(jacrev(.))` is not used: with the native LayerNorm of torch 2.13 it
+is silently wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from lmtrace.errors import ConfigError, ModelError
 from lmtrace.numerics.density import Density, density_of, quadrature
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.hutchinson import mean_estimate, quadratic_forms
-from lmtrace.numerics.lanczos import NotFiniteError, Spectrum, lanczos, missing_spectrum, random_start
+from lmtrace.numerics.lanczos import (
+    NotFiniteError,
+    Spectrum,
+    default_generator,
+    lanczos,
+    missing_spectrum,
+    random_start,
+)
 
 Loss = Callable[[], Tensor]
 Parameters = Iterable[Tensor] | Mapping[str, Tensor]
@@ -40,8 +47,8 @@ class HessianOperator:
     Parameters
     ----------
     loss
-        `() -> scalar tensor`; called once for double backward, twice per product for central differences. It has to be the
-        same function at every call (dropout off).
+        `() -> scalar tensor`; called once for double backward, twice per product for central differences. It has to be
+        the same function at every call (dropout off).
     params
         Parameters, as an iterable or a mapping from names. Frozen ones are left out, tied ones count once.
     method
@@ -117,7 +124,7 @@ class HessianOperator:
                 return self._double_backward(vector)
             except RuntimeError as error:
                 self.fall_back(_first_line(error))
-        return self._central_differences(vector)
+        return self.central_differences(vector)
 
     def fall_back(self, reason: str) -> None:
         """Use central differences from now on; the graph is freed. With a fixed method this is an error."""
@@ -149,7 +156,8 @@ class HessianOperator:
             torch.autograd.grad(grads, self._tensors, grad_outputs=parts, retain_graph=True, allow_unused=True)
         )
 
-    def _central_differences(self, vector: Tensor) -> Tensor:
+    def central_differences(self, vector: Tensor) -> Tensor:
+        """Return H v from two gradients, whatever the method in use."""
         norm = float(vector.norm())
         if norm == 0.0:
             return torch.zeros_like(vector)
@@ -218,14 +226,14 @@ def hessian_spectrum(
     k
         How many of the largest.
     tol
-        An eigenpair counts when ||H v - lambda v|| <= tol * max |lambda|. The eigenvalue's error is at most that
-        residual, and usually of the order of its square.
+        An eigenpair counts when ||H v - lambda v|| <= tol * max |lambda| (the smallest: tol * |lambda| itself, or 1 %
+        of the former). The eigenvalue's error is at most that residual, and usually of the order of its square.
     smallest
         Whether the most negative eigenvalue is wanted too (more products).
     start
         [P], a start vector, such as the eigenvector of the measurement before.
     generator
-        Source of the random start; seed 0 by default.
+        Source of the random start; a fixed seed by default.
     max_products
         Limit on Hessian-vector products.
     method
@@ -260,10 +268,16 @@ def operator_spectrum(
     Some attention kernels and custom functions return gradients whose own derivative is silently incomplete. Then
     products by double backward are not symmetric; central differences are used instead, and the operator says so.
     """
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = generator or default_generator()
     if start is None:
         start = random_start(operator.size, generator, operator.dtype, operator.device)
-    options: dict[str, Any] = {"k": k, "tol": tol, "smallest": smallest, "max_products": max_products, "generator": generator}
+    options: dict[str, Any] = {
+        "k": k,
+        "tol": tol,
+        "smallest": smallest,
+        "max_products": max_products,
+        "generator": generator,
+    }
     spectrum = lanczos(operator, start, **options)
     if spectrum.asymmetry > MAX_ASYMMETRY and operator.method == "double backward":
         operator.fall_back(f"double backward is not symmetric here (by {spectrum.asymmetry:.1e} of the norm)")
@@ -281,7 +295,8 @@ def hessian_trace(
 ) -> Estimate:
     """Return the trace of the Hessian by Hutchinson's estimator with Rademacher probes.
 
-    tr H = E[v' H v] for v with independent entries +-1 (Hutchinson 1990). Its variance is 2 sum_{i != j} H_ij^2 per probe.
+    tr H = E[v' H v] for v with independent entries +-1 (Hutchinson 1990). Its variance is 2 sum_{i != j} H_ij^2 per
+    probe.
 
     Parameters
     ----------
@@ -290,7 +305,7 @@ def hessian_trace(
     num_probes
         Products to average over; relative error about 25 % at 30 on an untrained transformer.
     generator
-        Source of the probes; seed 0 by default, so that two calls on the same parameters use the same probes.
+        Source of the probes; a fixed seed by default, so that two calls on the same parameters use the same probes.
 
     Returns
     -------
@@ -317,8 +332,8 @@ def hessian_density(
 ) -> Density:
     """Return the spectral density of the Hessian by stochastic Lanczos quadrature.
 
-    See `lmtrace.numerics.density.quadrature` (Ghorbani, Krishnan and Xiao 2019). Costs `num_probes * num_steps` products
-    and holds `num_steps` vectors of P entries.
+    See `lmtrace.numerics.density.quadrature` (Ghorbani, Krishnan and Xiao 2019). Costs `num_probes * num_steps`
+    products and holds `num_steps` vectors of P entries.
 
     Parameters
     ----------
@@ -329,7 +344,7 @@ def hessian_density(
     num_steps
         Lanczos steps, that is quadrature nodes, per start vector.
     generator
-        Source of the start vectors; seed 0 by default.
+        Source of the start vectors; a fixed seed by default.
 
     Returns
     -------
@@ -342,7 +357,9 @@ def hessian_density(
         Where the loss or a product is not finite.
     """
     operator = HessianOperator(loss, params, method=method)
-    nodes, weights = quadrature(operator, operator.size, num_probes, num_steps, generator, operator.dtype, operator.device)
+    nodes, weights = quadrature(
+        operator, operator.size, num_probes, num_steps, generator, operator.dtype, operator.device
+    )
     return density_of(nodes, weights, operator.size, width=1 / (2 * num_steps))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmtrace.errors import SignalError
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.lanczos import NotFiniteError
+from lmtrace.numerics.lanczos import NotFiniteError, default_generator
 
 
 def rademacher(size: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -44,7 +44,7 @@ def quadratic_forms(
     num_probes
         Number of products.
     generator
-        Source of the signs; seed 0 by default.
+        Source of the signs; a fixed seed by default.
     device
         Where vectors live.
     dtype
@@ -61,7 +61,7 @@ def quadratic_forms(
     NotFiniteError
         Where a product is not finite.
     """
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = generator or default_generator()
     dtype = dtype or getattr(product, "dtype", torch.float32)
     reduce = reduce or _total
     samples = []

@@ -49,6 +49,7 @@ class Captured:
 class PassBatch:
     """The micro-batch that `Signal.reduce` sees; implements `observe.interface.Batch`."""
 
+    panel: Panel
     panel_batch: PanelBatch
     logits: Tensor | None
     maps: dict[str, Tensor] | None
@@ -143,10 +144,10 @@ def capture(
                 logits, maps = logits_of(forward(model, inputs), inputs), None
             else:
                 output = default_forward(model, inputs, **({"output_attentions": True} if attention else {}))
-                maps = _attention_maps(output, model) if attention else None
+                maps = attention_maps(output, model) if attention else None
                 logits = logits_of(output, inputs)
             recorder.finish_batch()
-            batch = PassBatch(panel_batch, logits, maps, device)
+            batch = PassBatch(panel, panel_batch, logits, maps, device)
             if any(needs.logits for _, _, needs in wanted) and len(panel_batch.index):
                 _ = batch.log_probs
             seconds["pass"] += time.perf_counter() - start
@@ -260,7 +261,7 @@ class _Joined:
         return self.parts
 
 
-def _attention_maps(output: Any, model: nn.Module) -> dict[str, Tensor]:
+def attention_maps(output: Any, model: nn.Module) -> dict[str, Tensor]:
     """Return site -> attention map; encoder-decoder models give both streams' self-attention."""
     found: dict[str, Tensor] = {}
     for attribute, prefix in (

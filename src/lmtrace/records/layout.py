@@ -230,3 +230,21 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def supersede(db: sqlite3.Connection, step: int) -> int:
+    """Delete, inside a transaction, all that was written for steps after `step`; return how many measurements."""
+    (later,) = db.execute("SELECT count(*) FROM measurement WHERE step > ?", (step,)).fetchone()
+    for table in ("point", "array", "measurement", "memory", "event"):
+        db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
+    db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM point)")
+    db.execute("DELETE FROM scalar WHERE first > ?", (step,))
+    straddling = db.execute('SELECT id, steps, "values" FROM scalar WHERE last > ?', (step,)).fetchall()
+    for number, blob, values in straddling:
+        steps = np.frombuffer(blob, "<i8")
+        stop = int(np.searchsorted(steps, step, side="right"))
+        db.execute(
+            'UPDATE scalar SET last = ?, steps = ?, "values" = ? WHERE id = ?',
+            (int(steps[stop - 1]), blob[: 8 * stop], values[: 8 * stop], number),
+        )
+    return later

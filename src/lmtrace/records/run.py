@@ -456,7 +456,7 @@ class Run:
 
     def findings(self) -> Any:
         """Return what emerged, when, and how sure it is; see `lmtrace.analysis`."""
-        from lmtrace.analysis import findings  # the analysis reads runs, so it cannot be imported before them
+        from lmtrace.analysis.findings import findings  # the analysis reads runs, so it cannot be imported before them
 
         return findings(self)
 

@@ -34,6 +34,7 @@ from lmtrace.records.layout import (
     header_from_json,
     header_to_json,
     open_for_writing,
+    supersede,
     to_json,
 )
 from lmtrace.records.lock import LOCK_NAME, WriterLock
@@ -56,16 +57,23 @@ class RunWriter:
     and the writer can go on once the cause is gone.
     """
 
-    def __init__(self, folder: Path, lock: WriterLock, db: sqlite3.Connection) -> None:
+    def __init__(self, folder: Path, lock: WriterLock, resumed: tuple[int, RunHeader | None] | None) -> None:
         self.folder = folder
         self._lock = lock
-        self._db: sqlite3.Connection | None = db
+        self._db: sqlite3.Connection | None = open_for_writing(folder / DATABASE)
         self._pid = os.getpid()
         self._mutex = threading.RLock()
         self._buffer: dict[str, tuple[list[int], list[float]]] = {}
         self._new_files: list[str] = []
         self._last_flush = time.monotonic()
-        self._load()
+        try:
+            self._load()
+            if resumed:
+                self._supersede(*resumed)
+            self._sweep()
+        except BaseException:
+            self._db.close()
+            raise
 
     def _load(self) -> None:
         """Take the counters from the database."""
@@ -101,33 +109,29 @@ class RunWriter:
         """
         folder = Path(folder)
         path = folder / DATABASE
-        with failing("create a run in", folder):
-            if path.exists() and not overwrite:
-                raise RunError(
-                    f"run folder {folder} already holds a run",
-                    "Choose another folder, resume the run, or pass overwrite=True to replace it",
-                )
-            made = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
         header = replace(
             header, schema_version=SCHEMA_VERSION, status="running", name=header.name or folder.absolute().name,
             created=header.created or datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
-        replaces = path.exists()
+        made: list[Path] = []
         try:
             with failing("create a run in", folder):
+                made += [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
                 folder.mkdir(parents=True, exist_ok=True)
-                lock = WriterLock(folder)
-                try:
-                    create_database(path, header, (time.time(), _process(header)))
-                    writer = cls(folder, lock, open_for_writing(path))
-                    writer._sweep()
-                except BaseException:
-                    if not replaces:
-                        for left in (*folder.glob(f"{DATABASE}*"), folder / LOCK_NAME):
+                with _held(folder) as lock:
+                    replaces = path.exists()
+                    if replaces and not overwrite:
+                        raise RunError(
+                            f"run folder {folder} already holds a run",
+                            "Choose another folder, resume the run, or pass overwrite=True to replace it",
+                        )
+                    try:
+                        create_database(path, header, (time.time(), _process(header)))
+                        return cls(folder, lock, None)
+                    except BaseException:
+                        for left in () if replaces else (*folder.glob(f"{DATABASE}*"), folder / LOCK_NAME):
                             left.unlink(missing_ok=True)
-                    lock.release()
-                    raise
-                return writer
+                        raise
         except RunError:
             _remove_empty(made)
             raise
@@ -161,40 +165,25 @@ class RunWriter:
                 raise RunError(
                     f"there is no run in {folder} to resume", "Name the folder of the run, or start a new one"
                 )
-            lock = WriterLock(folder)
-            try:
-                writer = cls(folder, lock, open_for_writing(folder / DATABASE))
-                writer._supersede(step, header)
-                writer._sweep()
-            except BaseException:
-                lock.release()
-                raise
-            return writer
+            with _held(folder) as lock:
+                return cls(folder, lock, (step, header))
 
     def _supersede(self, step: int, header: RunHeader | None) -> None:
         attempt = header or self.header
         merged = replace(
-            self.header, status="running", signals={**attempt.signals, **self.header.signals},
-            fields={**attempt.fields, **self.header.fields},
-        )  # fmt: skip
+            self.header,
+            status="running",
+            signals={**attempt.signals, **self.header.signals},
+            fields={
+                signal: list({f.metric: f for h in (self.header, attempt) for f in h.fields.get(signal, [])}.values())
+                for signal in (*self.header.fields, *attempt.fields)
+            },
+        )
         with self._transaction("resume the run in") as (db, batch):
-            (later,) = db.execute("SELECT count(*) FROM measurement WHERE step > ?", (step,)).fetchone()
-            for table in ("point", "array", "measurement", "memory", "event"):
-                db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
-            db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM point)")
-            db.execute("DELETE FROM scalar WHERE first > ?", (step,))
-            straddling = db.execute('SELECT id, steps, "values" FROM scalar WHERE last > ?', (step,)).fetchall()
-            for number, steps, values in straddling:
-                stop = int(np.searchsorted(np.frombuffer(steps, "<i8"), step, side="right"))
-                db.execute(
-                    'UPDATE scalar SET last = ?, steps = ?, "values" = ? WHERE id = ?',
-                    (int(np.frombuffer(steps, "<i8")[stop - 1]), steps[: 8 * stop], values[: 8 * stop], number),
-                )
+            later = supersede(db, step)
             db.execute("UPDATE header SET json = ?", (header_to_json(merged),))
-            db.execute(
-                "INSERT INTO attempt VALUES (?, ?, ?, ?, ?)",
-                (batch, step, time.time(), later, _process(attempt)),
-            )
+            row = (batch, step, time.time(), later, _process(attempt))
+            db.execute("INSERT INTO attempt VALUES (?, ?, ?, ?, ?)", row)
         self._load()
 
     def _sweep(self) -> None:
@@ -473,6 +462,17 @@ class RunWriter:
             self._batch = batch
             self._buffer.clear()
             self._last_flush = time.monotonic()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[WriterLock]:
+    """Hold the folder's lock, and give it back where the block fails."""
+    lock = WriterLock(folder)
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
 
 
 def read_memory(db: sqlite3.Connection, folder: Path, step: int | None) -> dict[str, dict[str, np.ndarray]]:

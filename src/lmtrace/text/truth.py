@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmtrace.errors import DataError
 from lmtrace.numerics.estimate import Estimate
+from lmtrace.numerics.sparse_rows import SparseRows
+from lmtrace.text.panel import take
 from lmtrace.text.sequences import special_id
 
 if TYPE_CHECKING:
     from lmtrace.text.panel import Panel
 
 LN2 = float(np.log(2.0))
+FORBIDDEN = 1e-12
+"""Probabilities up to this are rounding of a zero."""
 _CACHE_BYTES = 512 * 2**20
 
 
-def find_truth(panel: Panel, oracle: Any, originals: Sequence[Any]) -> tuple[Truth | None, str]:
+def find_truth(panel: Panel, oracle: Any, originals: Any) -> tuple[Truth | None, str]:
     """Return (`Truth`, "") where the corpus has an oracle that speaks the panel's tokens, else (None, the reason)."""
     if oracle is None:
         return None, "the corpus has no oracle"
@@ -54,9 +59,9 @@ class Truth:
         Tokenizer id of every form of the oracle's vocabulary, then of the end of sentence.
     """
 
-    def __init__(self, panel: Panel, oracle: Any, originals: Sequence[Any], token_ids: np.ndarray) -> None:
+    def __init__(self, panel: Panel, oracle: Any, originals: Any, token_ids: np.ndarray) -> None:
         self.oracle, self.token_ids = oracle, token_ids
-        self._sentences = list(originals)
+        self._sentences = originals
         self._vocabulary = len(panel.tokenizer)
         self._targets, self._sentence = panel.predictions.target, panel.predictions.sentence
         lengths = np.array([len(s) for s in panel.sentences], np.int64)
@@ -66,6 +71,8 @@ class Truth:
         self._row = self._offsets[self._sentence] + self._local
         self._num_words = panel.num_words
         self._scores: tuple[np.ndarray, np.ndarray] | None = None
+        self._ceilings: dict[str, Any] = {}
+        self._beliefs: np.ndarray | None = None
         self._laws: dict[int, np.ndarray] = {}
         self._law_bytes = 0
 
@@ -109,7 +116,7 @@ class Truth:
         missing = [int(i) for i in sentences if int(i) not in self._laws]
         fresh: dict[int, np.ndarray] = {}
         if missing:
-            for i, rows in zip(missing, self.oracle.laws([self._sentences[i] for i in missing]), strict=True):
+            for i, rows in zip(missing, self.oracle.laws(take(self._sentences, missing)), strict=True):
                 rows = np.asarray(rows, np.float64)
                 expected = (int(self._offsets[i + 1] - self._offsets[i]), len(self.token_ids))
                 if rows.shape != expected:
@@ -125,21 +132,43 @@ class Truth:
             result[here[:, None], self.token_ids[None, :]] = rows[self._local[index[here]]]
         return result
 
+    @cached_property
+    def sparse(self) -> SparseRows:
+        """Return the law of every prediction as the tokens that it allows; made once (12 bytes an allowed token)."""
+        tokens, values, counts = [], [], []
+        for at in range(0, len(self._targets), 1024):
+            law = self.law(np.arange(at, min(at + 1024, len(self._targets))))
+            row, column = np.nonzero(law > FORBIDDEN)
+            tokens.append(column.astype(np.int32))
+            values.append(law[row, column])
+            counts.append(np.bincount(row, minlength=len(law)))
+        self._laws.clear()
+        self._law_bytes = 0
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        return SparseRows(offsets, np.concatenate(tokens), np.concatenate(values))
+
     def ceiling(self, layer: str) -> Any:
-        """Return the oracle's best possible accuracy of a label layer on the panel, or None where it offers none."""
-        if not hasattr(self.oracle, "ceiling"):
-            return None
-        return self.oracle.ceiling(layer, self._sentences)
+        """Return the oracle's best possible accuracy of a label layer on the panel, or None where it knows none."""
+        if layer not in self._ceilings:
+            self._ceilings[layer] = None
+            if hasattr(self.oracle, "ceiling"):
+                # A layer that the grammar knows nothing of ("position") is an error there, and no news here.
+                with contextlib.suppress(ValueError):
+                    self._ceilings[layer] = self.oracle.ceiling(layer, self._sentences)
+        return self._ceilings[layer]
 
     def beliefs(self) -> np.ndarray | None:
         """Return [words, constructions]: the posterior after each word, or None where the oracle offers none."""
         if not hasattr(self.oracle, "construction_beliefs"):
             return None
+        if self._beliefs is not None:
+            return self._beliefs
         beliefs = np.asarray(self.oracle.construction_beliefs(self._sentences), np.float64)
         if beliefs.ndim != 2 or len(beliefs) != self._num_words:
             raise DataError(
                 f"the oracle's beliefs have shape {beliefs.shape}, expected [{self._num_words}, constructions]"
             )
+        self._beliefs = beliefs
         return beliefs
 
     @property

@@ -28,7 +28,7 @@ def test_marchenko_pastur():
     assert wasserstein_distance(density.grid, law, density.density) < 0.03
     assert density.nodes.min() == pytest.approx(0.25, abs=0.02)
     assert density.nodes.max() == pytest.approx(2.25, abs=0.03)
-    assert density.weights @ density.nodes**2 == pytest.approx(1.25, abs=0.02)
+    assert density.weights @ density.nodes**2 == pytest.approx(1.25, abs=0.06)  # its standard error is .02
     assert np.trapezoid(density.density, density.grid) == pytest.approx(1.0, abs=1e-9)
     assert density.weights.sum() == pytest.approx(1.0)
 

@@ -58,15 +58,15 @@ def test_the_sharpest_direction_is_not_the_one_of_largest_magnitude():
 
 def test_trace_and_density_of_a_tiny_gpt(gpt):
     _, loss, params, dense = gpt
-    trace = hessian_trace(loss, params, num_probes=400, generator=generator(1))
-    assert trace.n == 400
+    trace = hessian_trace(loss, params, num_probes=200, generator=generator(1))
+    assert trace.n == 200
     assert trace.stderr is not None
     assert trace.value == pytest.approx(float(dense.trace()), abs=4 * trace.stderr)
-    expected_stderr = (2 * ((dense**2).sum() - (dense.diagonal() ** 2).sum()) / 400) ** 0.5
+    expected_stderr = (2 * ((dense**2).sum() - (dense.diagonal() ** 2).sum()) / 200) ** 0.5
     assert trace.stderr == pytest.approx(float(expected_stderr), rel=0.2)
-    density = hessian_density(loss, params, num_probes=30, num_steps=40)
+    density = hessian_density(loss, params, num_probes=12, num_steps=30)
     frobenius = (density.size * density.weights @ density.nodes**2) ** 0.5
-    assert frobenius == pytest.approx(float(dense.norm()), rel=0.1)
+    assert frobenius == pytest.approx(float(dense.norm()), rel=0.15)
     expected = torch.linalg.eigvalsh(dense)
     assert density.nodes.max() == pytest.approx(float(expected[-1]), rel=1e-4)
     assert density.nodes.min() == pytest.approx(float(expected[0]), rel=1e-4)
@@ -84,7 +84,7 @@ def test_products_are_symmetric_and_equal_finite_differences(seed):
     reference = hvp_finite_difference(loss, params, unit)
     error = (operator(unit) - reference).norm() / reference.norm()
     assert float(error) < 3e-8
-    np.testing.assert_allclose(operator.gradient, flat(torch.autograd.grad(loss(), params)), rtol=1e-12)
+    np.testing.assert_allclose(operator.gradient, flat(torch.autograd.grad(loss(), params)), rtol=1e-12, atol=1e-15)
     assert operator.method == "double backward"
 
 
@@ -118,11 +118,11 @@ class NoSecondDerivative(torch.autograd.Function):
 
 
 class SilentlyDetached(NoSecondDerivative):
-    """The same, but the backward's result looks differentiable while a part of its derivative is gone."""
+    """The same without an error: the backward's result is a constant to autograd, like that of a raw kernel."""
 
     @staticmethod
     def backward(ctx, grad):
-        return 2 * ctx.saved_tensors[0].detach() * grad
+        return (2 * ctx.saved_tensors[0] * grad).detach()
 
 
 @pytest.mark.parametrize("function", [NoSecondDerivative, SilentlyDetached])
@@ -157,7 +157,7 @@ def test_softmax_regression_at_zero_has_its_closed_form():
     expected = torch.linalg.eigvalsh(covariance) / c
     spectrum = hessian_spectrum(loss, [w], k=7, tol=1e-6)
     # Every eigenvalue appears C - 1 times: one Krylov space alone would find each once.
-    np.testing.assert_allclose(spectrum.eigenvalues, np.repeat(expected.flip(0)[:3], c - 1)[:7], rtol=1e-6)
+    np.testing.assert_allclose(spectrum.eigenvalues, np.repeat(expected.flip(0)[:3].numpy(), c - 1)[:7], rtol=1e-6)
     assert spectrum.smallest == pytest.approx(0.0, abs=1e-8)
     trace = hessian_trace(loss, [w], num_probes=300)
     assert trace.value == pytest.approx(float(covariance.trace()) * (c - 1) / c, abs=4 * trace.stderr)
@@ -242,7 +242,9 @@ def test_a_start_that_is_already_an_eigenvector_does_not_hide_the_largest():
 
 def test_a_warm_start_saves_products():
     a = rotated(np.r_[np.linspace(-1, 1, 500), 1.3])
-    cold = lanczos(lambda v: a @ v, torch.randn(501, dtype=torch.float64, generator=generator()), smallest=False, tol=1e-4)
+    cold = lanczos(
+        lambda v: a @ v, torch.randn(501, dtype=torch.float64, generator=generator()), smallest=False, tol=1e-4
+    )
     moved = a + 0.001 * rotated(np.linspace(-1, 1, 501), seed=1)
     warm = lanczos(lambda v: moved @ v, warm_start(cold.vectors, generator()), smallest=False, tol=1e-4)
     assert warm.largest == pytest.approx(float(torch.linalg.eigvalsh(moved)[-1]), rel=1e-5)

@@ -102,11 +102,13 @@ def test_a_run_in_a_read_only_folder_is_read_but_not_resumed(public_folder, head
 
 FULL = """
 import resource, sys
+import numpy as np
 from lmtrace.errors import RunError
 from lmtrace.records.schema import RunHeader, Record
 from lmtrace.records.store import RunWriter
 def records(step):
-    return [Record(step=step, signal="o", metric="l", label=f"{i}", value=i / 7, stderr=i / 3) for i in range(100)]
+    numbers = [Record(step=step, signal="o", metric="l", label=f"{i}", value=i / 7, stderr=i / 3) for i in range(99)]
+    return [*numbers, Record(step=step, signal="o", metric="a", array=np.ones(3))]
 limit = int(sys.argv[2])
 if limit < 100_000:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -143,6 +145,7 @@ def test_a_full_disk_loses_nothing_acknowledged_and_writing_goes_on_once_there_i
     assert int(step) > 3
     assert run.steps.tolist() == list(range(int(step) + 1))
     assert len(list(run.records())) == 100 * (int(step) + 1)
+    assert len(list((tmp_path / "run").glob("arrays/*"))) == int(step) + 1  # that of the refused write was taken back
     assert run.status == "finished"
 
 
@@ -175,7 +178,15 @@ def test_no_space_for_an_array_stores_nothing_of_the_measurement(tmp_path, heade
     assert open_run(tmp_path / "run").steps.tolist() == [0, 1]
 
 
-def test_a_commit_that_fails_leaves_no_array_behind(tmp_path, header, monkeypatch):
+def test_a_measurement_that_fails_after_its_arrays_were_written_takes_them_back(tmp_path, header):
+    with RunWriter.create(tmp_path, header) as writer:
+        with pytest.raises(RunError, match=r"array s.x has dtype"):
+            writer.write(0, records(0), memory={"s": {"x": np.array(["text"])}})
+        assert list(tmp_path.glob("arrays/*")) == []
+        assert open_run(tmp_path).steps.tolist() == []
+
+
+def test_a_locked_database_leaves_no_array_behind(tmp_path, header, monkeypatch):
     with RunWriter.create(tmp_path, header) as writer:
         writer.write(0, records(0))
         blocker = sqlite3.connect(tmp_path / "run.sqlite", isolation_level=None)

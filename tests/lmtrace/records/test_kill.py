@@ -98,5 +98,5 @@ def test_four_kills_lose_nothing_acknowledged_and_tear_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_thirty_kills_lose_nothing_acknowledged_and_tear_nothing(tmp_path):
-    interrupted(tmp_path / "run", kills=30, seed=1)
+def test_fifty_kills_lose_nothing_acknowledged_and_tear_nothing(tmp_path):
+    interrupted(tmp_path / "run", kills=50, seed=1)

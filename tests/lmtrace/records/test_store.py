@@ -201,6 +201,32 @@ def test_several_threads_may_use_one_writer(tmp_path, writer):
     assert [r.step for r in run.records()] == list(range(60))
 
 
+def test_readers_see_whole_measurements_while_the_writer_writes(tmp_path, writer):
+    shared, wrong, done = open_run(tmp_path / "run"), [], threading.Event()
+
+    def read(run) -> None:
+        cursor, seen = 0, []
+        while not done.is_set() or run.cursor > cursor:
+            changes = run.since(cursor)
+            cursor = changes.cursor
+            seen += [r.step for r in changes.records]
+            if len(run.series(signal="output", label="0").steps if run.keys() else ()) < len(seen) // 20:
+                wrong.append("a series shorter than what was seen before")
+        if seen != [step for step in range(60) for _ in range(20)]:
+            wrong.append(seen)
+
+    runs = [shared] * 4 + [open_run(tmp_path / "run") for _ in range(4)]
+    threads = [threading.Thread(target=read, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for step in range(60):
+        writer.write(step, [loss(step, label=f"{i}") for i in range(20)])
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
 # ------------------------------------------------------------------------------------------------------- ending
 def test_the_status_tells_how_it_ended(tmp_path, header):
     with RunWriter.create(tmp_path / "a", header):
@@ -281,11 +307,13 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path, header, s
 
 def test_resume_adds_new_signals_to_the_header(tmp_path, header):
     RunWriter.create(tmp_path, header).finish()
-    new = RunHeader(signals={"lens": [{}]}, fields={"lens": [Field(metric="depth", title="Depth")]}, command="again")
+    fields = {"lens": [Field(metric="depth", title="Depth")], "probe": [Field(metric="gain", title="Gain")]}
+    new = RunHeader(signals={"lens": [{}]}, fields=fields, command="again")
     RunWriter.resume(tmp_path, 0, new).finish()
     run = open_run(tmp_path)
     assert set(run.header.signals) == {"probe", "lens"}
     assert run.field("lens", "depth").title == "Depth"
+    assert [field.metric for field in run.header.fields["probe"]] == ["accuracy", "gain"]
     assert run.header.seeds == {"run": 0}
     assert run.attempts[1].provenance["command"] == "again"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmtrace import functional as F
+from lmtrace.numerics import pairs as F
 from lmtrace.errors import DataError
 from lmtrace.instrument import Instrument
 from lmtrace.jobs.data import train_bpe
@@ -79,7 +79,7 @@ def test_a_model_that_knows_the_rule_gets_every_pair(panel, tokenizer, sentences
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    pairs = tuple(MinimalPair(tuple(s.tokens), tuple(s.tokens[::-1]), "order") for s in sentences[160:200])
+    pairs = tuple(MinimalPair(tuple(s.tokens), (s.tokens[-1], *s.tokens[:-1]), "order") for s in sentences[160:200])
     records = list(Pairs(pairs=pairs).measure(view_of(model, panel, Pairs(pairs=pairs))))
     accuracy = next(r for r in records if r.metric == "accuracy" and r.label == "kind=order")
     assert accuracy.value > 0.9
