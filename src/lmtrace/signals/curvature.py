@@ -1,22 +1,20 @@
-"""Curvature of the loss: how sharp is the valley, in which part of the model, and is the training batch's valley the
-panel's?
+"""Curvature of the loss: how sharp is the valley, where in the model, and is it the same for the training batch.
 
-H is the Hessian of the mean loss (nats) over the valid predictions of a fixed batch of panel sequences, with respect
-to the P trained parameters (tied ones once, frozen ones not). Units are nats per squared unit of parameter,
-"nats/param^2".
+H is the Hessian of the mean loss (nats) over the valid predictions of a fixed batch of panel sequences, with respect to
+the P trained parameters (tied ones once, frozen ones not). Its entries are in nats per squared unit of parameter.
 
-- **spectrum**: the largest and the smallest eigenvalue (Lanczos), the k largest, and lambda_max * eta / 2: 1 is the
-edge of
-  stability of gradient descent (Cohen et al. 2021).
+- **spectrum**: the largest and the smallest eigenvalue (Lanczos), the k largest, and lambda_max * eta / 2, which is 1 at
+  the edge of stability of gradient descent (Cohen et al. 2021).
 - **trace**: Hutchinson, with the same probes at every step, so that differences between steps are less noisy than the
-value. - **components**: the trace of the diagonal block of every component and every block of layers, from the same
-products. - **alignment**: how the gradient lies in the Hessian, from one product.
+  value.
+- **components**: the trace of the diagonal block of every component and every layer, from the same products.
+- **alignment**: how the gradient lies in the Hessian, from one product.
 - **landscape**: the same quantities on as many sequences of the last training batch.
 - **component_spectrum**: the largest eigenvalue of every component's diagonal block.
 - **preconditioned**: the largest eigenvalue of P^-1/2 H P^-1/2 with the optimizer's Adam preconditioner (Cohen et al.
-2022). - **density**: spectral density (stochastic Lanczos quadrature), and from it ranks, condition number, decay,
-negative mass and the
-  curvature score Tr H / sqrt(r_eff).
+  2022).
+- **density**: spectral density (stochastic Lanczos quadrature), and from it ranks, condition number, decay, negative
+  mass and the curvature score Tr H / sqrt(r_eff).
 
 It misleads where sequences are few: the sharpness of a small batch is larger than that of the whole data, so compare
 steps, not batch sizes. The null of every curve is step 0.
@@ -257,11 +255,16 @@ class Curvature(Signal):
     def _component_spectrum(self, work: _Work) -> Iterator[Record]:
         operator, view = work.operator, work.view
         for name in [c for c in COMPONENTS if any(p.component == c for p in work.parts)]:
-            mask = work.mask([part for part in work.parts if part.component == name])
+            chosen = [part for part in work.parts if part.component == name]
+            mask, only = work.mask(chosen), {part.parameter for part in chosen}
+
+            def block(v: Tensor, mask: Tensor = mask, only: set[str] = only) -> Tensor:
+                return operator(v, only).mul_(mask)
+
             start = random_start(operator.size, view.generator("lanczos"), operator.dtype, operator.device) * mask
             found = lanczos(
-                lambda v, mask=mask: operator(v) * mask, start, tol=self.tolerance, smallest=False,
-                max_products=self.max_products, generator=view.generator("fresh"),
+                block, start, tol=self.tolerance, smallest=False, max_products=self.max_products,
+                max_basis=20, generator=view.generator("fresh"),
             )  # fmt: skip
             yield self._or_missing(view, "component_lambda_max", found.largest, found.note, site=name, n=1)
 
