@@ -6,6 +6,7 @@ p_i = sparse_i + mix_i @ basis, so that its cross-entropy with a model needs one
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ import numpy as np
 from lmtrace.numerics.ngram import NGram, discount, fit
 from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.text.lexicon import END, LAYERS
-from lmtrace.text.sentences import AnnotatedSentence, as_annotated
 from lmtrace.text.sequences import encode_causal, special_id
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Reference:
     basis : [laws, vocabulary]
         Shared laws.
     targets : [predictions]
+    kind : [predictions]
+        Predictions of equal kind have equal laws.
     """
 
     name: str
@@ -50,35 +52,29 @@ class Reference:
     mix: np.ndarray
     basis: np.ndarray
     targets: np.ndarray
+    kind: np.ndarray
 
     def law(self, index: np.ndarray) -> np.ndarray:
         """Return [n, vocabulary] float64 probabilities for these predictions."""
-        dense = self.mix[index] @ self.basis
-        self.sparse.add_to(dense, index)
-        return dense
+        return self.mix[index] @ self.basis + self.sparse.take(index).dense(self.basis.shape[1])
 
     @cached_property
-    def _summary(self) -> tuple[np.ndarray, np.ndarray]:
-        surprisal, entropy = np.empty((2, len(self.targets)))
-        step = max(1, _CHUNK_NUMBERS // self.basis.shape[1])
-        for at in range(0, len(self.targets), step):
-            index = np.arange(at, min(at + step, len(self.targets)))
-            law = self.law(index)
-            gold = law[np.arange(len(index)), self.targets[index]]
-            with np.errstate(divide="ignore"):
-                surprisal[index] = -np.log(gold)
-            entropy[index] = -np.sum(law * np.log(np.where(law > 0, law, 1.0)), axis=1)
-        return surprisal, entropy
-
-    @property
     def surprisal(self) -> np.ndarray:
         """Return [predictions] -log p(target) in nats."""
-        return self._summary[0]
+        gold = np.einsum("nc,cn->n", self.mix, self.basis[:, self.targets]) + self.sparse.at(self.targets)
+        with np.errstate(divide="ignore"):
+            return -np.log(gold)
 
-    @property
+    @cached_property
     def entropy(self) -> np.ndarray:
-        """Return [predictions] in nats."""
-        return self._summary[1]
+        """Return [predictions] in nats; computed once for each kind of context."""
+        _, example, inverse = np.unique(self.kind, return_index=True, return_inverse=True)
+        result = np.empty(len(example))
+        step = max(1, _CHUNK_NUMBERS // self.basis.shape[1])
+        for at in range(0, len(example), step):
+            law = self.law(example[at : at + step])
+            result[at : at + step] = -np.sum(law * np.log(np.where(law > 0, law, 1.0)), axis=1)
+        return result[inverse.reshape(-1)]
 
 
 def build(panel: Panel, training: Iterable[Any] | None) -> tuple[dict[str, Reference], dict[str, str]]:
@@ -97,40 +93,35 @@ def build(panel: Panel, training: Iterable[Any] | None) -> tuple[dict[str, Refer
     found: dict[str, Reference] = {}
     missing: dict[str, str] = {}
 
-    def add(name: str, sparse: SparseRows, mix: np.ndarray, basis: np.ndarray) -> None:
-        found[name] = Reference(name, sparse, mix, basis, targets)
+    def add(name: str, sparse: SparseRows, mix: np.ndarray, basis: np.ndarray, kind: np.ndarray) -> None:
+        found[name] = Reference(name, sparse, mix, basis, targets, kind)
 
-    add("uniform", SparseRows.empty(n), np.ones((n, 1)), np.full((1, vocabulary), 1.0 / vocabulary))
-    sentences = [] if training is None else _first(training)
+    alike = np.zeros(n, np.int64)
+    add("uniform", SparseRows.empty(n), np.ones((n, 1)), np.full((1, vocabulary), 1.0 / vocabulary), alike)
+    sentences = [] if training is None else list(itertools.islice(training, MAX_SENTENCES))
     if not sentences:
         reason = "the panel was built without training=, the corpus that the references count"
         missing |= dict.fromkeys(RUNGS[1:5], reason)
     else:
         previous, before = _contexts(panel)
         sequences = [s for s in encode_causal(sentences, panel.tokenizer) if len(s) > 1]
-        for order, name in ((1, "unigram"), (2, "bigram"), (3, "trigram")):
+        kinds = (alike, previous, (before + 1) * (vocabulary + 1) + previous)
+        for order, name, kind in zip((1, 2, 3), ("unigram", "bigram", "trigram"), kinds, strict=True):
             model: NGram = fit(sequences, vocabulary, order)
             rows, left = model.rows(previous, before)
-            add(name, rows, left[:, None], model.base[None, :])
+            add(name, rows, left[:, None], model.base[None, :], kind)
         built = _construction(panel, sentences)
         if isinstance(built, str):
             missing["construction"] = built
         else:
-            add("construction", SparseRows.empty(n), *built)
+            mix, basis = built
+            kind = np.unique(mix, axis=0, return_inverse=True)[1].reshape(-1)
+            add("construction", SparseRows.empty(n), mix, basis, kind)
     if panel.truth is None:
         missing["oracle"] = panel.truth_reason
     else:
-        add("oracle", panel.truth.sparse, np.zeros((n, 1)), np.zeros((1, vocabulary)))
+        add("oracle", panel.truth.sparse, np.zeros((n, 1)), np.zeros((1, vocabulary)), np.arange(n))
     return found, missing
-
-
-def _first(training: Iterable[Any]) -> list[AnnotatedSentence]:
-    result: list[AnnotatedSentence] = []
-    for sentence in training:
-        if len(result) == MAX_SENTENCES:
-            break
-        result.append(as_annotated(sentence))
-    return result
 
 
 def _contexts(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +133,7 @@ def _contexts(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(previous), np.concatenate(before)
 
 
-def _construction(panel: Panel, sentences: Sequence[AnnotatedSentence]) -> tuple[np.ndarray, np.ndarray] | str:
+def _construction(panel: Panel, sentences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray] | str:
     """Return (mix, basis) of the predictor that knows which categories follow which, and how frequent words of a category are.
 
     p(w | prefix) = sum_c p(c | categories of the prefix) p(w | c): the whole prefix of categories, backed off to the
@@ -174,9 +165,9 @@ def _construction(panel: Panel, sentences: Sequence[AnnotatedSentence]) -> tuple
     return mix, np.stack([_word_law(row) for row in counts])
 
 
-def _categories(sentence: AnnotatedSentence, layer: str) -> tuple[str, ...]:
-    values = sentence.labels.get(layer, (None,) * len(sentence))
-    return (*(v or "_" for v in values), END)
+def _categories(sentence: Any, layer: str) -> tuple[str, ...]:
+    values = sentence.labels[layer] if layer in sentence.labels else (None,) * len(sentence.tokens)
+    return (*(str(v or "_") for v in values), END)
 
 
 def _word_law(counts: np.ndarray) -> np.ndarray:
