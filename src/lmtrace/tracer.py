@@ -72,6 +72,13 @@ class Tracer:
     overwrite
         Replace a run that is already there.
 
+    Attributes
+    ----------
+    should_stop
+        True once the stop rule has fired.
+    last_step
+        None, or the step at which training ends: every signal is measured there, whatever its stride.
+
     Examples
     --------
     >>> with Tracer(model, panel, every=100, run="runs/first") as tracer:  # doctest: +SKIP
@@ -118,12 +125,14 @@ class Tracer:
         self.data, self.resume, self.overwrite = dict(data or {}), resume, overwrite
         self.current_step, self.tokens_seen = start_step, 0
         self.should_stop = False
+        self.last_step: int | None = None
         self._writer: RunWriter | None = None
         self._count = 0
         self._measured: int | None = None
         self._pending: list[tuple[str, int, Tensor | float]] = []
         self._started = self._measuring = 0.0
         self._watch: Any = None
+        self._alerted = False
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
@@ -205,7 +214,7 @@ class Tracer:
         chosen = [
             i
             for i, signal in enumerate(self.instrument.signals)
-            if self.schedule.signal_due(signal.name, signal.stride, self._count)
+            if step == self.last_step or self.schedule.signal_due(signal.name, signal.stride, self._count)
         ]
         records = self.instrument.measure(step, chosen)
         self._measured, self._count = step, self._count + 1
@@ -218,12 +227,21 @@ class Tracer:
                 wall_time=start - self._started - self._measuring,
                 memory=self._memories(),
             )
+            for kind, text, data in self.instrument.notes:
+                self._writer.event(step, kind, text, data)
         self._measuring += time.perf_counter() - start
         if self.stop is not None and not self.should_stop:
             decision = self.stop.update(step, records)
             if decision and self._writer is not None:
                 self._writer.event(step, "stop", str(getattr(decision, "reason", decision)), {})
             self.should_stop = bool(decision) and not getattr(self.stop, "watch_only", False)
+
+    def checkpoint(self) -> None:
+        """Tell that the training state after the current step was saved, so that a resume from it is exact."""
+        writer = self._writer
+        if writer is not None:
+            self._guarded(lambda: self._flush_scalars(writer))
+            self._guarded(lambda: writer.checkpoint(self.current_step))
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Run the tracer's own work; where it fails and training should go on, say so and stop measuring."""
@@ -248,7 +266,8 @@ class Tracer:
             steps, values = by_name.setdefault(name, ([], []))
             steps.append(step)
             values.append(number)
-            if name == "loss" and not math.isfinite(number):
+            if name == "loss" and not math.isfinite(number) and not self._alerted:
+                self._alerted = True
                 writer.event(step, "alert", f"the training loss is {number} at step {step}", {"kind": "non-finite loss"})
         for name, (steps, values) in by_name.items():
             writer.write_scalars(name, steps, values)

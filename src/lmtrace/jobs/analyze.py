@@ -100,21 +100,22 @@ def analyze_checkpoint(
     card = read_card(path)
     if panel is not None:
         config = DataConfig(**{**(card or {}).get("data", {}), "panel": panel})
-        held_out = load_sentences(panel, config)
+        training, held_out = None, load_sentences(panel, config)
     elif card is not None:
         config = DataConfig(**card["data"])
-        _, held_out = split(config)
+        training, held_out = split(config)
     else:
         raise DataError(f"{path} does not say which panel it belongs to", "Pass --panel FILE (CoNLL-U, JSONL, parquet)")
+    from lmtrace.jobs.train import signals_for
     from lmtrace.observe.forward import objective_of
 
-    built = build_panel(held_out, tokenizer, config, objective_of(model))
+    built = build_panel(held_out, tokenizer, config, objective_of(model), training)
     card = card or {}
     return analyze(
         model,
         built,
         run=run,
-        signals=signals,
+        signals=signals_for(signals, held_out),
         step=int(card.get("step", 0)) if step is None else step,
         seed=int(card.get("seed", 0)) if seed is None else seed,
         overwrite=overwrite,

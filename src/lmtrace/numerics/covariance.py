@@ -68,7 +68,7 @@ def covariance(x: np.ndarray | Tensor) -> Covariance:
 
 
 def participation_ratio(x: np.ndarray | Tensor | Covariance) -> Estimate:
-    """Return ``(tr C)^2 / tr C^2`` of the covariance C of `x` [n, d], in dimensions: d for equal variances, 1 for a line.
+    """Return ``(tr C)^2 / tr C^2`` of the covariance C of `x` [n, d], in dimensions: d where variances are equal.
 
     The standard error is that of the influence function over points. Abbott, Rajan and Sompolinsky (2011).
     """
@@ -101,7 +101,7 @@ def effective_rank(x: np.ndarray | Tensor | Covariance) -> Estimate:
 
 
 def pca_dimension(x: np.ndarray | Tensor | Covariance, variance: float = 0.95) -> Estimate:
-    """Return how many principal components of `x` [n, d] hold the share `variance` of the variance; no standard error."""
+    """Return how many principal components of `x` [n, d] hold the share `variance`; without a standard error."""
     if not 0 < variance <= 1:
         raise ConfigError(f"pca_dimension: variance must be in (0, 1], got {variance}")
     c = _covariance(x)

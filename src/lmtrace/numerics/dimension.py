@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 from scipy.optimize import brentq
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
@@ -60,7 +61,7 @@ def two_nn(x: Points, discard: float = 0.1) -> Estimate:
     if kept < 2 or xx == 0:
         return Estimate(None, n=n, note="first and second neighbours are equally far everywhere (a lattice)")
     value = xy / xx
-    # Ordered log-ratios are sums of independent spacings, E_j / (d (n - j + 1)) (Renyi 1953): the delta method on those.
+    # Ordered log-ratios are sums of independent spacings E_j / (d (n - j + 1)) (Renyi 1953): delta method on those.
     influence = (y * xx - 2 * x_ * xy) / xx**2
     spacings = np.cumsum(influence[::-1])[::-1] / (value * (n - np.arange(kept)))
     stderr = float(np.linalg.norm(spacings)) * _overlap(log_mu, neighbours.indices[:, :2])
@@ -70,8 +71,8 @@ def two_nn(x: Points, discard: float = 0.1) -> Estimate:
 def two_nn_ml(x: Points, discard: float = 0.0) -> Estimate:
     """Estimate the dimension from the same ratios by maximum likelihood.
 
-    ``log mu`` is exponential with rate d, so d = (k - 1) / (sum of the k smallest + (n - k) times the largest of them), unbiased
-    also where the largest ratios are discarded. Facco et al. (2017); Denti et al. (2022), Scientific Reports 12.
+    ``log mu`` is exponential with rate d, so d = (k - 1) / (sum of the k smallest + (n - k) times the largest of them),
+    unbiased also where the largest ratios are discarded. Facco et al. (2017); Denti et al. (2022), Scientific Reports 12.
 
     Parameters
     ----------
@@ -104,8 +105,8 @@ def two_nn_ml(x: Points, discard: float = 0.0) -> Estimate:
 def mle(x: Points, k: int = 20, average: Literal["harmonic", "arithmetic"] = "harmonic") -> Estimate:
     """Estimate the dimension from the distances to the `k` nearest neighbours by maximum likelihood.
 
-    Per point ``1 / d_i = sum over j < k of log(r_k / r_j), divided by k - 2``: Levina and Bickel's (2005) correction, which
-    makes d_i unbiased. Then the d_i are averaged ("arithmetic") or their inverses are ("harmonic": MacKay and
+    Per point ``1 / d_i = sum over j < k of log(r_k / r_j), divided by k - 2``: Levina and Bickel's (2005) correction,
+    which makes d_i unbiased. Then the d_i are averaged ("arithmetic") or their inverses are ("harmonic": MacKay and
     Ghahramani 2005), which is steadier and lower by a factor of about (k - 2) / (k - 1).
 
     Parameters
@@ -174,8 +175,8 @@ class Gride:
 def gride(x: Points, scales: Sequence[int] = (1, 2, 4, 8, 16, 32)) -> Gride:
     """Estimate the dimension at growing scales from ratios of distant neighbours, ``mu = r_2s / r_s``.
 
-    Maximum likelihood under ``mu^-d ~ Beta(s, s)``; s = 1 is `two_nn_ml` up to its factor (n - 1) / n. A curve that falls
-    with scale says that small scales see noise; Denti, Doimo, Laio and Mira (2022), Scientific Reports 12.
+    Maximum likelihood under ``mu^-d ~ Beta(s, s)``; s = 1 is `two_nn_ml` up to its factor (n - 1) / n. A curve that
+    falls with scale says that small scales see noise; Denti, Doimo, Laio and Mira (2022), Scientific Reports 12.
 
     Parameters
     ----------
@@ -187,7 +188,7 @@ def gride(x: Points, scales: Sequence[int] = (1, 2, 4, 8, 16, 32)) -> Gride:
     Returns
     -------
     Gride
-        Scales that need more neighbours than there are points are left out, with a note; all of them below `MIN_POINTS`.
+        Scales that need more neighbours than there are points are left out, with a note; all below `MIN_POINTS`.
     """
     if not scales or min(scales) < 1 or list(scales) != sorted(set(scales)):
         raise ConfigError(f"gride: scales must be rising integers from 1, got {tuple(scales)}")
@@ -276,7 +277,6 @@ def _overlap(values: np.ndarray, indices: np.ndarray) -> float:
     variance = float(centred @ centred)
     if variance == 0:
         return 1.0
-    rows = np.repeat(np.arange(n), k)
-    edges = np.unique(np.concatenate([rows * n + indices.ravel(), indices.ravel() * n + rows]))
-    covariance = float(centred[edges // n] @ centred[edges % n])
+    graph = csr_array((np.ones(n * k), indices.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
+    covariance = float(centred @ (graph.maximum(graph.T.tocsr()) @ centred))
     return math.sqrt(max(1.0, 1 + covariance / variance))

@@ -20,6 +20,8 @@ from lmtrace.errors import ConfigError, DataError
 TILE = 1024
 GROUP = 8
 SPARE = 2
+STRIP = 8 * TILE
+EXACT = 2**18
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +86,7 @@ def nearest(x: np.ndarray | Tensor, k: int, *, tolerance: float = 3e-5) -> Neigh
     k
         Number of neighbours; where fewer than ``k + 1`` distinct points exist, all there are.
     tolerance
-        Relative distance under which points are the same; 0 merges exact twins only (up to rounding).
+        Relative distance under which points are the same; 0 merges twins up to rounding only.
 
     Returns
     -------
@@ -97,25 +99,25 @@ def nearest(x: np.ndarray | Tensor, k: int, *, tolerance: float = 3e-5) -> Neigh
         raise ConfigError(f"tolerance must not be negative, got {tolerance}")
     points = as_points(x)
     n = len(points)
-    broken = int((~torch.isfinite(points).all(dim=1)).sum()) if n else 0
+    norms = torch.linalg.vector_norm(points, dim=1)
+    broken = int((~torch.isfinite(norms)).sum())
     if broken:
         return _empty(n, f"{broken} of {n} points hold numbers that are not finite")
-    rows = torch.arange(n, device=points.device)
-    twins_dropped = False
+    rounding = 8 * torch.finfo(points.dtype).eps * float(norms.max()) if n else 0.0
+    rows = _without_twins(points, rounding)
     while True:
         distances, indices = _search(points[rows] if len(rows) < n else points, max(k, 2))
         if not distances.numel():
             return _empty(n, "", rows)
-        close = distances <= _same(points, distances, tolerance)
+        spacing = float(distances[:, min(1, distances.shape[1] - 1)].mean())
+        close = distances <= max(tolerance * spacing, rounding)
         if not bool(close[:, 0].any()):
             k = min(k, distances.shape[1])
             return Neighbours(
                 distances[:, :k].cpu().numpy(), indices[:, :k].cpu().numpy(), rows.cpu().numpy(), num_points=n
             )
-        # Groups larger than k + 1 need more than one round; exact twins, the usual case, never do.
-        keep = _merge(close, indices) if twins_dropped else _without_twins(points)
-        twins_dropped = True
-        rows = rows[keep]
+        first, second = close.nonzero(as_tuple=True)  # a group of more than k + 1 points takes another round
+        rows = rows[_merge(len(rows), first, indices[first, second])]
 
 
 def _empty(n: int, problem: str, rows: Tensor | None = None) -> Neighbours:
@@ -123,71 +125,65 @@ def _empty(n: int, problem: str, rows: Tensor | None = None) -> Neighbours:
     return Neighbours(np.empty((len(kept), 0)), np.empty((len(kept), 0), np.int64), kept, n, problem)
 
 
-def _same(points: Tensor, distances: Tensor, tolerance: float) -> float:
-    """Return the distance under which two points are one."""
-    spacing = float(distances[:, min(1, distances.shape[1] - 1)].mean())
-    largest = float(torch.linalg.vector_norm(points, dim=1, dtype=torch.float64).max())
-    return max(tolerance * spacing, 8 * torch.finfo(points.dtype).eps * largest)
+def _without_twins(points: Tensor, rounding: float) -> Tensor:
+    """Return the first row of every group of points that are equal up to rounding, in order.
+
+    Twins are next to each other in the order along any direction; `nearest` finds those that a stranger separates.
+    """
+    direction = torch.cos(torch.arange(points.shape[1], dtype=points.dtype, device=points.device) ** 2)
+    along, order = (points @ direction).sort()
+    step = (along.diff() <= rounding * float(torch.linalg.vector_norm(direction))).nonzero().ravel()
+    first, second = order[step], order[step + 1]
+    twins = torch.linalg.vector_norm(points[first] - points[second], dim=1) <= rounding
+    return _merge(len(points), first[twins], second[twins])
 
 
-def _without_twins(points: Tensor) -> Tensor:
-    """Return the first row of every group of equal rows, in order."""
-    plain = np.ascontiguousarray((points + 0.0).cpu().numpy())  # + 0.0 makes -0.0 and 0.0 the same bytes
-    keys = plain.view(np.dtype((np.void, plain.dtype.itemsize * plain.shape[1]))).ravel()
-    _, first = np.unique(keys, return_index=True)
-    return torch.from_numpy(np.sort(first)).to(points.device)
-
-
-def _merge(close: Tensor, indices: Tensor) -> Tensor:
-    """Return the first row of every connected group of close points, in order."""
-    n = len(close)
-    rows, columns = close.nonzero(as_tuple=True)
-    ends = (rows.cpu().numpy(), indices[rows, columns].cpu().numpy())
-    graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(n, n))
+def _merge(n: int, first: Tensor, second: Tensor) -> Tensor:
+    """Return the first row of every connected group, in order; the edges are (first, second)."""
+    if not len(first):
+        return torch.arange(n, device=first.device)
+    ends = (first.cpu().numpy(), second.cpu().numpy())
+    graph = coo_array((np.ones(len(first), np.int8), ends), shape=(n, n))
     _, group = connected_components(graph, directed=False)
-    _, first = np.unique(group, return_index=True)
-    return torch.from_numpy(np.sort(first)).to(close.device)
+    _, rows = np.unique(group, return_index=True)
+    return torch.from_numpy(np.sort(rows)).to(first.device)
 
 
 def _search(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return exact distances [n, k] (float64) and indices [n, k] of the nearest neighbours, the point itself left out."""
+    """Return distances (float64) and indices [n, k] of the nearest neighbours, the point itself left out."""
     n = len(points)
     k = min(k, n - 1)
     if k < 1:
         return points.new_empty((n, 0), dtype=torch.float64), points.new_empty((n, 0), dtype=torch.int64)
-    centred = (points - points.mean(dim=0, dtype=torch.float64)).to(points.dtype)
-    squares, indices = _candidates(centred, min(k + SPARE, n - 1))
-    distances = _exact(centred, torch.arange(n, device=points.device), indices)
+    centred = points - points.mean(dim=0, dtype=torch.float64).to(points.dtype)
+    norms = centred.square().sum(dim=1)
+    squares, indices = _candidates(centred, norms, min(k + SPARE, n - 1))
+    distances = _exact(points, torch.arange(n, device=points.device), indices)
     distances, order = distances.sort(dim=1)
     indices = indices.gather(1, order)
     if points.dtype == torch.float32 and squares.shape[1] < n - 1:
-        doubtful = _doubtful(centred, squares, distances[:, k - 1])
+        # The error of n_i + n_j - 2 x.y is a few roundings of its largest term; it may hide a true neighbour.
+        error = 8 * torch.finfo(torch.float32).eps * (norms + norms.max()).double()
+        doubtful = (squares[:, -1] - error <= distances[:, k - 1].square()).nonzero().ravel()
         if len(doubtful):
-            distances[doubtful, :k], indices[doubtful, :k] = _brute(centred.double(), doubtful, k)
+            distances[doubtful, :k], indices[doubtful, :k] = _brute(points.double(), doubtful, k)
     return distances[:, :k], indices[:, :k]
 
 
-def _doubtful(centred: Tensor, squares: Tensor, kth: Tensor) -> Tensor:
-    """Return the rows whose true neighbours rounding of the products may have hidden."""
-    # |error| of n_i + n_j - 2 x.y in float32 is a few roundings of the largest term; 8 covers blocked summation.
-    norms = centred.square().sum(dim=1, dtype=torch.float64)
-    error = 8 * torch.finfo(centred.dtype).eps * (norms + norms.max())
-    return (squares[:, -1].double() - error <= kth.square()).nonzero().ravel()
-
-
 def _exact(points: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
-    """Return the distances [rows, k] from each row to its candidates, from differences."""
+    """Return the distances [rows, k] (float64) from each row to its candidates, from differences."""
     out = points.new_empty(indices.shape, dtype=torch.float64)
-    step = max(1, 2**20 // max(1, indices.shape[1] * points.shape[1]))
+    step = max(1, EXACT // max(1, indices.shape[1] * points.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        difference = points[indices[part]] - points[rows[part], None]
-        out[part] = difference.square_().sum(dim=2, dtype=torch.float64).sqrt_()
+        candidates = points.index_select(0, indices[part].ravel()).view(*indices[part].shape, -1)
+        out[part] = torch.linalg.vector_norm(candidates.sub_(points[rows[part], None]), dim=2)
     return out
 
 
 def _brute(points: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Search for some rows in float64."""
+    points = points - points.mean(dim=0)
     norms = points.square().sum(dim=1)
     distances = points.new_empty((len(rows), k))
     found = rows.new_empty((len(rows), k))
@@ -202,56 +198,81 @@ def _brute(points: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return distances, found
 
 
-def _candidates(centred: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return squared distances and indices [n, k] of the nearest points, up to the rounding of the products."""
-    n, tiles = len(centred), -(-len(centred) // TILE)
-    norms = centred.square().sum(dim=1, keepdim=True)
-    ones = torch.ones_like(norms)
+def _candidates(centred: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return squared distances and indices [n, k], rising, of the nearest points, up to the products' rounding."""
+    n = len(centred)
+    ones = torch.ones_like(norms)[:, None]
     # The norms ride along as two more columns: a product is then a squared distance, with no pass over the tile.
-    left = torch.cat([centred * -2, norms, ones], dim=1)
-    right = torch.cat([centred, ones, norms], dim=1)
-    blocks = [slice(i * TILE, min(n, (i + 1) * TILE)) for i in range(tiles)]
-    best: list[tuple[Tensor, Tensor] | None] = [None] * tiles
-    for i, rows in enumerate(blocks):
-        for j in range(i, tiles):
-            tile = left[rows] @ right[blocks[j]].T
-            if i == j:
-                tile.fill_diagonal_(torch.inf)
-            best[j] = _best(best[j], _smallest(tile, k), rows.start, k)
-            if i != j:
-                best[i] = _best(best[i], _smallest(tile.T.contiguous(), k), blocks[j].start, k)
-    values = torch.cat([b[0] for b in best if b is not None], dim=1)
-    indices = torch.cat([b[1] for b in best if b is not None], dim=1)
-    return values.T.contiguous(), indices.T.contiguous()
+    left = torch.cat([centred * -2, norms[:, None], ones], dim=1)
+    right = torch.cat([centred, ones, norms[:, None]], dim=1)
+    best = [_Best(k) for _ in range(0, n, TILE)]
+    buffer = centred.new_empty(min(n, TILE) * min(n, STRIP))
+    for i, above in enumerate(range(0, n, TILE)):
+        rows = left[above : above + TILE]
+        for start in range(above, n, STRIP):
+            stop = min(n, start + STRIP)
+            strip = buffer[: len(rows) * (stop - start)].view(len(rows), stop - start)
+            torch.mm(rows, right[start:stop].T, out=strip)
+            if start == above:
+                strip.fill_diagonal_(torch.inf)
+            best[i].add(*_smallest_of_rows(strip, k), start)
+            for j, column in enumerate(range(start, stop, TILE), start // TILE):
+                if j > i:
+                    tile = strip[:, column - start : column - start + TILE]
+                    values, indices = _smallest_of_columns(tile, k)
+                    best[j].add(values.T, indices.T, above)
+    return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
 
-def _best(
-    old: tuple[Tensor, Tensor] | None, new: tuple[Tensor, Tensor], start: int, k: int
-) -> tuple[Tensor, Tensor]:
-    """Merge the best of a further tile, whose rows begin at `start`, into the best so far; both [k, columns]."""
-    values, indices = new[0], new[1] + start
-    if old is None:
-        return values, indices
-    values, indices = torch.cat([old[0], values]), torch.cat([old[1], indices])
-    values, order = values.topk(min(k, len(values)), dim=0, largest=False)
-    return values, indices.gather(0, order)
+class _Best:
+    """The k smallest numbers of every row over the tiles seen so far, rising, and where they are."""
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        self.values = self.indices = torch.empty(0)
+
+    def add(self, values: Tensor, indices: Tensor, start: int) -> None:
+        """Merge the best of a further tile, whose numbering begins at `start`."""
+        indices = indices + start
+        if self.values.numel():
+            values, indices = torch.cat([self.values, values], 1), torch.cat([self.indices, indices], 1)
+        self.values, order = values.topk(min(self.k, values.shape[1]), dim=1, largest=False)
+        self.indices = indices.gather(1, order)
 
 
-def _smallest(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k smallest numbers of each column and their rows, [k, columns]; fewer where the tile has fewer rows.
+# The k smallest numbers lie in the k groups with the smallest minima, and minima of groups are cheap. The two functions
+# differ in what is contiguous: groups are taken so that each is one pass over memory.
 
-    The k smallest numbers lie in the k groups of rows with the smallest minima, and minima of groups are cheap.
-    """
+
+def _smallest_of_rows(strip: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k smallest numbers of each row and their columns, [rows, k]; fewer where there are fewer columns."""
+    num_rows, columns = strip.shape
+    groups = columns // GROUP
+    if groups <= 2 * k:
+        return strip.topk(min(k, columns), dim=1, largest=False, sorted=False)
+    whole = groups * GROUP
+    minima = strip[:, :whole].unflatten(1, (GROUP, groups)).amin(dim=1)
+    group = minima.topk(k, dim=1, largest=False, sorted=False).indices
+    inside = torch.arange(0, whole, groups, device=strip.device)
+    members = (group[:, None] + inside[:, None]).view(num_rows, -1)
+    if whole < columns:
+        members = torch.cat([members, torch.arange(whole, columns, device=strip.device).expand(num_rows, -1)], dim=1)
+    values, order = strip.gather(1, members).topk(k, dim=1, largest=False, sorted=False)
+    return values, members.gather(1, order)
+
+
+def _smallest_of_columns(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k smallest numbers of each column and their rows, [k, columns]; fewer where there are fewer rows."""
     num_rows, columns = tile.shape
     groups = num_rows // GROUP
     if groups <= 2 * k:
-        values, indices = tile.topk(min(k, num_rows), dim=0, largest=False)
-        return values, indices
-    whole = tile[: groups * GROUP].view(groups, GROUP, columns)
-    group = whole.amin(dim=1).topk(k, dim=0, largest=False, sorted=False).indices
-    members = (group[:, None] * GROUP + torch.arange(GROUP, device=tile.device)[None, :, None]).view(-1, columns)
-    if num_rows > groups * GROUP:
-        rest = torch.arange(groups * GROUP, num_rows, device=tile.device)
-        members = torch.cat([members, rest[:, None].expand(-1, columns)])
-    values, order = tile.gather(0, members).topk(k, dim=0, largest=False)
+        return tile.topk(min(k, num_rows), dim=0, largest=False, sorted=False)
+    whole = groups * GROUP
+    minima = tile[:whole].unflatten(0, (groups, GROUP)).amin(dim=1)
+    group = minima.topk(k, dim=0, largest=False, sorted=False).indices
+    inside = torch.arange(GROUP, device=tile.device)
+    members = (group[:, None] * GROUP + inside[:, None]).view(-1, columns)
+    if whole < num_rows:
+        members = torch.cat([members, torch.arange(whole, num_rows, device=tile.device)[:, None].expand(-1, columns)])
+    values, order = tile.gather(0, members).topk(k, dim=0, largest=False, sorted=False)
     return values, members.gather(0, order)

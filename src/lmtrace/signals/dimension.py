@@ -1,13 +1,13 @@
 """Intrinsic dimension of the cloud of tokens at every site: how many directions the representation really uses.
 
-Non-linear estimates come from distances to nearest neighbours: TwoNN (line and maximum likelihood), MLE, and the GRIDE curve of dimension
-against scale. Linear ones come from the covariance: participation ratio, effective rank, components that hold 95 % of the
-variance; anisotropy is the mean cosine. Equations: `lmtrace.numerics.dimension`, `lmtrace.numerics.covariance`.
+Non-linear estimates come from distances to nearest neighbours: TwoNN (line and maximum likelihood), MLE, and the GRIDE
+curve of dimension against scale. Linear ones come from the covariance: participation ratio, effective rank, components
+that hold 95 % of the variance; anisotropy is the mean cosine. Equations: `lmtrace.numerics.dimension`, `lmtrace.numerics.covariance`.
 
 The same sample of tokens is used at every step and site. Equal tokens (all of them at the embedding) are merged first.
 
-When it misleads: above about 20 dimensions 2,000 points are too few, and the number is a lower bound (metric `lower_bound`); estimates
-of runs with different `num_points` do not compare; noise of small scale raises TwoNN, look at the GRIDE curve.
+When it misleads: above about 20 dimensions 2,000 points are too few, and the number is a lower bound (metric
+`lower_bound`); estimates of runs with different `num_points` do not compare; noise of small scale raises TwoNN, look at the GRIDE curve.
 """
 
 from __future__ import annotations

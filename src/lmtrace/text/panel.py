@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 
 from lmtrace.errors import ConfigError, DataError
+from lmtrace.text.sentences import iterate_words
 
 if TYPE_CHECKING:
     from lmtrace.text.alignment import Encoding
@@ -417,6 +418,13 @@ class Panel:
         codes = self.labels(layer).codes
         word = self.predictions.word
         return np.where(word >= 0, codes[np.maximum(word, 0)], -1)
+
+    @cached_property
+    def training_texts(self) -> frozenset[str] | None:
+        """Training sentences, words joined by a space; None where the panel was built without the training corpus."""
+        if self._training is None:
+            return None
+        return frozenset(" ".join(words) for words in iterate_words(self._training))
 
     @cached_property
     def references(self) -> tuple[dict[str, Reference], dict[str, str]]:

@@ -1,0 +1,104 @@
+// Verdicts first: what was found, how sure it is, and what it rests on.
+
+import { Finding, Run } from "./data";
+import { h } from "./figure";
+import { Emergence } from "./timeline";
+import { labelName, siteName } from "./data";
+import { number } from "./state";
+
+/** Looks a number up in a finding, wherever the analysis put it. */
+export function numberOf(f: Finding, name: string): number | null {
+  for (const part of [f, f.numbers, f.data, f.result, f.emergence] as any[]) {
+    const v = part?.[name];
+    if (typeof v === "number" && Number.isFinite(v)) return v;
+  }
+  return null;
+}
+
+function intervalOf(f: Finding, name = "interval"): [number | null, number | null] {
+  for (const part of [f, f.numbers, f.data, f.emergence] as any[]) {
+    const v = part?.[name];
+    if (Array.isArray(v) && v.length === 2) return [v[0], v[1]];
+  }
+  return [null, null];
+}
+
+function keyOf(f: Finding): { signal?: string; metric?: string; label?: string | null; site?: string | null; split?: string | null } {
+  const series = Array.isArray(f.series) ? f.series[0] : f.series;
+  if (typeof series === "object" && series) return { ...(series as object), ...(typeof f.site === "string" ? { site: f.site } : {}) };
+  return f as any;
+}
+
+const TONE: Record<string, string> = { alert: "alert", warning: "alert", leak: "alert", memorisation: "alert", emergence: "found", phase: "found", phases: "found", compression: "found", order: "found", convergence: "found" };
+
+export function tone(f: Finding): string {
+  const text = `${f.verdict ?? ""} ${f.outcome ?? ""} ${f.kind ?? ""}`.toLowerCase();
+  if (/not resolved|unresolved|no transition|no emergence|none|undecided|not converged/.test(text + (/(not resolved|no transition|no emergence|did not emerge|not converged)/i.test(String(f.sentence ?? "")) ? " none" : ""))) return "none";
+  return TONE[String(f.kind ?? "").toLowerCase()] ?? (/alert|warn/.test(text) ? "alert" : "found");
+}
+
+export function findingCards(run: Run): HTMLElement | null {
+  const order = { alert: 0, found: 1, none: 2 } as Record<string, number>;
+  const alerts: Finding[] = run.events.filter((e) => e.kind === "alert").map((e) => ({ kind: "alert", sentence: e.text, numbers: { step: e.step } }));
+  const seen = new Set(run.findings.map((f) => f.sentence));
+  const all = [...alerts.filter((a) => !seen.has(a.sentence)), ...run.findings];
+  if (!all.length) return null;
+  const list = h("ol", { class: "findings" });
+  // The same finding at several sites is one card: the first, with the others folded below it.
+  const heads = new Map<string, Finding>(), others = new Map<Finding, string[]>();
+  const kept = all.filter((f) => {
+    const key = keyOf(f);
+    if (!key.signal || !key.site || tone(f) === "alert") return true;
+    const name = [f.kind, tone(f), key.signal, key.metric, key.label, key.split].join("|"), head = heads.get(name);
+    if (!head) { heads.set(name, f); others.set(f, []); return true; }
+    others.get(head)!.push(String(f.sentence ?? ""));
+    return false;
+  });
+  const sorted = kept.map((f, i) => ({ f, i, t: tone(f) })).sort((a, b) => order[a.t]! - order[b.t]! || a.i - b.i);
+  const SHOWN = 12;
+  sorted.forEach(({ f, t }, index) => {
+    const item = h("li", { class: t }, h("span", { class: "kind" }, String(f.kind ?? "finding").replace(/_/g, " ")), h("p", {}, String(f.sentence ?? f.text ?? "")));
+    const facts: string[] = [];
+    const [a, b] = intervalOf(f);
+    if (a !== null || b !== null) facts.push(`interval ${a === null ? "…" : number(a)} to ${b === null ? "…" : number(b)}`);
+    const p = numberOf(f, "p_value") ?? numberOf(f, "null_p");
+    if (p !== null) facts.push(`null p ${p < 0.001 ? "< 0.001" : number(p, 2)}`);
+    if (typeof f.null === "string" && f.null) facts.push(`null: ${f.null}`);
+    else if (typeof f.null === "number") facts.push(`null ${number(f.null)}`);
+    if (facts.length) item.append(h("span", { class: "facts" }, facts.join(" · ")));
+    const caveats = ([] as unknown[]).concat((f.caveats as any) ?? []).map(String).filter(Boolean);
+    if (caveats.length) item.append(h("details", {}, h("summary", {}, caveats.length === 1 ? "1 caveat" : `${caveats.length} caveats`), h("ul", {}, ...caveats.map((c) => h("li", {}, c)))));
+    const more = others.get(f) ?? [];
+    if (more.length) item.append(h("details", {}, h("summary", {}, `${more.length} more ${more.length === 1 ? "site" : "sites"}`), h("ul", {}, ...more.map((m) => h("li", {}, m)))));
+    if (index >= SHOWN) item.classList.add("more");
+    list.append(item);
+  });
+  if (sorted.length <= SHOWN + 2) { list.classList.add("open"); return list; }
+  const more = h("button", { type: "button", class: "quiet", "aria-expanded": "false" }, `Show all ${sorted.length}`);
+  more.onclick = () => { const open = list.classList.toggle("open"); more.textContent = open ? "Show fewer" : `Show all ${sorted.length}`; more.setAttribute("aria-expanded", String(open)); };
+  return h("div", {}, list, more);
+}
+
+export function emergences(runs: Run[]): Emergence[] {
+  const out: Emergence[] = [];
+  runs.forEach((run, r) => {
+    for (const f of run.findings) {
+      if (!/emerge/i.test(String(f.kind ?? ""))) continue;
+      const onset = numberOf(f, "onset"), midpoint = numberOf(f, "midpoint");
+      if (onset === null && midpoint === null) continue;
+      const key = keyOf(f), field = run.fields[key.signal ?? ""]?.[key.metric ?? ""];
+      const sites: string[] = run.header.model?.sites ?? run.series.find((s) => s.signal === key.signal && s.metric === key.metric)?.sites ?? [];
+      const [low, high] = intervalOf(f);
+      const label = [key.label ? labelName(key.label) : "", field?.title ?? key.metric ?? "", key.split ?? ""].filter(Boolean).join(" · ");
+      const where = key.site ? siteName(key.site) : "whole model";
+      out.push({
+        name: runs.length > 1 ? `${where}, ${run.name}` : where, site: key.site ?? null, depth: Math.max(0, sites.indexOf(key.site ?? "")), sites: key.site ? sites.length : 1,
+        onset, midpoint, low, high: high ?? (low !== null ? midpoint : null), saturation: numberOf(f, "saturation"), sentence: String(f.sentence ?? ""), run: r, group: label,
+      });
+    }
+  });
+  // Features in the order in which they first appeared; within a feature from the input to the output.
+  const first = new Map<string, number>();
+  for (const e of out) first.set(e.group, Math.min(first.get(e.group) ?? Infinity, e.onset ?? e.midpoint ?? Infinity));
+  return out.sort((a, b) => first.get(a.group)! - first.get(b.group)! || a.group.localeCompare(b.group) || b.depth - a.depth || a.run - b.run);
+}

@@ -1,0 +1,167 @@
+// The page around the sections: title, navigation, step axis, theme, the replay slider.
+
+import { Run } from "./data";
+import { forget, h } from "./figure";
+import { sections } from "./sections";
+import { listen, number, state, stepText, tell } from "./state";
+
+const ROMAN: Record<string, string> = { findings: "Findings", loss: "Loss", emergence: "When", maps: "Where", probe: "Probes", dimension: "Dimension", curvature: "Curvature", output: "Output", errors: "Errors", pairs: "Pairs", attention: "Attention", inside: "Inside", cost: "Cost", provenance: "Provenance" };
+
+function button(text: string, label: string, act: () => void): HTMLButtonElement {
+  const b = h("button", { type: "button", "aria-label": label, title: label }, text);
+  b.onclick = act;
+  return b;
+}
+
+/** What all runs share: the last step and the first measured one. */
+export function frame(runs: Run[]) {
+  let last = 1, unit = Infinity;
+  for (const run of runs) for (const s of run.series) {
+    if (!s.rows) continue;
+    last = Math.max(last, s.steps[s.rows - 1]!);
+    if (s.signal === "train") continue;
+    for (let r = 0; r < Math.min(3, s.rows); r++) if (s.steps[r]! > 0) { unit = Math.min(unit, s.steps[r]!); break; }
+  }
+  state.lastStep = last;
+  state.unit = Number.isFinite(unit) ? unit : Math.max(1, last / 100);
+  state.runNames = runs.map((r) => r.name);
+}
+
+export function page(runs: Run[], extra: { side?: HTMLElement; live?: boolean } = {}) {
+  frame(runs);
+  forget();
+  const main = h("main", { id: "main" }, hero(runs, extra.live ?? false));
+  for (const s of sections(runs)) main.append(s);
+  const links = [...main.querySelectorAll("section")].map((s) => h("a", { href: `#${s.id}` }, ROMAN[s.id] ?? s.querySelector("h2")!.textContent!));
+  const nav = h("nav", { "aria-label": "Sections" }, ...(extra.side ? [extra.side] : []), h("div", { class: "links" }, ...links));
+  const old = document.getElementById("app")!, y = scrollY;
+  old.replaceChildren(bar(runs), h("div", { class: extra.side ? "layout with-runs" : "layout" }, nav, main), replay());
+  if (extra.live) scrollTo(0, y);
+  spy(links, [...main.querySelectorAll("section")]);
+  document.title = `${runs.map((r) => r.name).join(", ")} · TRACE`;
+}
+
+function hero(runs: Run[], live: boolean): HTMLElement {
+  const el = h("header", { class: "hero" });
+  if (runs.length === 1) {
+    const { header, name } = runs[0]!, m = header.model ?? {}, p = header.panel ?? {}, facts: string[] = [];
+    if (m.class) facts.push(m.class);
+    if (m.num_blocks) facts.push(`${m.num_blocks} blocks${m.d_model ? ` × ${m.d_model}` : ""}`);
+    if (m.num_parameters) facts.push(`${number(m.num_parameters / (m.num_parameters >= 1e6 ? 1e6 : 1e3))}${m.num_parameters >= 1e6 ? " M" : " k"} parameters`);
+    if (p.num_sentences) facts.push(`panel of ${Number(p.num_sentences).toLocaleString("en")} sentences`);
+    el.append(h("h1", {}, name), h("span", { class: "state", "data-run": runs[0]!.id }, status(header.status)), h("p", { class: "facts" }, facts.join(" · ")));
+  } else el.append(h("h1", {}, `${runs.length} runs`), h("p", { class: "facts" }, runs.map((r) => r.name).join(" · ")));
+  const numbers = h("dl", { class: "tiles" });
+  tiles(runs, numbers);
+  if (live) listen((topic) => { if (topic === "data") tiles(runs, numbers); }, numbers);
+  if (runs.length === 1) el.append(numbers);
+  return el;
+}
+
+export function status(text: string): HTMLElement {
+  return h("span", { class: `status ${String(text).replace(/\s/g, "-")}` }, String(text || "unknown"));
+}
+
+function tiles(runs: Run[], list: HTMLElement) {
+  const run = runs[0]!, out: [string, string, string][] = [];
+  const find = (signal: string, metric: string) => run.series.find((s) => s.signal === signal && s.metric === metric && s.label === null && s.rows);
+  out.push(["Step", state.lastStep.toLocaleString("en"), ""]);
+  const panel = find("output", "loss") ?? find("train", "loss");
+  if (panel) {
+    const r = panel.rows - 1, v = panel.values.at(r, 0), se = panel.stderr.at(r, 0);
+    out.push([panel.signal === "train" ? "Training loss" : "Panel loss", number(v, 4), Number.isFinite(se) ? `± ${number(se, 2)} nats` : "nats"]);
+    const floor = run.header.data?.floor_nats;
+    if (typeof floor === "number" && panel.signal !== "train") out.push(["Above the floor", number(v - floor, 3), `floor ${number(floor, 4)} nats`]);
+  }
+  for (const [signal, metric] of [["probe", "accuracy"]] as const) {
+    let top: { v: number; label: string; null_: number } | null = null;
+    for (const s of run.series) if (s.signal === signal && s.metric === metric && s.rows && !s.label?.includes("=")) for (let c = 0; c < s.sites.length; c++) {
+      const v = s.values.at(s.rows - 1, c), null_ = s.null.at(s.rows - 1, c);
+      if (v === v && (!top || v - (null_ || 0) > top.v - (top.null_ || 0))) top = { v, label: s.label ?? "", null_ };
+    }
+    if (top) out.push([`Best probe: ${top.label}`, number(top.v, 3), Number.isFinite(top.null_) ? `majority ${number(top.null_)}` : ""]);
+  }
+  const tokens = find("train", "tokens_seen");
+  if (tokens) out.push(["Tokens seen", short(tokens.values.at(tokens.rows - 1, 0)), ""]);
+  list.replaceChildren(...out.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, ...(note ? [h("small", {}, note)] : [])))));
+}
+
+function short(v: number) { return v >= 1e9 ? `${number(v / 1e9)} B` : v >= 1e6 ? `${number(v / 1e6)} M` : v >= 1e3 ? `${number(v / 1e3)} k` : number(v); }
+
+function bar(runs: Run[]): HTMLElement {
+  const axis = button("", "", () => { state.axis = state.axis === "log" ? "linear" : "log"; say(); tell("view"); });
+  const say = () => { axis.textContent = state.axis === "log" ? "Log steps" : "Linear steps"; axis.setAttribute("aria-label", `Step axis is ${state.axis === "log" ? "logarithmic" : "linear"}; change`); axis.title = "Change the step axis"; };
+  say();
+  const reset = button("Reset zoom", "Reset zoom", () => { state.range = null; tell("view"); });
+  reset.hidden = true;
+  listen((topic) => { if (topic === "view") reset.hidden = state.range === null; }, reset);
+  const mode = button("", "", () => { setTheme(isDark() ? "light" : "dark"); name(); });
+  const name = () => { mode.textContent = isDark() ? "Light" : "Dark"; mode.setAttribute("aria-label", `Change to the ${isDark() ? "light" : "dark"} theme`); mode.title = "Change the theme"; };
+  name();
+  const sites = runs.length > 1 ? sitePicker(runs) : null;
+  return h("header", { class: "top" }, h("a", { class: "skip", href: "#main" }, "Skip to the content"), h("span", { class: "brand" }, "TRACE"), h("span", { class: "where" }, runs.map((r) => r.name).join(", ")), ...(sites ? [sites] : []), reset, axis, mode);
+}
+
+function sitePicker(runs: Run[]): HTMLElement {
+  const names = [...new Set(runs.flatMap((r) => r.series.flatMap((s) => s.sites.filter((n): n is string => n !== null))))];
+  const select = h("select", { "aria-label": "Site shown where runs are overlaid" }, ...names.map((n) => h("option", { value: n }, n)));
+  select.value = state.site ?? names.at(-1) ?? "";
+  select.onchange = () => { state.site = select.value; const side = document.querySelector<HTMLElement>(".runs"); page(runs, side ? { side, live: true } : {}); };
+  return select;
+}
+
+export function isDark(): boolean {
+  return getComputedStyle(document.documentElement).getPropertyValue("--dark").trim() === "1";
+}
+
+export function setTheme(theme: "light" | "dark") {
+  document.documentElement.dataset.theme = theme;
+  tell("theme");
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => tell("theme"));
+addEventListener("beforeprint", () => { document.documentElement.dataset.print = "1"; });
+addEventListener("afterprint", () => { delete document.documentElement.dataset.print; });
+
+/** The slider that replays the training: figures over steps are veiled after it, arrays show that moment. */
+function replay(): HTMLElement {
+  const N = 400;
+  const slider = h("input", { type: "range", min: "0", max: String(N), value: String(N), "aria-label": "Replay: show the training up to a step" });
+  const text = h("output", {}), play = button("▶", "Replay the training", () => (timer ? stop() : start()));
+  let timer = 0;
+  const toStep = (v: number) => (state.axis === "log" ? state.unit * (10 ** ((v / N) * Math.log10(1 + state.lastStep / state.unit)) - 1) : (v / N) * state.lastStep);
+  const show = () => {
+    const v = +slider.value;
+    state.time = v >= N ? null : Math.round(toStep(v));
+    text.textContent = state.time === null ? `step ${stepText(state.lastStep)}, latest` : `step ${stepText(state.time)}`;
+    slider.setAttribute("aria-valuetext", text.textContent);
+  };
+  const start = () => {
+    if (+slider.value >= N) slider.value = "0";
+    play.textContent = "❚❚";
+    play.setAttribute("aria-label", "Pause the replay");
+    timer = window.setInterval(() => { slider.value = String(+slider.value + 2); show(); tell("time"); if (+slider.value >= N) stop(); }, 50);
+  };
+  const stop = () => { clearInterval(timer); timer = 0; play.textContent = "▶"; play.setAttribute("aria-label", "Replay the training"); };
+  slider.oninput = () => { show(); tell("time"); };
+  listen((topic) => { if (topic === "data") show(); }, slider);
+  if (state.time !== null) slider.value = String(Math.round(state.axis === "log" ? (N * Math.log10(1 + state.time / state.unit)) / Math.log10(1 + state.lastStep / state.unit) : (N * state.time) / state.lastStep));
+  show();
+  return h("footer", { class: "replay" }, play, slider, text);
+}
+
+function spy(links: HTMLAnchorElement[], parts: HTMLElement[]) {
+  const seen = new Set<Element>();
+  const watch = new IntersectionObserver((entries) => {
+    for (const e of entries) if (e.isIntersecting) seen.add(e.target); else seen.delete(e.target);
+    const at = parts.findIndex((p) => seen.has(p));
+    links.forEach((l, i) => (i === at ? l.setAttribute("aria-current", "true") : l.removeAttribute("aria-current")));
+  }, { rootMargin: "-80px 0px -55% 0px" });
+  for (const p of parts) watch.observe(p);
+}
+
+/** Said on the page itself, so that whoever drives it can wait without running a script. */
+export function setReady(ready: boolean) {
+  window.lmtrace.ready = ready;
+  document.body.dataset.ready = String(ready);
+}
