@@ -18,7 +18,9 @@ import numpy as np
 from lmtrace.numerics.ngram import NGram, discount, fit
 from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.text.lexicon import END, LAYERS
-from lmtrace.text.sequences import encode_causal, special_id
+from lmtrace.text.sentences import iterate_labels, iterate_words
+from lmtrace.text.sequences import causal_affixes, encode_causal, special_id
+from lmtrace.text.tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
     from lmtrace.text.panel import Panel
@@ -98,19 +100,18 @@ def build(panel: Panel, training: Iterable[Any] | None) -> tuple[dict[str, Refer
 
     alike = np.zeros(n, np.int64)
     add("uniform", SparseRows.empty(n), np.ones((n, 1)), np.full((1, vocabulary), 1.0 / vocabulary), alike)
-    sentences = [] if training is None else list(itertools.islice(training, MAX_SENTENCES))
-    if not sentences:
+    sequences = [] if training is None else _sequences(training, panel.tokenizer)
+    if not sequences:
         reason = "the panel was built without training=, the corpus that the references count"
         missing |= dict.fromkeys(RUNGS[1:5], reason)
     else:
         previous, before = _contexts(panel)
-        sequences = [s for s in encode_causal(sentences, panel.tokenizer) if len(s) > 1]
         kinds = (alike, previous, (before + 1) * (vocabulary + 1) + previous)
         for order, name, kind in zip((1, 2, 3), ("unigram", "bigram", "trigram"), kinds, strict=True):
             model: NGram = fit(sequences, vocabulary, order)
             rows, left = model.rows(previous, before)
             add(name, rows, left[:, None], model.base[None, :], kind)
-        built = _construction(panel, sentences)
+        built = _construction(panel, training)
         if isinstance(built, str):
             missing["construction"] = built
         else:
@@ -124,6 +125,17 @@ def build(panel: Panel, training: Iterable[Any] | None) -> tuple[dict[str, Refer
     return found, missing
 
 
+def _sequences(training: Any, tokenizer: Any) -> list[list[int]]:
+    """Return the training sentences as a causal model reads them, those of two tokens and more."""
+    if isinstance(tokenizer, WordTokenizer):
+        begin, end = causal_affixes(tokenizer)
+        words = itertools.islice(iterate_words(training), MAX_SENTENCES)
+        rows = [[*begin, *tokenizer.encode(list(sentence)), *end] for sentence in words]
+    else:
+        rows = encode_causal(itertools.islice(training, MAX_SENTENCES), tokenizer)
+    return [row for row in rows if len(row) > 1]
+
+
 def _contexts(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
     """Return the last token before each prediction and the one before that (-1 where the sequence begins)."""
     previous, before = [], []
@@ -133,30 +145,31 @@ def _contexts(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(previous), np.concatenate(before)
 
 
-def _construction(panel: Panel, sentences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray] | str:
-    """Return (mix, basis) of the predictor that knows which categories follow which, and how frequent words of a category are.
+def _construction(panel: Panel, training: Any) -> tuple[np.ndarray, np.ndarray] | str:
+    """Return (mix, basis): which categories follow which, and how frequent the words of a category are.
 
-    p(w | prefix) = sum_c p(c | categories of the prefix) p(w | c): the whole prefix of categories, backed off to the
-    last two, the last one and none (Witten and Bell 1991). It knows nothing of agreement, selection or meaning.
+    p(w | prefix) = sum_c p(c | categories of the prefix) p(w | c): the whole prefix of categories, backed off to the last
+    two, the last one and none (Witten and Bell 1991). It knows nothing of agreement, selection or meaning.
     """
-    layer = next((name for name in LAYERS if name in panel.layers and any(name in s.labels for s in sentences)), None)
-    if layer is None:
-        return f"neither {' nor '.join(LAYERS)} labels the panel and the training corpus"
     if not all(np.array_equal(e.first, np.arange(len(e.ids))) for e in panel.encodings):
         return "the tokenizer splits words; categories are of words"
-    if panel.tokenizer.bos_token_id is None or (eos := special_id(panel.tokenizer, "eos")) is None:
+    if special_id(panel.tokenizer, "bos") is None or (eos := special_id(panel.tokenizer, "eos")) is None:
         return "the tokenizer has no beginning or end of sentence"
-    paths = [_categories(s, layer) for s in sentences]
-    panel_paths = [_categories(s, layer) for s in panel.sentences]
+    for layer in LAYERS:
+        if layer in panel.layers:
+            labels = itertools.islice(iterate_labels(training, layer), MAX_SENTENCES)
+            paths = [_path(values) for values in labels]
+            if any(c not in ("_", END) for path in paths for c in path):
+                break
+    else:
+        return f"neither {' nor '.join(LAYERS)} labels the panel and the training corpus"
+    panel_paths = [_path(values) for values in iterate_labels(panel.sentences, layer)]
     names = sorted({c for path in (*paths, *panel_paths) for c in path})
     code = {name: i for i, name in enumerate(names)}
+    words = itertools.islice(iterate_words(training), MAX_SENTENCES)
+    ids = [i for sentence in words for i in (*panel.tokenizer.convert_tokens_to_ids(list(sentence)), eos)]
     counts = np.zeros((len(names), len(panel.tokenizer)))
-    ids = [panel.tokenizer.convert_tokens_to_ids(list(s.tokens)) for s in sentences]
-    np.add.at(
-        counts,
-        ([code[c] for path in paths for c in path], [i for row in ids for i in (*row, eos)]),
-        1.0,
-    )
+    np.add.at(counts, ([code[c] for path in paths for c in path], ids), 1.0)
     follow = _CategoryLaw(paths, code)
     mix = np.zeros((len(panel.predictions), len(names)))
     rows = zip(panel.predictions.sentence.tolist(), panel.predictions.position.tolist(), strict=True)
@@ -165,9 +178,9 @@ def _construction(panel: Panel, sentences: Sequence[Any]) -> tuple[np.ndarray, n
     return mix, np.stack([_word_law(row) for row in counts])
 
 
-def _categories(sentence: Any, layer: str) -> tuple[str, ...]:
-    values = sentence.labels[layer] if layer in sentence.labels else (None,) * len(sentence.tokens)
-    return (*(str(v or "_") for v in values), END)
+def _path(values: Sequence[str | None]) -> tuple[str, ...]:
+    """Return the categories of a sentence and its end."""
+    return (*(v or "_" for v in values), END)
 
 
 def _word_law(counts: np.ndarray) -> np.ndarray:
@@ -186,10 +199,12 @@ class _CategoryLaw:
         self.code = code
         self.follow: dict[Any, Counter[int]] = {}
         self.memory: dict[tuple[str, ...], np.ndarray] = {}
-        for path in paths:
+        for path, times in Counter(paths).items():  # few paths are distinct
             for i, category in enumerate(path):
                 for key in self._keys(path[:i]):
-                    self.follow.setdefault(key, Counter())[code[category]] += 1
+                    if key not in self.follow:
+                        self.follow[key] = Counter()
+                    self.follow[key][code[category]] += times
 
     @staticmethod
     def _keys(prefix: tuple[str, ...]) -> list[Any]:
