@@ -31,7 +31,8 @@ class Grammar:
     Parameters
     ----------
     sizes
-        Category -> number of words; every category that some construction uses needs one (markers and the copula have one).
+        Category -> number of words; every category that some construction uses needs one (markers and the copula
+        have one).
     frames
         The situation types with their constructions.
     levels
@@ -98,8 +99,8 @@ class Grammar:
     def preset(cls, name: str = "small", **changes: Any) -> Grammar:
         """Return "tiny" (about 60 words), "small" (about 1,000) or "paper" (the published sizes).
 
-        Any parameter of `Grammar` can be changed: ``Grammar.preset("small", strength=0.9, seed=3)``; ``shares`` sets the shares
-        of all frames by name.
+        Any parameter of `Grammar` can be changed: ``Grammar.preset("small", strength=0.9, seed=3)``; ``shares``
+        sets the shares of all frames by name.
         """
         from absynth.presets import preset
 
@@ -128,14 +129,23 @@ class Grammar:
     def replace(self, **changes: Any) -> Grammar:
         """Return a grammar with some parameters changed."""
         now = {
-            "sizes": self.sizes, "frames": self.frames, "levels": self.levels, "zipf": self.zipf, "clusters": self.clusters,
-            "strength": self.strength, "ambiguity": self.ambiguity, "surface": self.surface, "plural": self.plural,
-            "past": self.past, "seed": self.seed, "name": self.name,
-        }  # fmt: skip
+            "sizes": self.sizes,
+            "frames": self.frames,
+            "levels": self.levels,
+            "zipf": self.zipf,
+            "clusters": self.clusters,
+            "strength": self.strength,
+            "ambiguity": self.ambiguity,
+            "surface": self.surface,
+            "plural": self.plural,
+            "past": self.past,
+            "seed": self.seed,
+            "name": self.name,
+        }
         return Grammar(**{**now, **changes})
 
     def with_frame(self, *frames: Frame) -> Grammar:
-        """Return a grammar with frames added (or replaced, by name); the shares of the others are scaled to make room."""
+        """Return a grammar with frames added (or replaced, by name); the other shares are scaled to make room."""
         return self.replace(frames=add_frames(self.frames, frames))
 
     def to_toml(self) -> str:
@@ -160,12 +170,15 @@ class Grammar:
             "levels": None if self.levels is None else dict(self.levels),
             "frames": {
                 frame.name: {
-                    "verb": frame.verb, "core": list(frame.core), "optional": dict(frame.optional), "share": frame.share,
+                    "verb": frame.verb,
+                    "core": list(frame.core),
+                    "optional": dict(frame.optional),
+                    "share": frame.share,
                     "constructions": [asdict(construction) for construction in frame.constructions],
                 }
                 for frame in self.frames
             },
-        }  # fmt: skip
+        }
 
     @cached_property
     def fingerprint(self) -> str:
@@ -184,7 +197,8 @@ class Grammar:
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
-        return f"Grammar({self.name!r}, {sum(self.sizes.values())} words, {len(self.constructions)} constructions, {self.fingerprint})"
+        words = sum(self.sizes.values())
+        return f"Grammar({self.name!r}, {words} words, {len(self.constructions)} constructions, {self.fingerprint})"
 
     # ---- compiled ----
     @cached_property
@@ -225,7 +239,7 @@ class Grammar:
         return result
 
     def selection_information(self) -> dict[str, float]:
-        """Return what the strength dial buys: "head-dependent:Relation" -> mutual information of the clusters in bits."""
+        """Return what the strength dial buys: "head-dependent:Relation" -> mutual information in bits."""
         program = self.program
         return {
             f"{head}-{dependent}:{relation}": mutual_information(joint)

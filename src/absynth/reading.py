@@ -15,15 +15,30 @@ from absynth.grammar import Grammar, _reshared
 from absynth.lexicon import Zipf
 
 _TOP = (
-    "preset", "name", "seed", "surface", "plural", "past", "ambiguity", "strength", "clusters", "zipf", "sizes", "levels", "shares", "frames",
-)  # fmt: skip
+    "preset",
+    "name",
+    "seed",
+    "surface",
+    "plural",
+    "past",
+    "ambiguity",
+    "strength",
+    "clusters",
+    "zipf",
+    "sizes",
+    "levels",
+    "shares",
+    "frames",
+)
 
 
 def from_dict(spec: Mapping[str, Any]) -> Grammar:
     """Build a grammar from `Grammar.to_dict` output, or from the content of a grammar file.
 
-    With ``preset`` the named preset is the base: ``sizes`` are merged into its sizes, ``frames`` are added to its frames (the
-    shares of the others are scaled to make room), everything else replaces. ``default`` stands for all other categories.
+    With ``preset`` the named preset is the base: ``sizes`` are merged into its sizes, ``frames`` are added to its
+    frames (the
+    shares of the others are scaled to make room), everything else replaces. ``default`` stands for all other
+    categories.
 
     Raises
     ------
@@ -228,6 +243,10 @@ def _frame(name: str, value: Any) -> Frame:
             )
         )
     return Frame(
-        name=name, verb=_as(str, f"{field}.verb", value["verb"]), core=tuple(_as(str, f"{field}.core", role) for role in value["core"]),
-        optional=dict(value.get("optional", {})), share=_as(float, f"{field}.share", value["share"]), constructions=tuple(constructions),
-    )  # fmt: skip
+        name=name,
+        verb=_as(str, f"{field}.verb", value["verb"]),
+        core=tuple(_as(str, f"{field}.core", role) for role in value["core"]),
+        optional=dict(value.get("optional", {})),
+        share=_as(float, f"{field}.share", value["share"]),
+        constructions=tuple(constructions),
+    )

@@ -1,4 +1,4 @@
-"""A template: one realisation of a construction as a flat sequence of slots, with everything that does not depend on words.
+"""A template: one realisation of a construction as a flat sequence of slots, with all that does not depend on words.
 
 Heads and relations follow Universal Dependencies; they are read off the bracketing by a small table of head rules.
 """
@@ -33,13 +33,15 @@ class Slot:
     deprel
         Universal Dependencies relation.
     role, predicate
-        Semantic role and the slot of the predicate that governs it. A slot without role has the predicate of its clause.
+        Semantic role and the slot of the predicate that governs it. A slot without role has the predicate of its
+        clause.
     frame
         Frame of its clause (of its own clause, for a predicate).
     number, tense
         Feature variables: slots with the same variable agree; -1 for none, `FIXED_PLURAL`.
     select
-        (head category, dependent category, relation) of the selection table that ties its cluster to its head's; None for none.
+        (head category, dependent category, relation) of the selection table that ties its cluster to its head's;
+        None for none.
     select_up
         True where the table's head is this slot (a relative clause selects its verb by the noun that it modifies).
     """
@@ -316,9 +318,14 @@ class _Builder:
     ) -> str:
         if isinstance(child, Word):
             words = {
-                "determiner": "det", "adjective": "amod", "preposition": "case", "complementizer": "mark",
-                "copula": "cop", "adverb": "advmod", "relativizer": "mark",
-            }  # fmt: skip
+                "determiner": "det",
+                "adjective": "amod",
+                "preposition": "case",
+                "complementizer": "mark",
+                "copula": "cop",
+                "adverb": "advmod",
+                "relativizer": "mark",
+            }
             if slot.category in words:
                 return words[slot.category]
             if slot.category.startswith("marker."):
@@ -364,7 +371,8 @@ def build_template(
 
     Returns
     -------
-    The template, and for each clause (frame, roles that it realises, whether it is an infinitive) for the grammar to check.
+    The template, and for each clause (frame, roles that it realises, whether it is an infinitive) for the grammar
+    to check.
     """
     builder = _Builder(where, verbs)
     tree = builder.lay_out(root, frame)
@@ -388,9 +396,16 @@ def build_template(
         if s.number == i and CATEGORIES[s.category].is_nominal
     ]
     cases = [
-        (("lemma", i), builder.variable(slots[slot.head].predicate) if slots[slot.head].deprel != "nmod" else builder.variable(slots[slot.head].head), builder.variable(slot.head))
-        for i, slot in enumerate(slots) if slot.deprel == "case" and slot.category == "preposition"
-    ]  # fmt: skip
+        (
+            ("lemma", i),
+            builder.variable(slots[slot.head].predicate)
+            if slots[slot.head].deprel != "nmod"
+            else builder.variable(slots[slot.head].head),
+            builder.variable(slot.head),
+        )
+        for i, slot in enumerate(slots)
+        if slot.deprel == "case" and slot.category == "preposition"
+    ]
     atoms = [atom for atom in builder.atoms if atom[0] != "nmod"] + nouns + numbers + cases
     template = Template("", frame, "", "", slots, tree, atoms, num_clauses=len(builder.clauses))  # type: ignore[arg-type]
     return template, [
