@@ -50,6 +50,7 @@ class EntropyRate(float):
     seed: int
 
     def __new__(cls, value: float, **attributes: object) -> EntropyRate:
+        """Make the number; the attributes are those of the class."""
         self = super().__new__(cls, value)
         self.__dict__.update(attributes)
         return self

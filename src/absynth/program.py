@@ -13,10 +13,11 @@ import numpy as np
 from absynth.categories import CATEGORIES, LEVELS
 from absynth.errors import AbsynthError
 from absynth.frames import Frame
+from absynth.layout import build_template
 from absynth.lexicon import Lexicon
 from absynth.pattern import expand, parse_pattern
 from absynth.selection import joint_law, shift_of
-from absynth.template import FIXED_PLURAL, Template, build_template
+from absynth.template import Template
 
 MAX_TEMPLATES = 20_000
 
@@ -298,8 +299,3 @@ def _strength(strength: Mapping[str, float], head: str, dependent: str, relation
         if key in strength:
             return strength[key]
     return strength[""]
-
-
-def feature_law(program: Program, variable: int, share: float) -> tuple[float, float]:
-    """Return (p(0), p(1)) of a free number or tense variable."""
-    return (0.0, 1.0) if variable == FIXED_PLURAL else (1.0 - share, share)

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absynth.checks import reshared
 from absynth.errors import AbsynthError
 from absynth.frames import Construction, Frame, add_frames
-from absynth.grammar import Grammar, _reshared
+from absynth.grammar import Grammar
 from absynth.lexicon import Zipf
 
 _TOP = (
@@ -73,7 +74,7 @@ def from_dict(spec: Mapping[str, Any]) -> Grammar:
         new = tuple(_frame(name, value) for name, value in spec["frames"].items())
         settings["frames"] = add_frames(settings["frames"], new) if "preset" in spec else new
     if "shares" in spec:
-        settings["frames"] = _reshared(settings.get("frames", ()), spec["shares"])
+        settings["frames"] = reshared(settings.get("frames", ()), spec["shares"])
     for key in ("sizes", "frames"):
         if key not in settings:
             raise AbsynthError(key, None, f'a table [{key}], or preset = "small"')
