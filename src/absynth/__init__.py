@@ -38,9 +38,19 @@ _HOME = {
 }
 
 __all__ = [
-    "AbsynthError", "Construction", "Corpus", "Frame", "Grammar", "Oracle", "Sentence", "Zipf", "generate", "load",
-    "minimal_pairs", "stream",
-]  # fmt: skip
+    "AbsynthError",
+    "Construction",
+    "Corpus",
+    "Frame",
+    "Grammar",
+    "Oracle",
+    "Sentence",
+    "Zipf",
+    "generate",
+    "load",
+    "minimal_pairs",
+    "stream",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -87,11 +87,23 @@ def _write_jsonl(corpus: Corpus, path: Path) -> None:
     with path.open("w", encoding="utf-8") as out:
         out.write(json.dumps(_header(corpus), sort_keys=True) + "\n")
         for sentence in corpus:
-            out.write(json.dumps({
-                "tokens": sentence.tokens, "labels": sentence.labels, "heads": sentence.heads, "tree": sentence.tree,
-                "logical_form": sentence.logical_form, "complexity": sentence.complexity, "construction": sentence.construction,
-                "frame": sentence.frame, "template": sentence.template,
-            }, ensure_ascii=False) + "\n")  # fmt: skip
+            out.write(
+                json.dumps(
+                    {
+                        "tokens": sentence.tokens,
+                        "labels": sentence.labels,
+                        "heads": sentence.heads,
+                        "tree": sentence.tree,
+                        "logical_form": sentence.logical_form,
+                        "complexity": sentence.complexity,
+                        "construction": sentence.construction,
+                        "frame": sentence.frame,
+                        "template": sentence.template,
+                    },
+                    ensure_ascii=False,
+                )
+                + "\n"
+            )
 
 
 def _read_jsonl(path: Path) -> Corpus:
