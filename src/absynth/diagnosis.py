@@ -290,6 +290,20 @@ class _Grounds:
             return None
         return len(found), template.probability, min(found, key=lambda d: d.position)
 
+    def missing_places(self, readings: Sequence[tuple[Symbol, ...]]) -> set[int]:
+        """Return where an argument may be missing."""
+        return {at for reading in readings for _, _, at, _ in self.without.get(reading, ())}
+
+    def extra_places(self, readings: Sequence[tuple[Symbol, ...]]) -> set[tuple[int, int]]:
+        """Return (length, start) of every phrase that may be one argument too many."""
+        return {
+            (j - i, i)
+            for reading in readings
+            for i in range(len(reading))
+            for j in range(i + 1, len(reading) + 1)
+            if reading[i:j] in self.phrases and reading[:i] + reading[j:] in self.whole
+        }
+
     def missing(self, readings: Sequence[tuple[Symbol, ...]], words: Sequence[str]) -> tuple[int, Diagnosis] | None:
         """Explain the string as a sentence without one argument."""
         found = [item for reading in readings for item in self.without.get(reading, ())]
@@ -302,18 +316,13 @@ class _Grounds:
 
     def extra(self, readings: Sequence[tuple[Symbol, ...]], words: Sequence[str]) -> tuple[int, Diagnosis] | None:
         """Explain the string as a sentence with one argument too many."""
-        found: list[tuple[int, int]] = []
-        for reading in readings:
-            for i in range(len(reading)):
-                for j in range(i + 1, len(reading) + 1):
-                    if reading[i:j] in self.phrases and reading[:i] + reading[j:] in self.whole:
-                        found.append((j - i, -i))
+        found = self.extra_places(readings)
         if not found:
             return None
         # Of two phrases of one kind the later one is too many.
-        size, at = min(found)
-        text = " ".join(words[-at : -at + size])
-        return size, Diagnosis("extra argument", -at, f"{text!r}, from word {-at + 1}, is one argument too many")
+        size, at = min(found, key=lambda item: (item[0], -item[1]))
+        text = " ".join(words[at : at + size])
+        return size, Diagnosis("extra argument", at, f"{text!r}, from word {at + 1}, is one argument too many")
 
     def local(self, words: Sequence[str], ids: np.ndarray, at: int) -> Diagnosis:
         """Explain a word whose category fits the words before it while its form or its meaning does not."""
