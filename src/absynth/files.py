@@ -113,7 +113,7 @@ def generate_to(
 
 def _format(path: Path) -> tuple[str, str, str]:
     if path.suffix not in FORMATS:
-        raise AbsynthError("path", str(path), f"a name that ends in {', '.join(FORMATS)}")
+        raise AbsynthError("suffix", path.name, f"a name that ends in {', '.join(FORMATS)}")
     return FORMATS[path.suffix]
 
 
