@@ -7,7 +7,7 @@ file is imported: multiword tokens and empty nodes are left out, their words are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +22,27 @@ from absynth.grammar import Grammar
 from absynth.sentence import Sentence
 
 _COLUMNS = ("lemma", "upos", "xpos", "feats", "deprel")
+_FEATURES = ("number", "tense")
 _LAYER = re.compile(r"[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*")
 
 
 def layout(sentence: Sentence) -> str:
-    """Return a sentence as comments and lines of ten columns, with the empty line that ends it."""
-    return _layout(sentence, derived=())
+    """Return a sentence as comments and lines of ten columns, with the empty line that ends it.
+
+    The layers number and tense are left out where FEATS says them.
+    """
+    derived = tuple(name for name in _FEATURES if sentence.labels.get(name) == _feature(name, sentence.labels.get("feats", ())))
+    return _layout(sentence, derived)
 
 
 def layout_generated(sentence: Sentence) -> str:
-    """As `layout`, without the layers that FEATS already says."""
-    return _layout(sentence, derived=("number", "tense"))
+    """As `layout` of a sentence of a grammar, where FEATS always says number and tense."""
+    return _layout(sentence, _FEATURES)
+
+
+def _feature(name: str, feats: Sequence[str | None]) -> list[str | None]:
+    found = [re.search(rf"(?:^|\|){name.capitalize()}=([^|]+)", value or "") for value in feats]
+    return [match and match[1] for match in found]
 
 
 def _layout(sentence: Sentence, derived: tuple[str, ...]) -> str:
@@ -158,11 +168,14 @@ def read(path: Path) -> Corpus:
 
 def _import(builder: Builder, path: Path, start: int, comments: dict[str, str], rows: list[_Row], _: str) -> None:
     words: list[list[str]] = []
+    joined: list[tuple[int, int, bool]] = []  # multiword tokens: first and last word, whether the next token follows without a space
     for number, cells in rows:
         kind = re.fullmatch(r"(\d{1,9})(?:([-.])(\d{1,9}))?", cells[0])
         if kind is None:
             raise AbsynthError(f"{path}:{number}", short(cells[0]), "an ID: 3, 3-4 or 3.1")
-        if kind[2] is None:
+        if kind[2] == "-":
+            joined.append((int(kind[1]), int(kind[3]), "SpaceAfter=No" in cells[9].split("|")))
+        elif kind[2] is None:
             if int(kind[1]) != len(words) + 1:
                 raise AbsynthError(f"{path}:{number}", short(cells[0]), f"ID {len(words) + 1}")
             words.append(cells)
@@ -180,11 +193,14 @@ def _import(builder: Builder, path: Path, start: int, comments: dict[str, str], 
             name = _layer(key)
             if name not in _COLUMNS:
                 labels.setdefault(name, [None] * len(words))[i] = _unescape(value)
-    for feature in ("number", "tense"):
-        if feature not in labels and "feats" in labels:
-            found = [re.search(rf"(?:^|\|){feature.capitalize()}=([^|]+)", value or "") for value in labels["feats"]]
-            if any(found):
-                labels[feature] = [match and match[1] for match in found]
+    for low, high, glued in joined:
+        if not 1 <= low < high <= len(words):
+            raise AbsynthError(where, f"{low}-{high}", "a multiword token over words of the sentence")
+        marks = labels.setdefault("space_after", [None] * len(words))
+        marks[low - 1 : high] = ["No"] * (high - low) + ["No" if glued else None]
+    for name in _FEATURES:
+        if name not in labels and any(found := _feature(name, labels.get("feats", ()))):
+            labels[name] = found
     heads: list[int] = []
     if any(cells[6] != "_" for cells in words):
         for (number, _), cells in zip([row for row in rows if row[1][0].isdigit()], words):
