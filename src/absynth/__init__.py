@@ -43,9 +43,22 @@ _HOME = {
 }
 
 __all__ = [
-    "AbsynthError", "Construction", "Corpus", "Frame", "Grammar", "Oracle", "Sentence", "Zipf", "describe",
-    "generate", "generate_to", "load", "minimal_pairs", "plot", "stream",
-]  # fmt: skip
+    "AbsynthError",
+    "Construction",
+    "Corpus",
+    "Frame",
+    "Grammar",
+    "Oracle",
+    "Sentence",
+    "Zipf",
+    "describe",
+    "generate",
+    "generate_to",
+    "load",
+    "minimal_pairs",
+    "plot",
+    "stream",
+]
 
 
 def __getattr__(name: str) -> Any:

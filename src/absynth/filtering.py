@@ -1,6 +1,7 @@
 """Forward filtering over the prefix trie, vectorised over *states*: distinct prefixes, whatever sentences share them.
 
-A state is a set of particles. A particle is a node of the trie with the clusters and features of the words so far, and a
+A state is a set of particles. A particle is a node of the trie with the clusters and features of the words so far,
+and a
 weight: the posterior probability of the node given the prefix. Without homographs the words tell category, cluster and
 features, so particles of one state differ by node only.
 """
@@ -188,9 +189,7 @@ class Filter:
     def _cell_features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return [entries] number and tense shown by each entry, 0 where none."""
         lexicon = self.lexicon
-        cells = [
-            CATEGORIES[lexicon.categories[c]].cells[i] for c, i in zip(lexicon.entry_category, lexicon.entry_cell)
-        ]
+        cells = [CATEGORIES[lexicon.categories[c]].cells[i] for c, i in zip(lexicon.entry_category, lexicon.entry_cell)]
         number = np.array([max(cell.number, 0) for cell in cells], np.int8)
         return number, np.array([max(cell.tense, 0) for cell in cells], np.int8)
 
@@ -211,10 +210,14 @@ class Filter:
         tense = states.tense[particle, trie.tense_from[child]]
         end = np.bincount(states.state, states.weight * self._end_share[states.node], minlength=states.count)
         return Pairs(
-            particle=particle, state=states.state[particle], node=child,
-            weight=states.weight[particle] * self._share[child], row=row,
-            cell_row=trie.cell_base[child] + 2 * number + tense, end=end,
-        )  # fmt: skip
+            particle=particle,
+            state=states.state[particle],
+            node=child,
+            weight=states.weight[particle] * self._share[child],
+            row=row,
+            cell_row=trie.cell_base[child] + 2 * number + tense,
+            end=end,
+        )
 
     @cached_property
     def _share(self) -> np.ndarray:
@@ -285,7 +288,8 @@ class Filter:
     def tokens(self, classes: np.ndarray) -> np.ndarray:
         """Return [states, vocabulary]: p(token | prefix) from the laws of classes."""
         first, second = self.token_entries
-        law = classes[:, self.entry_class[first]] * self.entry_probability[first]
+        law = np.take(classes, self.entry_class[first], axis=1)
+        law *= self.entry_probability[first]
         twice = np.flatnonzero(second >= 0)
         if len(twice):
             other = second[twice]
@@ -307,7 +311,11 @@ class Filter:
         share = np.add.reduceat(weight, first) if len(first) else np.zeros(0)
         state, lead = pairs.state[order[first]], order[first]
         structural = np.bincount(state, entropy_terms(share), minlength=num_states) + entropy_terms(pairs.end)
-        inner = self.row_entropy[pairs.row[lead]] + self.row_words[pairs.row[lead]] + self.cell_entropy[pairs.cell_row[lead]]
+        inner = (
+            self.row_entropy[pairs.row[lead]]
+            + self.row_words[pairs.row[lead]]
+            + self.cell_entropy[pairs.cell_row[lead]]
+        )
         mixed = np.flatnonzero(size > 1)
         if len(mixed):
             inner[mixed] = self._mixture(pairs, order, first[mixed], size[mixed], share[mixed])
@@ -316,7 +324,9 @@ class Filter:
             entropy -= self._merged(self.classes(pairs))
         return Law(entropy, structural)
 
-    def _mixture(self, pairs: Pairs, order: np.ndarray, first: np.ndarray, size: np.ndarray, share: np.ndarray) -> np.ndarray:
+    def _mixture(
+        self, pairs: Pairs, order: np.ndarray, first: np.ndarray, size: np.ndarray, share: np.ndarray
+    ) -> np.ndarray:
         """Return [groups]: entropy of the token given its category where several nodes share the category."""
         group, index = ranges(first, size)
         pair = order[index]
@@ -337,6 +347,9 @@ class Filter:
         step = max(1, 4_000_000 // max(1, len(twice)))
         for start in range(0, len(classes), step):
             some = classes[start : start + step]
-            p, q = some[:, self.entry_class[a]] * self.entry_probability[a], some[:, self.entry_class[b]] * self.entry_probability[b]
+            p, q = (
+                some[:, self.entry_class[a]] * self.entry_probability[a],
+                some[:, self.entry_class[b]] * self.entry_probability[b],
+            )
             lost[start : start + step] = (entropy_terms(p) + entropy_terms(q) - entropy_terms(p + q)).sum(axis=1)
         return lost
