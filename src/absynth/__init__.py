@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from absynth.corpus import Corpus
     from absynth.errors import AbsynthError
-    from absynth.files import load
+    from absynth.files import generate_to, load
     from absynth.frames import Construction, Frame
     from absynth.grammar import Grammar
     from absynth.interventions import minimal_pairs
     from absynth.lexicon import Zipf
     from absynth.oracle import Oracle
+    from absynth.plots import plot
+    from absynth.quality import describe
     from absynth.sample import generate, stream
     from absynth.sentence import Sentence
 
@@ -31,9 +33,12 @@ _HOME = {
     "Oracle": "oracle",
     "Sentence": "sentence",
     "Zipf": "lexicon",
+    "describe": "quality",
     "generate": "sample",
+    "generate_to": "files",
     "load": "files",
     "minimal_pairs": "interventions",
+    "plot": "plots",
     "stream": "sample",
 }
 
@@ -46,9 +51,12 @@ __all__ = [
     "Oracle",
     "Sentence",
     "Zipf",
+    "describe",
     "generate",
+    "generate_to",
     "load",
     "minimal_pairs",
+    "plot",
     "stream",
 ]
 
