@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import DataError, ModelError, SignalError
-from lmtrace.observe.capture import Captured
+from lmtrace.observe.capture import Captured, attention_maps
 from lmtrace.observe.forward import (
     Forward,
     accepted,
     default_forward,
     device_of,
+    eager_attention,
     inputs_of,
     logits_of,
     mean_loss,
@@ -130,6 +131,13 @@ class MeasurementView:
         forward = self.measurement.forward or default_forward
         with torch.no_grad():
             return logits_of(forward(self.model, inputs), inputs)
+
+    def attentions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Site -> [sequences, heads, queries, keys] for inputs of the signal's own."""
+        if not self.needs.attention:
+            raise SignalError(f"{self.signal.name} reads attention maps without having declared it", UNDECLARED)
+        with torch.no_grad(), eager_attention(self.model):
+            return attention_maps(default_forward(self.model, inputs, output_attentions=True), self.model)
 
     def module(self, site: str) -> nn.Module:
         """The module whose output a site is."""
