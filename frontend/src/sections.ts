@@ -55,7 +55,7 @@ function verdicts(runs: Run[]): HTMLElement | null {
   for (const run of runs) {
     const cards = findingCards(run);
     if (!cards) continue;
-    if (runs.length > 1) parts.push(h("h3", {}, run.name));
+    if (runs.length > 1) parts.push(h("h3", { class: "whose" }, run.name));
     parts.push(cards);
   }
   return section("findings", "Findings", "", ...parts);
@@ -65,7 +65,7 @@ function verdicts(runs: Run[]): HTMLElement | null {
 function lossSection(runs: Run[], all: Series[]): HTMLElement | null {
   const many = runs.length > 1, lines: Line[] = [], levels: Level[] = [];
   const color = (run: number, fallback: number) => (t: { dark: boolean }) => category(many ? run : fallback, t.dark);
-  for (const s of all) if (s.signal === "train" && s.metric === "loss") lines.push({ series: s, col: 0, name: many ? "" : "training", color: color(s.run, 6), width: 1, alpha: many ? 0.35 : 0.5, quiet: true });
+  for (const s of all) if (s.signal === "train" && s.metric === "loss") lines.push({ series: s, col: 0, name: many ? "" : "training", color: color(s.run, 6), width: 1, alpha: many ? 0.3 : 0.4, quiet: true });
   for (const s of all) if (s.signal === "output" && s.metric === "loss" && s.label === null && s.split === null && s.sites.length === 1)
     lines.push({ series: s, col: 0, name: many ? runs[s.run]!.name : "panel", color: color(s.run, 0), width: 2, band: true });
   if (!lines.length) return null;
@@ -115,7 +115,7 @@ function mapSection(runs: Run[], all: Series[]): HTMLElement | null {
     if (seen.has(group[0]!.signal)) more.push(figure); else shown.push(figure);
     seen.add(group[0]!.signal);
   }
-  return section("maps", "Where and when", "Every site of the model over the training steps. The untrained model is the separate column 0. Colour starts from the null: paper means nothing found. Dotted cells cannot be told from their null; hatched ones are missing.", shown.length ? grid(shown) : null, folded("more maps", more));
+  return section("maps", "Where and when", "Every site of the model over the training steps. The untrained model is the separate column 0. Where a quantity has a null, colour is the distance from it: paper means nothing found, orange below it, and dotted cells cannot be told from it. Hatched cells are missing.", shown.length ? grid(shown) : null, folded("more maps", more));
 }
 
 function heatFigure(runs: Run[], group: Series[]): Figure {

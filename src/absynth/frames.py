@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,3 +217,15 @@ def default_frames() -> tuple[Frame, ...]:
         Frame(name="coordination", verb="transitive_verb", core=("Agent", "Patient"), share=0.03, constructions=coordination, optional={"Manner": 0.3}),
         frame("multi_participant", "transfer_verb", "Agent Theme Recipient Beneficiary", 0.02, _Plan("Agent", ("Theme", "+Recipient", "+Beneficiary"), purpose=True)),
     )  # fmt: skip
+
+
+def add_frames(frames: Sequence[Frame], new: Sequence[Frame]) -> tuple[Frame, ...]:
+    """Return the frames with new ones added, or put in place of those of the same name.
+
+    The new frames keep their shares; the shares of the others are scaled so that all sum to 1.
+    """
+    names = {frame.name for frame in new}
+    kept = [frame for frame in frames if frame.name not in names]
+    room, now = 1.0 - sum(frame.share for frame in new), sum(frame.share for frame in kept)
+    scale = room / now if now > 0 and room >= 0 else 1.0
+    return (*(replace(frame, share=frame.share * scale) for frame in kept), *new)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from absynth.categories import CATEGORIES, LEVELS, MARKERS, ROLES
 from absynth.errors import AbsynthError
-from absynth.frames import Construction, Frame
+from absynth.frames import Construction, Frame, add_frames
 from absynth.lexicon import Lexicon, Zipf, build_lexicon, check_sizes
 from absynth.program import Program, build_templates, compile_program, used_groups
 from absynth.selection import mutual_information
@@ -89,7 +90,7 @@ class Grammar:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise AbsynthError("seed", seed, "a whole number from 0 to 2^63 - 1")
         self.seed = seed
-        self.templates: tuple[Template, ...] = tuple(build_templates(self.frames, self.levels))
+        self.templates = _templates(self.frames, self.levels)
         self.sizes = check_sizes(sizes, used_groups(self.templates))
 
     # ---- where grammars come from ----
@@ -97,11 +98,18 @@ class Grammar:
     def preset(cls, name: str = "small", **changes: Any) -> Grammar:
         """Return "tiny" (about 60 words), "small" (about 1,000) or "paper" (the published sizes).
 
-        Any parameter of `Grammar` can be changed: ``Grammar.preset("small", strength=0.9, seed=3)``.
+        Any parameter of `Grammar` can be changed: ``Grammar.preset("small", strength=0.9, seed=3)``; ``shares`` sets the shares
+        of all frames by name.
         """
         from absynth.presets import preset
 
-        return cls(**{**preset(name), **changes})
+        settings = {**preset(name), **changes}
+        if "shares" in settings:
+            settings["frames"] = _reshared(settings["frames"], settings.pop("shares"))
+        unknown = settings.keys() - inspect.signature(cls).parameters.keys()
+        if unknown:
+            raise AbsynthError(f"preset.{min(unknown)}", changes[min(unknown)], "a parameter of Grammar, or shares")
+        return cls(**settings)
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> Grammar:
@@ -125,6 +133,16 @@ class Grammar:
             "past": self.past, "seed": self.seed, "name": self.name,
         }  # fmt: skip
         return Grammar(**{**now, **changes})
+
+    def with_frame(self, *frames: Frame) -> Grammar:
+        """Return a grammar with frames added (or replaced, by name); the shares of the others are scaled to make room."""
+        return self.replace(frames=add_frames(self.frames, frames))
+
+    def to_toml(self) -> str:
+        """Return the whole grammar as a file that `from_toml` reads back."""
+        from absynth.reading import to_toml
+
+        return to_toml(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole specification as plain data; `from_dict` gives an equal grammar."""
@@ -234,6 +252,19 @@ class Grammar:
         return solve(self, bits_per_token, dial)
 
 
+_built: dict[str, tuple[Template, ...]] = {}
+
+
+def _templates(frames: tuple[Frame, ...], levels: Mapping[str, float] | None) -> tuple[Template, ...]:
+    """Return the templates of some frames; grammars that differ in words only share them."""
+    key = repr((frames, levels))
+    if key not in _built:
+        while len(_built) >= 8:
+            del _built[next(iter(_built))]
+        _built[key] = tuple(build_templates(frames, levels))
+    return _built[key]
+
+
 # ---- checks ----
 def _number(field: str, value: Any, allowed: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -255,9 +286,23 @@ def _sum_to_one(field: str, shares: Mapping[str, float]) -> None:
         raise AbsynthError(field, dict(shares), f"shares that sum to 1; these sum to {sum(shares.values()):.6g}")
 
 
+def _reshared(frames: Sequence[Frame], shares: Mapping[str, float]) -> tuple[Frame, ...]:
+    """Return the frames with new shares; frames without one get none and are left out."""
+    names = [frame.name for frame in frames]
+    if not isinstance(shares, Mapping):
+        raise AbsynthError("shares", shares, "a table of frames and shares")
+    for name in shares:
+        if name not in names:
+            raise AbsynthError(f"shares.{name}", name, f"a frame: {', '.join(names)}")
+    _sum_to_one("shares", shares)
+    return tuple(replace(frame, share=shares[frame.name]) for frame in frames if shares.get(frame.name, 0) > 0)
+
+
 def _check_levels(levels: Mapping[str, float] | None) -> dict[str, float] | None:
     if levels is None:
         return None
+    if not isinstance(levels, Mapping):
+        raise AbsynthError("levels", levels, f"a table of shares of {', '.join(LEVELS)}")
     for name in levels:
         if name not in LEVELS:
             raise AbsynthError(f"levels.{name}", name, f"one of {', '.join(LEVELS)}")
@@ -315,6 +360,8 @@ def _check_strength(strength: float | Mapping[str, float]) -> dict[str, float]:
 
 def _check_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     # In a fixed order, so that the law does not depend on the order of a file's tables.
+    if not isinstance(frames, Sequence) or not all(isinstance(frame, Frame) for frame in frames):
+        raise AbsynthError("frames", frames, "a sequence of Frame")
     frames = tuple(sorted(frames, key=lambda frame: str(frame.name)))
     if not frames:
         raise AbsynthError("frames", (), "at least one frame")

@@ -51,7 +51,8 @@ def build_templates(frames: Sequence[Frame], levels: Mapping[str, float] | None)
                 raise AbsynthError(
                     "frames", len(templates), f"at most {MAX_TEMPLATES} realisations; use fewer optional parts"
                 )
-    return templates
+    # What has no probability is not part of the language: its words and constructions are left out.
+    return [template for template in templates if template.probability > 0]
 
 
 def _check_roles(frame: Frame, found: list[str], infinitive: bool, where: str) -> None:
@@ -90,7 +91,7 @@ def construction_shares(frames: Sequence[Frame], levels: Mapping[str, float] | N
     )
     target_rows, target_columns = np.array([f.share for f in frames]), np.array([levels[level] for level in names])
     table = (weights > 0) * target_rows[:, None] * target_columns
-    for _ in range(100_000):  # iterative proportional fitting; one pass suffices where every frame has every level
+    for _ in range(3_000):  # iterative proportional fitting; one pass suffices where every frame has every level
         table = table * (target_columns / np.maximum(table.sum(axis=0), 1e-300))
         table = table * (target_rows / np.maximum(table.sum(axis=1), 1e-300))[:, None]
         if np.abs(table.sum(axis=0) - target_columns).max() < 1e-13:

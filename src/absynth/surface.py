@@ -61,21 +61,29 @@ def _roots(count: int, seed: int) -> list[str]:
     return [roots[i] for i in order]
 
 
-def _spread(
-    count: int, categories: np.ndarray, upos: Sequence[str], stream: np.random.Generator
-) -> list[tuple[int, int]]:
-    """Pair up `count` disjoint (entry, entry) of different parts of speech; `categories`: [candidates]."""
-    order = stream.permutation(len(categories))
-    piles: dict[str, list[int]] = {}
-    for i in order:
-        piles.setdefault(upos[categories[i]], []).append(int(i))
+def _spread(count: int, categories: np.ndarray, upos: Sequence[str], stream: np.random.Generator) -> list[tuple[int, int]]:
+    """Pair up `count` disjoint entries of different categories, of different parts of speech as long as there are any.
+
+    Parameters
+    ----------
+    categories : [candidates]
+        Category of each candidate entry.
+    upos
+        Part of speech of each category.
+    """
     pairs: list[tuple[int, int]] = []
-    while len(pairs) < count:
-        # Taking from the two largest piles pairs as many as can be paired.
-        largest = sorted(piles, key=lambda name: (-len(piles[name]), name))[:2]
-        if len(largest) < 2 or not piles[largest[1]]:
-            break
-        pairs.append((piles[largest[0]].pop(), piles[largest[1]].pop()))
+    left = [int(i) for i in stream.permutation(len(categories))]
+    for kind_of in (lambda i: upos[categories[i]], lambda i: str(categories[i])):
+        piles: dict[str, list[int]] = {}
+        for i in left:
+            piles.setdefault(kind_of(i), []).append(i)
+        while len(pairs) < count:
+            # Taking from the two largest piles pairs as many as can be paired.
+            largest = sorted(piles, key=lambda name: (-len(piles[name]), name))[:2]
+            if len(largest) < 2 or not piles[largest[1]]:
+                break
+            pairs.append((piles[largest[0]].pop(), piles[largest[1]].pop()))
+        left = [i for pile in piles.values() for i in pile]
     return pairs
 
 

@@ -21,7 +21,8 @@ from absynth.errors import AbsynthError
 from absynth.program import Program
 from absynth.template import FIXED_PLURAL
 
-MAX_ROWS = 4_000_000
+MAX_CELLS = 20_000_000
+"""Largest size of the cluster tables (160 MB)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +139,12 @@ class _Tables:
             padded = np.zeros((len(flat), lexicon.mass.shape[1]))
             padded[:, : flat.shape[1]] = flat
             strides = tuple(int(np.prod(sizes[i + 1 :])) for i in range(len(sizes)))
-            if self.num_rows + len(padded) > MAX_ROWS:
+            if (self.num_rows + len(padded)) * padded.shape[1] > MAX_CELLS:
                 raise AbsynthError(
                     "clusters",
                     int(lexicon.num_clusters.max()),
                     f"fewer clusters, or constructions with fewer words before their head: the oracle's tables would need "
-                    f"more than {MAX_ROWS} rows",
+                    f"more than {MAX_CELLS} numbers",
                 )
             self.row_of[key] = (self.num_rows, strides)
             self.rows.append(padded)

@@ -72,6 +72,13 @@ class Tracer:
     overwrite
         Replace a run that is already there.
 
+    Attributes
+    ----------
+    should_stop
+        True once the stop rule has fired.
+    last_step
+        None, or the step at which training ends: every signal is measured there, whatever its stride.
+
     Examples
     --------
     >>> with Tracer(model, panel, every=100, run="runs/first") as tracer:  # doctest: +SKIP
@@ -118,6 +125,7 @@ class Tracer:
         self.data, self.resume, self.overwrite = dict(data or {}), resume, overwrite
         self.current_step, self.tokens_seen = start_step, 0
         self.should_stop = False
+        self.last_step: int | None = None
         self._writer: RunWriter | None = None
         self._count = 0
         self._measured: int | None = None
@@ -206,7 +214,7 @@ class Tracer:
         chosen = [
             i
             for i, signal in enumerate(self.instrument.signals)
-            if self.schedule.signal_due(signal.name, signal.stride, self._count)
+            if step == self.last_step or self.schedule.signal_due(signal.name, signal.stride, self._count)
         ]
         records = self.instrument.measure(step, chosen)
         self._measured, self._count = step, self._count + 1

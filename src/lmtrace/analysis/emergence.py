@@ -123,7 +123,7 @@ def emergence(
         return None
     notes = [] if given is None or first > 0 else ["already beyond its null at the first measurement"]
     middle, done = fit.middle, fit.done
-    if not np.isfinite(middle[2]):
+    if not np.isfinite(middle[2]) or done[1] > time[-1]:
         notes.append("has not levelled off by the last measurement")
     return Emergence(
         onset=float(x[first]),

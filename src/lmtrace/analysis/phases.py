@@ -16,10 +16,10 @@ from lmtrace.analysis.noise import Array, ar1, curve, whiten
 from lmtrace.errors import ConfigError
 
 MIN_POINTS = 12
-_LIMIT = 120  # longer curves are averaged in blocks for the search
+_LIMIT = 100  # longer curves are averaged in blocks for the search
 _BATCHES = (20, 40, 139)  # null curves, drawn until the answer is certain
 _NUM_NULL = sum(_BATCHES)
-_RHOS = (0.0, 0.3, 0.5, 0.7, 0.85)
+_RHOS = (0.0, 0.35, 0.6, 0.85)
 _NUM_WIDTHS = 6
 _WIDTH = 0.05  # the narrowest trend that still counts as smooth, as a share of the run
 _SCALE = 0.04  # the steepest sigmoid that still counts as smooth: from 10 to 90 % in a sixth of the run
@@ -54,8 +54,8 @@ class _Models:
     """Null models of one family of trends, one per (rho, smoothness): a spline trend + AR(1) noise of covariance V.
 
     `weights[k]` is W = C^-1 - C^-1 X (X' C^-1 X)^-1 X' C^-1 with C = V + q K (K the spline's covariance, X the fixed
-    effects), `logdet[k]` is log |C|, `noise[k]` = V W maps a curve to its noise, `information[k][c]` is s' W s for
-    the jump s = [t >= c].
+    effects), `logdet[k]` is log |C|, `noise[k]` = V W maps a curve to its noise. For the jump s_c = [t >= c],
+    `information[k, c]` is s' W s and `scan[k, c]` is W s / sqrt(s' W s).
     """
 
     rho: Array
@@ -63,23 +63,36 @@ class _Models:
     weights: Array
     noise: Array
     information: Array
+    scan: Array
 
     @classmethod
     def of(cls, rho: Array, logdet: Array, weights: Array, noise: Array) -> _Models:
-        tails = np.cumsum(np.cumsum(weights[:, ::-1, ::-1], axis=1), axis=2)[:, ::-1, ::-1]
-        return cls(rho, logdet, weights, noise, np.einsum("kcc->kc", tails).copy())
+        jumps = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]  # [models, c, n]: s_c' W
+        information = np.einsum("kcc->kc", np.cumsum(jumps[:, :, ::-1], axis=2)[:, :, ::-1])
+        possible = information > 1e-9  # a jump at the first measurement is no jump
+        scan = np.where(possible[:, :, None], jumps / np.sqrt(np.where(possible, information, 1.0))[:, :, None], 0.0)
+        return cls(rho, logdet, weights, noise, np.where(possible, information, np.inf), scan)
+
+    def rss(self, y: Array) -> Array:
+        """Return y' W y per model and curve; y: [n, curves]."""
+        return np.maximum(np.sum((self.weights @ y) * y, axis=1), 0.0)
+
+    def loglik(self, rss: Array) -> Array:
+        """Return the profile log-likelihood (up to a constant) of residual sums [models, ...]."""
+        n = self.weights.shape[1]
+        floor = n * _RESOLUTION**2
+        return -0.5 * self.logdet[:, None] - n / 2 * np.log(np.maximum(rss, 0.0) + floor)
 
     def trend(self, k: int, y: Array) -> Array:
+        """Return the smooth part of the curve under model k."""
         return y - self.noise[k] @ y
 
     def with_jump(self, c: int) -> _Models:
         """Return the same models with a jump at index c among the fixed effects."""
-        ws = self.weights[:, :, c:].sum(axis=2)  # [k, n]
-        scale = 1 / self.information[:, c]
-        weights = self.weights - ws[:, :, None] * ws[:, None, :] * scale[:, None, None]
-        vws = self.noise[:, :, c:].sum(axis=2)
-        noise = self.noise - vws[:, :, None] * ws[:, None, :] * scale[:, None, None]
-        return _Models.of(self.rho, self.logdet, weights, noise)
+        unit = self.scan[:, c]  # [models, n]: W s / sqrt(s' W s)
+        weights = self.weights - unit[:, :, None] * unit[:, None, :]
+        vws = self.noise[:, :, c:].sum(axis=2) / np.sqrt(self.information[:, c])[:, None]
+        return _Models.of(self.rho, self.logdet, weights, self.noise - vws[:, :, None] * unit[:, None, :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +107,16 @@ class _Null:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Log-likelihood gain and size of a jump at each candidate ([n, curves]); the best null and its fit ([curves])."""
+    """Log-likelihood gain and size of a jump at each candidate ([n]); the best null and its fit."""
 
     gain: Array
     size: Array
-    loglik: Array
-    best: NDArray[np.int64]
+    loglik: float
+    best: tuple[int, int]
 
     def location(self, allowed: NDArray[np.bool_]) -> tuple[int, int, int]:
-        """Return the best candidate of the first curve and the ends of its 95 % profile interval."""
-        gain = self.gain[:, 0]
+        """Return the best candidate and the ends of its 95 % profile interval."""
+        gain = self.gain
         at = int(np.argmax(gain))
         inside = gain >= gain[at] - 1.92  # half of the 95 % quantile of chi-square with one degree of freedom
         low = high = at
@@ -173,7 +186,7 @@ def change_points(
     generator = np.random.default_rng(seed)
     found: list[tuple[int, ChangePoint]] = []
     while allowed.any():
-        search = _search(y[:, None], families, allowed)
+        search = _search(y, families, allowed)
         p_value = _judge(y, search, families, axes, fixed, allowed, false_alarm, generator)
         if p_value is None:
             break
@@ -181,7 +194,7 @@ def change_points(
         change = ChangePoint(
             step=float(x[edges[at]]),
             interval=(float(x[edges[low] - 1]), float(x[edges[high]])),
-            size=float(search.size[at, 0]) * spread,
+            size=float(search.size[at]) * spread,
             p_value=p_value,
         )
         found.append((at, change))
@@ -192,30 +205,34 @@ def change_points(
 
 
 def _search(y: Array, families: Sequence[_Models], allowed: NDArray[np.bool_]) -> _Search:
-    """Compare, for each candidate and each curve of `y` ([n, curves]), the best fit with and without a jump there."""
-    n, num_curves = y.shape
-    without = np.full(num_curves, -np.inf)
-    with_jump = np.full((n, num_curves), -np.inf)
-    size = np.zeros((n, num_curves))
-    best = np.zeros((num_curves, 2), int)
+    """Compare, for each candidate, the best fit of the curve with and without a jump there."""
+    without, with_jump = -np.inf, np.full(y.size, -np.inf)
+    size = np.zeros(y.size)
+    best = (0, 0)
     for f, models in enumerate(families):
-        for k in range(models.rho.size):
-            wy = models.weights[k] @ y  # [n, curves]
-            rss = np.einsum("nc,nc->c", y, wy)
-            score = np.cumsum(wy[::-1], axis=0)[::-1]  # s_c' W y, where s_c = [t >= c]
-            information = models.information[k][:, None]  # s_c' W s_c
-            drop = np.where(information > 1e-9, score**2 / np.maximum(information, 1e-9), 0.0)
-            floor = n * _RESOLUTION**2
-            base = -0.5 * models.logdet[k] - n / 2 * np.log(rss + floor)
-            jump = -0.5 * models.logdet[k] - n / 2 * np.log(np.maximum(rss - drop, 0) + floor)
-            better = base > without
-            without = np.where(better, base, without)
-            best[better] = f, k
-            better = jump > with_jump
-            with_jump = np.where(better, jump, with_jump)
-            size = np.where(better, score / np.maximum(information, 1e-9), size)
-    gain = np.where(allowed[:, None], with_jump - without, -np.inf)
-    return _Search(gain, size, without, best)
+        fits = models.loglik(models.rss(y[:, None]))[:, 0]
+        score = models.scan @ y  # [models, n]
+        jumps = models.loglik(models.rss(y[:, None]) - score**2)
+        if fits.max() > without:
+            without, best = float(fits.max()), (f, int(fits.argmax()))
+        k = jumps.argmax(axis=0)
+        top = jumps.max(axis=0)
+        delta = np.take_along_axis(score / np.sqrt(models.information), k[None], axis=0)[0]
+        size = np.where(top > with_jump, delta, size)
+        with_jump = np.maximum(with_jump, top)
+    return _Search(np.where(allowed, with_jump - without, -np.inf), size, without, best)
+
+
+def _largest_gains(y: Array, families: Sequence[_Models], allowed: NDArray[np.bool_]) -> Array:
+    """Return the largest gain of a jump for each curve of `y` ([n, curves]): what `_search` finds, for many curves."""
+    without = np.full(y.shape[1], -np.inf)
+    with_jump = without
+    for models in families:
+        rss = models.rss(y)
+        drop = np.max((models.scan[:, allowed] @ y) ** 2, axis=1)
+        without = np.maximum(without, models.loglik(rss).max(axis=0))
+        with_jump = np.maximum(with_jump, models.loglik(rss - drop).max(axis=0))
+    return with_jump - without
 
 
 def _judge(
@@ -229,7 +246,7 @@ def _judge(
     generator: np.random.Generator,
 ) -> float | None:
     """Return the largest p-value over the nulls that fit the curve; None where one of them explains it."""
-    observed = float(search.gain[:, 0].max())
+    observed = float(search.gain.max())
     null = _spline_null(y, search, families)
     worst = _p_value(y, observed, null, families, allowed, level, generator)
     for axis in axes:
@@ -257,7 +274,7 @@ def _p_value(
     exceed = 0
     for size in _BATCHES:
         curves = null.trend + null.deviation * ar1(size, y.size, null.rho, generator)
-        exceed += int((_search(curves.T, families, allowed).gain.max(axis=0) >= observed).sum())
+        exceed += int((_largest_gains(curves.T, families, allowed) >= observed).sum())
         if exceed >= too_many:
             return None
     return (exceed + 1) / (_NUM_NULL + 1)
@@ -265,10 +282,10 @@ def _p_value(
 
 def _spline_null(y: Array, search: _Search, families: Sequence[_Models]) -> _Null:
     """Return the best smoothing spline with its AR(1) noise."""
-    family, k = search.best[0]
+    family, k = search.best
     models = families[family]
-    deviation = float(np.sqrt(y @ models.weights[k] @ y / y.size))
-    return _Null(models.trend(k, y), deviation, float(models.rho[k]), float(search.loglik[0]))
+    deviation = float(np.sqrt(models.rss(y[:, None])[k, 0] / y.size))
+    return _Null(models.trend(k, y), deviation, float(models.rho[k]), search.loglik)
 
 
 def _sigmoid_null(y: Array, axis: Array, fixed: Array) -> _Null:

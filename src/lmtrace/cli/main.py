@@ -227,6 +227,29 @@ def signals(as_json: Json = False) -> None:
 
 
 @app.command()
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint's folder.")],
+    panel: Annotated[str | None, typer.Option(help="A file of annotated sentences.")] = None,
+    signals: Annotated[str, typer.Option(help="light, standard, full, or names with commas.")] = "full",
+    steps: Annotated[int, typer.Option(help="Training steps to compare.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Prove on your own model that measuring changes nothing, bit for bit."""
+    from dataclasses import asdict
+
+    from lmtrace.jobs.analyze import checkpoint_and_panel
+    from lmtrace.jobs.verify import verify as job
+
+    loaded, built, chosen = checkpoint_and_panel(model, panel=panel, signals=signals)
+    verdict = job(loaded, built, signals=chosen, steps=steps)
+    if as_json:
+        print_json(asdict(verdict))
+    else:
+        out().print(str(verdict))
+    raise typer.Exit(0 if verdict.identical else 1)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check the environment: versions, accelerator, optional parts, speed of the disk."""
     from lmtrace.jobs.doctor import doctor as job

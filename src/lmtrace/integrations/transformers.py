@@ -50,6 +50,7 @@ class TraceCallback(TrainerCallback):
             start_step=state.global_step,
             **self.settings,
         )
+        self.tracer.last_step = state.max_steps
         self.tracer.__enter__()
         self._hooks.append(model.register_forward_hook(self._after_forward, with_kwargs=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from lmtrace.errors import ConfigError, DataError
 from lmtrace.integrations import absynth as synthetic
 from lmtrace.text.panel import Objective, Panel
 from lmtrace.text.readers import read
+from lmtrace.text.sentences import iterate_words
 from lmtrace.text.sequences import bidirectional_affixes, causal_affixes, encode_causal, mask_id, target_ids
 from lmtrace.text.tokenizer import FILE as WORD_TOKENIZER_FILE
 from lmtrace.text.tokenizer import WordTokenizer
@@ -130,8 +132,10 @@ def _text(sentence: Any) -> str:
     return getattr(sentence, "text", None) or " ".join(sentence.tokens)
 
 
-def build_panel(sentences: Any, tokenizer: Any, config: DataConfig, objective: Objective = "causal") -> Panel:
-    """Return the panel that the configuration asks for."""
+def build_panel(
+    sentences: Any, tokenizer: Any, config: DataConfig, objective: Objective = "causal", training: Any = None
+) -> Panel:
+    """Return the panel that the configuration asks for; `training` gives it word frequencies and reference predictors."""
     return Panel.from_annotated(
         sentences,
         tokenizer,
@@ -140,6 +144,8 @@ def build_panel(sentences: Any, tokenizer: Any, config: DataConfig, objective: O
         policy=config.policy,
         max_length=config.max_length,
         objective=objective,
+        training=training,
+        frequencies=None if training is None else Counter(word for words in iterate_words(training) for word in words),
     )
 
 
@@ -162,7 +168,7 @@ def training_rows(sentences: Any, tokenizer: Any, objective: Objective, max_leng
     if objective == "causal":
         if isinstance(tokenizer, WordTokenizer):
             begin, end = causal_affixes(tokenizer)
-            rows = [[*begin, *ids, *end][:max_length] for ids in _word_ids(sentences, tokenizer) if len(ids)]
+            rows = [[*begin, *ids, *end][:max_length] for ids in map(tokenizer.encode, iterate_words(sentences)) if ids]
         else:
             rows = encode_causal(sentences, tokenizer, max_length)
         return _not_empty(rows)
@@ -179,15 +185,6 @@ def training_rows(sentences: Any, tokenizer: Any, objective: Objective, max_leng
     found = target_ids(forms, tokenizer) if all(forms) else None  # pyright: ignore[reportArgumentType]
     targets = ids if found is None else [f.tolist() for f in found]
     return _not_empty(rows, [[*target, *end][:max_length] for target in targets])
-
-
-def _word_ids(sentences: Any, tokenizer: WordTokenizer) -> Iterable[list[int]]:
-    """Return the ids of every sentence; a columnar corpus is mapped at once, without building its sentences."""
-    if not all(hasattr(sentences, name) for name in ("ids", "offsets", "vocabulary")):
-        return [tokenizer.encode(s.tokens) for s in sentences]
-    table = np.asarray(tokenizer.convert_tokens_to_ids(list(sentences.vocabulary)))
-    flat, offsets = table[sentences.ids].tolist(), np.asarray(sentences.offsets).tolist()
-    return [flat[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
 
 
 def _not_empty(rows: list[list[int]], targets: list[list[int]] | None = None) -> Rows:

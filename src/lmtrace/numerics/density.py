@@ -127,10 +127,9 @@ def quadrature(
             w = product(q)
             if not bool(torch.isfinite(w).all()):
                 raise NotFiniteError("a Hessian-vector product is not finite")
-            for _ in range(2):
-                coefficients = basis[: j + 1] @ w
-                w = w - coefficients @ basis[: j + 1]
-                diagonal[j] += float(coefficients[j])
+            diagonal[j] = float(q @ w)
+            w = w - diagonal[j] * q - (off[j - 1] * basis[j - 1] if j else 0.0)
+            w = w - (basis[: j + 1] @ w) @ basis[: j + 1]  # what rounding has left
             off[j] = float(w.norm())
             if off[j] <= eps * max(np.abs(diagonal[: j + 1]).max(), off[: j + 1].max()):
                 taken = j + 1

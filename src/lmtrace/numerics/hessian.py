@@ -9,7 +9,7 @@ is silently wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -114,17 +114,21 @@ class HessianOperator:
         if not bool(torch.isfinite(self.gradient).all()):
             raise NotFiniteError("the gradient is not finite")
 
-    def __call__(self, vector: Tensor) -> Tensor:
-        """Return H v: [P] -> [P]."""
+    def __call__(self, vector: Tensor, only: Collection[str] | None = None) -> Tensor:
+        """Return H v: [P] -> [P].
+
+        With `only`, names of parameters: return their rows of H v for a `vector` that is zero elsewhere (and zero in
+        the other rows), that is the product with a diagonal block, for less than a whole product.
+        """
         self.num_products += 1
         if self.method == "double backward":
             if self.num_products > 1:
-                return self._double_backward(vector)
+                return self._double_backward(vector, only)
             try:
-                return self._double_backward(vector)
+                return self._double_backward(vector, only)
             except RuntimeError as error:
                 self.fall_back(_first_line(error))
-        return self.central_differences(vector)
+        return self.central_differences(vector, only)
 
     def fall_back(self, reason: str) -> None:
         """Use central differences from now on; the graph is freed. With a fixed method this is an error."""
@@ -147,16 +151,17 @@ class HessianOperator:
         self._graph = [g if g is not None and g.requires_grad else None for g in grads]
         return float(loss.detach()), self._flat([None if g is None else g.detach() for g in grads])
 
-    def _double_backward(self, vector: Tensor) -> Tensor:
-        pairs = [(g, part) for g, part in zip(self._graph, self._split(vector)) if g is not None]
+    def _double_backward(self, vector: Tensor, only: Collection[str] | None) -> Tensor:
+        wanted = [only is None or name in only for name in self.params]
+        pairs = [(g, part) for g, part, want in zip(self._graph, self._split(vector), wanted) if want and g is not None]
         if not pairs:
             return torch.zeros_like(vector)
         grads, parts = zip(*pairs)
-        return self._flat(
-            torch.autograd.grad(grads, self._tensors, grad_outputs=parts, retain_graph=True, allow_unused=True)
-        )
+        inputs = [p for p, want in zip(self._tensors, wanted) if want]
+        found = iter(torch.autograd.grad(grads, inputs, grad_outputs=parts, retain_graph=True, allow_unused=True))
+        return self._flat([next(found) if want else None for want in wanted])
 
-    def central_differences(self, vector: Tensor) -> Tensor:
+    def central_differences(self, vector: Tensor, only: Collection[str] | None = None) -> Tensor:
         """Return H v from two gradients, whatever the method in use."""
         norm = float(vector.norm())
         if norm == 0.0:
@@ -169,17 +174,19 @@ class HessianOperator:
                 # `.data`: the values come back bit for bit, so no graph that was saved elsewhere has to be invalidated.
                 for p, old, part in zip(self._tensors, saved, self._split(vector)):
                     p.data.copy_(torch.add(old, part, alpha=sign))
-                sides.append(self._gradient()[1])
+                sides.append(self._gradient(only)[1])
         finally:
             for p, old in zip(self._tensors, saved):
                 p.data.copy_(old)
         return (sides[0] - sides[1]) / (2 * scale)
 
-    def _gradient(self) -> tuple[float, Tensor]:
+    def _gradient(self, only: Collection[str] | None = None) -> tuple[float, Tensor]:
+        wanted = [only is None or name in only for name in self.params]
         with torch.enable_grad():
             loss = self._scalar()
-            grads = torch.autograd.grad(loss, self._tensors, allow_unused=True)
-        return float(loss.detach()), self._flat(grads)
+            inputs = [p for p, want in zip(self._tensors, wanted) if want]
+            found = iter(torch.autograd.grad(loss, inputs, allow_unused=True))
+        return float(loss.detach()), self._flat([next(found) if want else None for want in wanted])
 
     def _scalar(self) -> Tensor:
         loss = self._loss()
@@ -226,8 +233,8 @@ def hessian_spectrum(
     k
         How many of the largest.
     tol
-        An eigenpair counts when ||H v - lambda v|| <= tol * max |lambda|. The eigenvalue's error is at most that
-        residual, and usually of the order of its square.
+        An eigenpair counts when ||H v - lambda v|| <= tol * max |lambda| (the smallest: tol * |lambda| itself, or 1 %
+        of the former). The eigenvalue's error is at most that residual, and usually of the order of its square.
     smallest
         Whether the most negative eigenvalue is wanted too (more products).
     start

@@ -75,13 +75,13 @@ class Perceptron:
         Sizes.
     seed
         Of the first weights and of the order of the rows.
-    epochs, batch_size, learning_rate, weight_decay
-        Of Adam; the learning rate falls linearly to zero.
+    epochs, min_steps, batch_size, learning_rate, weight_decay
+        Of Adam; the learning rate falls linearly to zero. Few rows are repeated until `min_steps` are done.
     """
 
     def __init__(
         self, x: Tensor, codes: Tensor, num_classes: int, hidden: int = 256, seed: int = 0, *,
-        epochs: int = 20, batch_size: int = 256, learning_rate: float = 3e-3, weight_decay: float = 1e-4,
+        epochs: int = 20, min_steps: int = 400, batch_size: int = 256, learning_rate: float = 3e-3, weight_decay: float = 1e-4,
     ) -> None:  # fmt: skip
         self.mean = x.mean(0)
         self.scale = torch.where(x.std(0, correction=0) > 0, x.std(0, correction=0), 1.0)
@@ -93,7 +93,9 @@ class Perceptron:
         with torch.enable_grad():
             parameters = [p.requires_grad_() for p in self.parameters]
             optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
-            steps = epochs * -(-n // batch_size)
+            per_epoch = -(-n // batch_size)
+            epochs = max(epochs, -(-min_steps // per_epoch))
+            steps = epochs * per_epoch
             done = 0
             for _ in range(epochs):
                 for rows in torch.randperm(n, generator=generator).to(x.device).split(batch_size):

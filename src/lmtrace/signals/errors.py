@@ -49,14 +49,11 @@ class Errors(Signal):
         Longest sentence; None takes one and a half times the panel's longest.
     examples
         How many of the worst are kept as an event, their error marked.
-    training
-        Training sentences (words joined by a space), for novelty; None: novelty is missing.
     """
 
     samples: int = 256
     max_words: int | None = None
     examples: int = 12
-    training: frozenset[str] | None = None
 
     name = "errors"
     cost = "one sampled sentence of the model's own per sample, and a parse of each ill-formed one"
@@ -154,13 +151,14 @@ class Errors(Signal):
         null = len({tuple(s) for s in own}) / len(own) if len(own) == n else None
         yield self.record(view, "diversity", share, stderr=_wilson_half(share, n), n=n, null=null)
         well = [" ".join(s) for s, d in zip(sentences, diagnoses, strict=True) if d is None]
-        if self.training is None:
-            yield self.record(view, "novelty", missing="the training sentences were not given: Errors(training=...)")
+        training = view.panel.training_texts
+        if training is None:
+            yield self.record(view, "novelty", missing="the panel was built without training=, the training corpus")
         elif not well:
             yield self.record(view, "novelty", missing="no well-formed sentence was generated")
         else:
-            new = sum(s not in self.training for s in well) / len(well)
-            unseen = sum(" ".join(s) not in self.training for s in own) / len(own)
+            new = sum(s not in training for s in well) / len(well)
+            unseen = sum(" ".join(s) not in training for s in own) / len(own)
             yield self.record(view, "novelty", new, stderr=_wilson_half(new, len(well)), n=len(well), null=unseen)
 
     def _shuffled_share(self, view: View, oracle: Any) -> float:

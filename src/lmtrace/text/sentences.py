@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from lmtrace.errors import DataError
 
@@ -151,3 +153,15 @@ def as_annotated(obj: Any) -> AnnotatedSentence:
 
 def _values(values: Iterable[Any]) -> Labels:
     return tuple(None if v is None or v == "" else str(v) for v in values)
+
+
+def iterate_words(corpus: Any) -> Iterator[Sequence[str]]:
+    """Yield the words of every sentence; a columnar corpus (`ids`, `offsets`, `vocabulary`) is read without building them."""
+    if all(hasattr(corpus, name) for name in ("ids", "offsets", "vocabulary")):
+        flat = np.asarray(corpus.vocabulary, object)[np.asarray(corpus.ids)].tolist()
+        offsets = np.asarray(corpus.offsets).tolist()
+        for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+            yield flat[start:end]
+    else:
+        for sentence in corpus:
+            yield sentence.tokens
