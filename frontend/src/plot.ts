@@ -111,6 +111,13 @@ export abstract class Plot {
     const [low, high] = span(), a = place(low), b = place(high);
     return this.box.x + (b > a ? (place(step) - a) / (b - a) : 0) * this.box.w;
   }
+  /** `px` for many steps: the ends of the axis are looked up once. */
+  protected pxOf(): (step: number) => number {
+    const [low, high] = span(), a = place(low), scale = this.box.w / (place(high) - a || 1), x = this.box.x - a * scale;
+    if (state.axis === "linear") return (step) => x + step * scale;
+    const unit = 1 / state.unit;
+    return (step) => x + Math.log10(1 + step * unit) * scale;
+  }
   protected stepAt(px: number): number {
     const [low, high] = span(), a = place(low), b = place(high);
     return unplace(a + ((px - this.box.x) / this.box.w) * (b - a));

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_SELECTED = 32
 MAX_STREAMS = 64
+MAX_ADDRESS = 8_192
 POLL_SECONDS = 0.25
 HEARTBEAT_SECONDS = 15.0
 PAYLOAD_BYTES = 6_000_000
@@ -150,7 +151,7 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
         )  # fmt: skip
 
     async def refused(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, 404 if "there is no run" in str(error) else 400)
+        return JSONResponse({"error": library.shown(str(error))}, 404 if "there is no run" in str(error) else 400)
 
     return Starlette(
         routes=[
@@ -194,6 +195,8 @@ class Guard:
     def _refuse(self, request: Request) -> Response | None:
         if not self.any_host and host_name(request.headers.get("host", "")) not in self.hosts:
             return PlainTextResponse("The Host header names another server.", 400)
+        if len(request.scope.get("raw_path") or b"") + len(request.scope["query_string"]) > MAX_ADDRESS:
+            return PlainTextResponse("The address is too long.", 414)
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("Read only.", 405, {"Allow": "GET, HEAD"})
         if request.headers.get("content-length", "0") not in ("0", "") or "transfer-encoding" in request.headers:
@@ -264,7 +267,7 @@ async def _stream(request: Request, chosen: dict[str, tuple[Run, int]], streams:
                 try:
                     changes = await anyio.to_thread.run_sync(_changes, run, cursors[name])
                 except TraceError as error:
-                    yield f"event: broken\ndata: {json.dumps({'run': name, 'error': str(error)})}\n\n"
+                    yield f"event: broken\ndata: {json.dumps({'run': name, 'error': type(error).__name__})}\n\n"
                     return
                 if changes is not None or states.get(name) != run.status:
                     states[name] = run.status

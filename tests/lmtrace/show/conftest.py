@@ -97,7 +97,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
     contexts = []
 
     def make(width: int = 1360, height: int = 900, theme: str = "light", **options: Any) -> Visit:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme, **options)
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce", **options)
         context.set_default_timeout(20_000)
         contexts.append(context)
         return Visit(context.new_page())

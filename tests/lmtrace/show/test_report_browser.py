@@ -55,6 +55,13 @@ def test_every_figure_draws_and_nothing_leaves_the_machine(report: str, visit: C
     assert seen.outside() == []
 
 
+def test_figures_further_down_are_drawn_without_scrolling(report: str, visit: Callable[..., Any]) -> None:
+    page = visit().open(report)
+    page.wait_for_selector("#cost-seconds .plot[data-drawn]", state="attached")
+    page.wait_for_timeout(500)
+    assert page.evaluate("[...document.querySelectorAll('figure')].filter(f => f.clientWidth && !f.querySelector('.plot[data-drawn]')).length") == 0
+
+
 def test_step_zero_and_the_null_are_drawn(report: str, visit: Callable[..., Any]) -> None:
     page = visit().open(report)
     draw_all(page)
@@ -70,6 +77,7 @@ def test_step_zero_and_the_null_are_drawn(report: str, visit: Callable[..., Any]
 
 def test_a_point_tells_its_record(report: str, visit: Callable[..., Any], example: Path) -> None:
     page = visit().open(report)
+    draw_all(page)
     page.locator("#map-probe-accuracy-lexical .plot").first.focus()
     page.keyboard.press("End")
     page.keyboard.press("Enter")
@@ -135,10 +143,10 @@ def test_numbers_and_files_of_a_figure(report: str, visit: Callable[..., Any]) -
     seen = visit(accept_downloads=True)
     page = seen.open(report)
     figure = page.locator("#curves-pairs-accuracy-values")
-    figure.get_by_role("button", name="Show the numbers").click()
+    figure.get_by_role("button", name="Table: show the numbers").click()
     assert figure.locator("tbody tr").count() == 41
     got = {}
-    for name in ("Save the numbers", "Save as SVG", "Save as PNG"):
+    for name in ("CSV: save", "SVG: save", "PNG: save"):
         with page.expect_download() as download:
             figure.get_by_role("button", name=name).click()
         got[download.value.suggested_filename.rsplit(".")[-1]] = Path(download.value.path()).read_bytes()
@@ -159,7 +167,7 @@ def test_every_figure_saves_as_well_formed_svg(report: str, visit: Callable[...,
     page = visit().open(report)
     draw_all(page)
     page.evaluate("URL.createObjectURL = blob => { (window.saved ??= []).push(blob); return 'blob:none' }; HTMLAnchorElement.prototype.click = () => {}")
-    count = page.evaluate("[...document.querySelectorAll('.tools button[aria-label^=\"Save as SVG\"]')].map(b => b.click()).length")
+    count = page.evaluate("[...document.querySelectorAll('.tools button[aria-label^=\"SVG: save\"]')].map(b => b.click()).length")
     texts = page.evaluate("Promise.all(window.saved.map(b => b.text()))")
     assert len(texts) == count == page.locator("figure").count()
     for text in texts:
@@ -172,7 +180,7 @@ def test_every_figure_saves_as_well_formed_svg(report: str, visit: Callable[...,
 def test_axe_finds_nothing(report: str, visit: Callable[..., Any], axe: str, theme: str, width: int, shots: Path | None) -> None:
     page = visit(width, 900, theme).open(report)
     draw_all(page)
-    page.locator("#curves-pairs-accuracy-values").get_by_role("button", name="Show the numbers").click()
+    page.locator("#curves-pairs-accuracy-values").get_by_role("button", name="Table: show the numbers").click()
     page.evaluate(axe)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.help, v.nodes.slice(0, 3).map(n => n.html)]))")
     assert found == []
@@ -183,7 +191,7 @@ def test_axe_finds_nothing(report: str, visit: Callable[..., Any], axe: str, the
 
 def test_the_dialog_and_the_theme_button_pass_axe(report: str, visit: Callable[..., Any], axe: str) -> None:
     page = visit().open(report)
-    page.get_by_role("button", name="Change to the dark theme").click()
+    page.get_by_role("button", name="change to the dark theme").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
     page.locator("#loss-figure .plot").focus()
     page.keyboard.press("ArrowLeft")
