@@ -72,6 +72,11 @@ class Batch(Protocol):
     """
 
     @property
+    def panel(self) -> Panel:
+        """Return the panel, for what is constant over a pass (its lexicon, the exact law)."""
+        ...
+
+    @property
     def index(self) -> Tensor:
         """Return [predictions] int64: which rows of `Panel.predictions` these are."""
         ...
@@ -150,8 +155,20 @@ class View(Protocol):
         """Return the user's own module, in evaluation mode, restored afterwards."""
         ...
 
-    def loss(self, num_sequences: int) -> Callable[[], Tensor]:
-        """Return a closure: mean loss (nats) over the valid predictions of the first `num_sequences` panel sequences."""
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return [sequences, length, vocabulary] for inputs of the signal's own (no gradient); needs `model`."""
+        ...
+
+    def module(self, site: str) -> torch.nn.Module:
+        """Return the module whose output a site is (the final norm for "final"); needs `model`."""
+        ...
+
+    def attentions(self, inputs: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return site -> attention map for inputs of the signal's own (no gradient); needs `model` and `attention`."""
+        ...
+
+    def loss(self, num_sequences: int, start: int = 0) -> Callable[[], Tensor]:
+        """Return a closure: mean loss (nats) over the predictions of `num_sequences` panel sequences from `start` on."""
         ...
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -163,13 +180,22 @@ class View(Protocol):
         """Return the optimizer, to be read only."""
         ...
 
-    def train_loss(self) -> Callable[[], Tensor]:
-        """Return a closure: mean loss (nats) on the last training batch that the tracer kept."""
+    def train_loss(self, num_sequences: int | None = None) -> Callable[[], Tensor]:
+        """Return a closure: mean loss (nats) on the (first sequences of the) last training batch that the tracer kept."""
+        ...
+
+    @property
+    def cache(self) -> dict[Any, Any]:
+        """Return results that the signals of one measurement may share; a key starts with the module that owns it."""
         ...
 
     @property
     def memory(self) -> dict[str, Tensor]:
         """Return this signal's own tensors from the measurement before (empty at first); saved for resume."""
+        ...
+
+    def note(self, kind: str, text: str, data: dict[str, Any]) -> None:
+        """Leave an event beside the records: examples, say, that are words and not numbers."""
         ...
 
     def generator(self, purpose: str = "") -> torch.Generator:
@@ -191,6 +217,8 @@ class Signal(ABC):
     """In gradients or forwards, in words: "2.1 gradients per product"."""
     source: ClassVar[str]
     """Citation of the definition."""
+    stride: ClassVar[int] = 1
+    """Takes part in every n-th measurement by default: expensive signals set it above 1."""
 
     @abstractmethod
     def needs(self, panel: Panel) -> Needs:

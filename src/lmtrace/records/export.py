@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmtrace.errors import ConfigError
-from lmtrace.records.layout import failing
+from lmtrace.records.files import failing
 from lmtrace.records.run import Run
 from lmtrace.records.schema import Record
 

@@ -1,25 +1,22 @@
-"""The form of a run folder on disk: tables, packed rows, array files, versions, and the words of its failures."""
+"""The form of a run folder on disk: tables, header, versions, and ways to open it."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from lmtrace.errors import RunError
 from lmtrace.records import schema
+from lmtrace.records.files import sync_folder
 from lmtrace.records.schema import Field, RunHeader
 
 DATABASE = "run.sqlite"
@@ -52,55 +49,12 @@ CREATE TABLE event (id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, step INTEGER
 CREATE INDEX event_batch ON event (batch);
 """
 
+LAST_BATCH = """SELECT max((SELECT max(batch) FROM attempt), (SELECT ifnull(max(batch), 0) FROM measurement),
+                           (SELECT ifnull(max(batch), 0) FROM scalar), (SELECT ifnull(max(batch), 0) FROM event))"""
+
 # Version v -> a function that turns a database of version v into one of version v + 1, inside a transaction.
 # Empty: version 1 is the first. Each new version adds one step here and its sample to the tests' data.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
-
-
-# ---------------------------------------------------------------------------------------------- failures, in words
-def _cure(error: Exception) -> str:
-    text = str(error).lower()
-    code = error.errno if isinstance(error, OSError) else None
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in text:
-        return "Free space on this disk, or choose another folder; what was acknowledged before is intact"
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS) or "readonly" in text or "read-only" in text:
-        return "Make the folder writable, or choose another one"
-    if code in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return "Choose a folder"
-    if "locked" in text or "busy" in text:
-        return "Another program holds the database; close it and try again"
-    if "malformed" in text or "not a database" in text or "no such" in text or isinstance(error, SafetensorError):
-        return "The file is damaged or is not a run; restore it from a copy"
-    if "unable to open" in text:
-        return "Check that the folder exists and may be read and written"
-    return "Check the disk; what was acknowledged before is intact"
-
-
-@contextmanager
-def failing(what: str, where: Path) -> Iterator[None]:
-    """Turn failures of the file system and of SQLite inside the block into a `RunError` of one line."""
-    try:
-        yield
-    except (OSError, sqlite3.Error, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise RunError(f"cannot {what} {where}: {' '.join(reason.split())}", _cure(error)) from error
-
-
-# --------------------------------------------------------------------------------------------------- packed vectors
-def pack(numbers: Sequence[float | int | None]) -> bytes | None:
-    """Return float64 little-endian bytes, NaN for None; one number where all are equal; None where all are None."""
-    first = numbers[0]
-    if all(number == first for number in numbers):
-        return None if first is None else np.array(first, dtype="<f8").tobytes()
-    return np.array([np.nan if number is None else number for number in numbers], dtype="<f8").tobytes()
-
-
-def unpack(blob: bytes | None, size: int) -> np.ndarray:
-    """Return [size] float64, the inverse of `pack`."""
-    if blob is None:
-        return np.full(size, np.nan)
-    numbers = np.frombuffer(blob, dtype="<f8")
-    return np.broadcast_to(numbers, size) if numbers.size == 1 else numbers
 
 
 # ------------------------------------------------------------------------------------------------------- JSON forms
@@ -142,51 +96,6 @@ def header_from_json(text: str) -> RunHeader:
         for signal, specs in data.get("fields", {}).items()
     }
     return RunHeader(**{k: v for k, v in data.items() if k in known})
-
-
-# ------------------------------------------------------------------------------------------------------ array files
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even after a loss of power."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def arrays_to_bytes(arrays: Mapping[tuple[str | None, ...], Any]) -> bytes:
-    """Return a safetensors file; the name of each tensor is its key as a JSON list."""
-    tensors = {}
-    for key, value in arrays.items():
-        array = np.asarray(value, order="C")
-        if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
-            name = ".".join(str(part) for part in key if part is not None)
-            raise RunError(f"array {name} has dtype {array.dtype}", "Give real numbers of 64 bits or less")
-        tensors[json.dumps(key)] = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return save(tensors)
-
-
-def read_arrays(path: Path, *keys: tuple[str | None, ...]) -> dict[tuple[str | None, ...], np.ndarray]:
-    """Return the arrays of a file, all or those named."""
-    with failing("read", path), safe_open(str(path), framework="np") as file:
-        names = [json.dumps(key) for key in keys] or list(file.keys())
-        return {tuple(json.loads(name)): file.get_tensor(name) for name in names}
 
 
 # -------------------------------------------------------------------------------------------------------- databases
@@ -321,3 +230,21 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def supersede(db: sqlite3.Connection, step: int) -> int:
+    """Delete, inside a transaction, all that was written for steps after `step`; return how many measurements."""
+    (later,) = db.execute("SELECT count(*) FROM measurement WHERE step > ?", (step,)).fetchone()
+    for table in ("point", "array", "measurement", "memory", "event"):
+        db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
+    db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM point)")
+    db.execute("DELETE FROM scalar WHERE first > ?", (step,))
+    straddling = db.execute('SELECT id, steps, "values" FROM scalar WHERE last > ?', (step,)).fetchall()
+    for number, blob, values in straddling:
+        steps = np.frombuffer(blob, "<i8")
+        stop = int(np.searchsorted(steps, step, side="right"))
+        db.execute(
+            'UPDATE scalar SET last = ?, steps = ?, "values" = ? WHERE id = ?',
+            (int(steps[stop - 1]), blob[: 8 * stop], values[: 8 * stop], number),
+        )
+    return later

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -41,18 +42,18 @@ class WriterLock:
 
     def __init__(self, folder: Path, patience: float = 0.5) -> None:
         path = folder / LOCK_NAME
-        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             self._acquire(folder, patience)
-            os.ftruncate(self._descriptor, 0)
-            os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without its name
+                os.ftruncate(self._descriptor, 0)
+                os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         except BaseException:
             os.close(self._descriptor)
             raise
         _open_locks.add(self._descriptor)
 
     def _acquire(self, folder: Path, patience: float) -> None:
-        assert self._descriptor is not None
         deadline = time.monotonic() + patience  # a reader that asks whether the writer lives holds it for microseconds
         while fcntl is not None:
             try:
@@ -75,7 +76,7 @@ class WriterLock:
         if self._descriptor in _open_locks:
             _open_locks.remove(self._descriptor)
             os.close(self._descriptor)
-        self._descriptor = None
+            self._descriptor = -1
 
 
 def writer_alive(folder: Path) -> bool:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmtrace.errors import ConfigError, RunError
-from lmtrace.records.layout import DATABASE, failing, header_from_json, open_for_reading, read_arrays, unpack
+from lmtrace.records.files import failing, read_arrays
+from lmtrace.records.layout import DATABASE, LAST_BATCH, header_from_json, open_for_reading
 from lmtrace.records.lock import writer_alive
+from lmtrace.records.rows import join_scalars, unpack_records
 from lmtrace.records.schema import Field, Record, RunHeader, Series, SeriesKey, Status
 from lmtrace.records.store import read_memory
 
@@ -268,12 +270,15 @@ class Run:
     def _read_series(self, key: SeriesKey) -> Series:
         field = self.field(key.signal, key.metric)
         with self._snapshot() as db:
-            parts = db.execute(
-                "SELECT id, sites FROM series WHERE signal = ? AND metric = ? AND label IS ? AND split IS ?",
-                _parts(key),
-            ).fetchall()
+            parts = [
+                (number, tuple(json.loads(sites)))
+                for number, sites in db.execute(
+                    "SELECT id, sites FROM series WHERE signal = ? AND metric = ? AND label IS ? AND split IS ?",
+                    _parts(key),
+                )
+            ]
             rows = [
-                (row, tuple(json.loads(sites)))
+                (row, sites)
                 for number, sites in parts
                 for row in db.execute(
                     'SELECT step, value, stderr, "null", n, missing FROM point WHERE series = ? ORDER BY step',
@@ -281,7 +286,7 @@ class Run:
                 )
             ]
         rows.sort(key=lambda item: item[0][0])
-        sites = self._in_model_order(dict.fromkeys(site for _, sites in parts for site in json.loads(sites)))
+        sites = self._in_model_order(dict.fromkeys(site for _, row_sites in parts for site in row_sites))
         columns = {site: i for i, site in enumerate(sites)}
         filled = {name: np.full((len(rows), len(sites)), np.nan) for name in _COLUMNS}
         missing: dict[tuple[int, str | None], str] = {}
@@ -326,18 +331,7 @@ class Run:
                 (step,),
             ).fetchall()
             found = list(self._array_rows("step = ?", step)) if arrays else []
-        records: list[Record] = []
-        for signal, metric, label, split, sites, value, stderr, n, null, missing in points:
-            names = json.loads(sites)
-            reasons = {i: why for why, where in json.loads(missing).items() for i in where} if missing else {}
-            columns = [_optional(blob, len(names)) for blob in (value, stderr, n, null)]
-            records += [
-                Record(
-                    step=step, signal=signal, metric=metric, site=site, label=label, split=split, value=v, stderr=e,
-                    n=None if num is None else int(num), null=z, missing=reasons.get(i),
-                )
-                for i, (site, v, e, num, z) in enumerate(zip(names, *columns))
-            ]  # fmt: skip
+        records = [record for row in points for record in unpack_records(step, *row)]
         return records + [self._load(row) for row in found]
 
     # -------------------------------------------------------------------------------------------------- arrays
@@ -418,7 +412,7 @@ class Run:
             raise RunError(
                 f"{self.folder} has no scalar {metric!r}", f"Choose from: {_listed(list(self.scalar_metrics))}"
             )
-        return _joined(rows)[metric]
+        return join_scalars(rows)[metric]
 
     def events(self, kind: str | None = None) -> tuple[Event, ...]:
         """Return what happened, in the order in which it was written; only one kind where given."""
@@ -429,10 +423,7 @@ class Run:
     @property
     def cursor(self) -> int:
         """Return the number of the last transaction; `since(cursor)` gives what came after it."""
-        ((cursor,),) = self._rows(
-            "SELECT max((SELECT max(batch) FROM attempt), (SELECT ifnull(max(batch), 0) FROM measurement), "
-            "(SELECT ifnull(max(batch), 0) FROM scalar), (SELECT ifnull(max(batch), 0) FROM event))"
-        )
+        ((cursor,),) = self._rows(LAST_BATCH)
         return cursor
 
     def since(self, cursor: int, arrays: bool = True) -> Changes:
@@ -447,7 +438,7 @@ class Run:
             events = self._rows("SELECT step, kind, text, data, time FROM event WHERE batch > ? ORDER BY id", cursor)
             return Changes(
                 self.cursor, superseded, [r for (step,) in steps for r in self._records_of(step, arrays)],
-                _joined(scalars), [Event(s, k, t, json.loads(d), at) for s, k, t, d, at in events], self.status,
+                join_scalars(scalars), [Event(s, k, t, json.loads(d), at) for s, k, t, d, at in events], self.status,
             )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------- other shapes
@@ -465,7 +456,7 @@ class Run:
 
     def findings(self) -> Any:
         """Return what emerged, when, and how sure it is; see `lmtrace.analysis`."""
-        from lmtrace.analysis import findings  # the analysis reads runs, so it cannot be imported before them
+        from lmtrace.analysis.findings import findings  # the analysis reads runs, so it cannot be imported before them
 
         return findings(self)
 
@@ -489,23 +480,6 @@ class Run:
 
 def _parts(key: SeriesKey) -> tuple[str | None, ...]:
     return (key.signal, key.metric, key.label, key.split)
-
-
-def _optional(blob: bytes | None, size: int) -> list[float | None]:
-    return [None] * size if blob is None else [None if x != x else x for x in unpack(blob, size).tolist()]
-
-
-def _joined(rows: list[Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return metric -> (steps, values) from chunks in rising order."""
-    chunks: dict[str, tuple[list[bytes], list[bytes]]] = {}
-    for metric, steps, values in rows:
-        steps_of, values_of = chunks.setdefault(metric, ([], []))
-        steps_of.append(steps)
-        values_of.append(values)
-    return {
-        metric: (np.frombuffer(b"".join(s), "<i8").copy(), np.frombuffer(b"".join(v), "<f8").copy())
-        for metric, (s, v) in chunks.items()
-    }
 
 
 def _named(**parts: str | None) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import operator
 import os
 import socket
@@ -27,20 +26,19 @@ from typing import Any
 import numpy as np
 
 from lmtrace.errors import RunError
+from lmtrace.records.files import arrays_to_bytes, failing, read_arrays, write_file
 from lmtrace.records.layout import (
     DATABASE,
-    arrays_to_bytes,
+    LAST_BATCH,
     create_database,
-    failing,
     header_from_json,
     header_to_json,
     open_for_writing,
-    pack,
-    read_arrays,
+    supersede,
     to_json,
-    write_file,
 )
 from lmtrace.records.lock import LOCK_NAME, WriterLock
+from lmtrace.records.rows import sort_records
 from lmtrace.records.schema import SCHEMA_VERSION, Record, RunHeader, Status
 
 _log = logging.getLogger(__name__)
@@ -59,16 +57,23 @@ class RunWriter:
     and the writer can go on once the cause is gone.
     """
 
-    def __init__(self, folder: Path, lock: WriterLock, db: sqlite3.Connection) -> None:
+    def __init__(self, folder: Path, lock: WriterLock, resumed: tuple[int, RunHeader | None] | None) -> None:
         self.folder = folder
         self._lock = lock
-        self._db: sqlite3.Connection | None = db
+        self._db: sqlite3.Connection | None = open_for_writing(folder / DATABASE)
         self._pid = os.getpid()
         self._mutex = threading.RLock()
         self._buffer: dict[str, tuple[list[int], list[float]]] = {}
         self._new_files: list[str] = []
         self._last_flush = time.monotonic()
-        self._load()
+        try:
+            self._load()
+            if resumed:
+                self._supersede(*resumed)
+            self._sweep()
+        except BaseException:
+            self._db.close()
+            raise
 
     def _load(self) -> None:
         """Take the counters from the database."""
@@ -79,10 +84,7 @@ class RunWriter:
         }
         self._steps = {step for (step,) in db.execute("SELECT step FROM measurement")}
         (self._next_point,) = db.execute("SELECT ifnull(max(id), 0) + 1 FROM point").fetchone()
-        (self._batch,) = db.execute(
-            "SELECT max((SELECT max(batch) FROM attempt), (SELECT ifnull(max(batch), 0) FROM measurement), "
-            "(SELECT ifnull(max(batch), 0) FROM scalar), (SELECT ifnull(max(batch), 0) FROM event))"
-        ).fetchone()
+        (self._batch,) = db.execute(LAST_BATCH).fetchone()
         self._last_scalar = dict(db.execute("SELECT metric, max(last) FROM scalar GROUP BY metric"))
         self.header = header_from_json(db.execute("SELECT json FROM header").fetchone()[0])
 
@@ -107,33 +109,29 @@ class RunWriter:
         """
         folder = Path(folder)
         path = folder / DATABASE
-        with failing("create a run in", folder):
-            if path.exists() and not overwrite:
-                raise RunError(
-                    f"run folder {folder} already holds a run",
-                    "Choose another folder, resume the run, or pass overwrite=True to replace it",
-                )
-            made = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
         header = replace(
             header, schema_version=SCHEMA_VERSION, status="running", name=header.name or folder.absolute().name,
             created=header.created or datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
-        replaces = path.exists()
+        made: list[Path] = []
         try:
             with failing("create a run in", folder):
+                made += [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
                 folder.mkdir(parents=True, exist_ok=True)
-                lock = WriterLock(folder)
-                try:
-                    create_database(path, header, (time.time(), _process(header)))
-                    writer = cls(folder, lock, open_for_writing(path))
-                    writer._sweep()
-                except BaseException:
-                    if not replaces:
-                        for left in (*folder.glob(f"{DATABASE}*"), folder / LOCK_NAME):
+                with _held(folder) as lock:
+                    replaces = path.exists()
+                    if replaces and not overwrite:
+                        raise RunError(
+                            f"run folder {folder} already holds a run",
+                            "Choose another folder, resume the run, or pass overwrite=True to replace it",
+                        )
+                    try:
+                        create_database(path, header, (time.time(), _process(header)))
+                        return cls(folder, lock, None)
+                    except BaseException:
+                        for left in () if replaces else (*folder.glob(f"{DATABASE}*"), folder / LOCK_NAME):
                             left.unlink(missing_ok=True)
-                    lock.release()
-                    raise
-                return writer
+                        raise
         except RunError:
             _remove_empty(made)
             raise
@@ -167,49 +165,40 @@ class RunWriter:
                 raise RunError(
                     f"there is no run in {folder} to resume", "Name the folder of the run, or start a new one"
                 )
-            lock = WriterLock(folder)
-            try:
-                writer = cls(folder, lock, open_for_writing(folder / DATABASE))
-                writer._supersede(step, header)
-                writer._sweep()
-            except BaseException:
-                lock.release()
-                raise
-            return writer
+            with _held(folder) as lock:
+                return cls(folder, lock, (step, header))
 
     def _supersede(self, step: int, header: RunHeader | None) -> None:
         attempt = header or self.header
         merged = replace(
-            self.header, status="running", signals={**attempt.signals, **self.header.signals},
-            fields={**attempt.fields, **self.header.fields},
-        )  # fmt: skip
+            self.header,
+            status="running",
+            signals={**attempt.signals, **self.header.signals},
+            fields={
+                signal: list({f.metric: f for h in (self.header, attempt) for f in h.fields.get(signal, [])}.values())
+                for signal in (*self.header.fields, *attempt.fields)
+            },
+        )
         with self._transaction("resume the run in") as (db, batch):
-            (later,) = db.execute("SELECT count(*) FROM measurement WHERE step > ?", (step,)).fetchone()
-            for table in ("point", "array", "measurement", "memory", "event"):
-                db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
-            db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM point)")
-            db.execute("DELETE FROM scalar WHERE first > ?", (step,))
-            straddling = db.execute('SELECT id, steps, "values" FROM scalar WHERE last > ?', (step,)).fetchall()
-            for number, steps, values in straddling:
-                stop = int(np.searchsorted(np.frombuffer(steps, "<i8"), step, side="right"))
-                db.execute(
-                    'UPDATE scalar SET last = ?, steps = ?, "values" = ? WHERE id = ?',
-                    (int(np.frombuffer(steps, "<i8")[stop - 1]), steps[: 8 * stop], values[: 8 * stop], number),
-                )
+            later = supersede(db, step)
             db.execute("UPDATE header SET json = ?", (header_to_json(merged),))
-            db.execute(
-                "INSERT INTO attempt VALUES (?, ?, ?, ?, ?)",
-                (batch, step, time.time(), later, _process(attempt)),
-            )
+            row = (batch, step, time.time(), later, _process(attempt))
+            db.execute("INSERT INTO attempt VALUES (?, ?, ?, ?, ?)", row)
         self._load()
 
     def _sweep(self) -> None:
         """Delete array and memory files that no row names: left by a kill, or superseded."""
         db = self._open()
         named = {file for table in ("array", "memory") for (file,) in db.execute(f"SELECT DISTINCT file FROM {table}")}
-        for path in (*self.folder.glob("arrays/*"), *self.folder.glob("memory/*")):
-            if path.relative_to(self.folder).as_posix() not in named and path.suffix in (".safetensors", ".tmp"):
-                path.unlink(missing_ok=True)
+        for pattern in (
+            "arrays/step-*.safetensors",
+            "memory/step-*.safetensors",
+            "arrays/.step-*.tmp",
+            "memory/.step-*.tmp",
+        ):
+            for path in self.folder.glob(pattern):
+                if path.relative_to(self.folder).as_posix() not in named:
+                    path.unlink(missing_ok=True)
         for path in self.folder.glob(f".{DATABASE}.*.tmp*"):
             path.unlink(missing_ok=True)
 
@@ -247,7 +236,7 @@ class RunWriter:
             the measurement is then stored.
         """
         step = _step(step)
-        points, arrays = _sort(step, records, self.folder)
+        points, arrays = sort_records(step, records, self.folder)
         names = [(*key, json.dumps(sites)) for key, sites, _ in points]
         with self._mutex:
             if step in self._steps:
@@ -475,6 +464,17 @@ class RunWriter:
             self._last_flush = time.monotonic()
 
 
+@contextmanager
+def _held(folder: Path) -> Iterator[WriterLock]:
+    """Hold the folder's lock, and give it back where the block fails."""
+    lock = WriterLock(folder)
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
+
+
 def read_memory(db: sqlite3.Connection, folder: Path, step: int | None) -> dict[str, dict[str, np.ndarray]]:
     """Return the memory of the last measurement at or before `step`; see `RunWriter.read_memory`."""
     row = db.execute(
@@ -493,42 +493,6 @@ def read_memory(db: sqlite3.Connection, folder: Path, step: int | None) -> dict[
     for (signal, name), array in read_arrays(folder / row[2]).items():
         memory.setdefault(str(signal), {})[str(name)] = array
     return memory
-
-
-def _sort(step: int, records: Iterable[Record], folder: Path) -> tuple[list[Any], list[Record]]:
-    """Return the packed rows (key, sites, columns) of a measurement, and its records with arrays."""
-    groups: dict[tuple[str, str, str | None, str | None], list[Record]] = {}
-    arrays: list[Record] = []
-    seen: set[tuple[str | None, ...]] = set()
-    for r in records:
-        key = (r.signal, r.metric, r.label, r.split)
-        where = f"{r.signal}.{r.metric} at step {r.step}, site {r.site}, label {r.label}, split {r.split}"
-        if r.step != step:
-            raise RunError(f"{where}: cannot be written to step {step} of {folder}", "Write each step on its own")
-        if (*key, r.site) in seen:
-            raise RunError(f"{where}: two records of one name", "Tell them apart by site, label or split")
-        if (r.value is not None) + (r.array is not None) + bool(r.missing) != 1:
-            raise RunError(f"{where}: exactly one of value, array and missing must be set")
-        for number in (r.value, r.stderr, r.n, r.null):
-            if number is not None and not math.isfinite(number):
-                raise RunError(f"{where}: holds {number}", "Give missing=reason instead")
-        seen.add((*key, r.site))
-        if r.array is not None:
-            arrays.append(r)
-        else:
-            groups.setdefault(key, []).append(r)
-    return [(key, [r.site for r in group], _columns(group)) for key, group in groups.items()], arrays
-
-
-def _columns(group: list[Record]) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None, str | None]:
-    reasons: dict[str, list[int]] = {}
-    for i, r in enumerate(group):
-        if r.missing:
-            reasons.setdefault(r.missing, []).append(i)
-    return (
-        pack([r.value for r in group]), pack([r.stderr for r in group]), pack([r.n for r in group]),
-        pack([r.null for r in group]), json.dumps(reasons, ensure_ascii=False) if reasons else None,
-    )  # fmt: skip
 
 
 def _step(step: int) -> int:

@@ -1,1 +1,1 @@
-"""What the model is asked to read: annotated sentences, their readers, tokenizers, alignment, and the panel. No torch here."""
+"""What the model is asked to read: annotated sentences, readers, tokenizers, alignment, the panel. No torch here."""

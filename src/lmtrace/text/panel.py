@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
+from lmtrace.errors import ConfigError, DataError
+from lmtrace.text.sentences import iterate_words
+
 if TYPE_CHECKING:
+    from lmtrace.text.alignment import Encoding
+    from lmtrace.text.lexicon import Lexicon
+    from lmtrace.text.references import Reference
     from lmtrace.text.sentences import AnnotatedSentence
-    from lmtrace.text.truth import Truth
 
 Objective = Literal["causal", "masked", "seq2seq"]
 Policy = Literal["last", "first", "mean"]
@@ -27,7 +35,7 @@ class LabelLayer:
     codes : [words]
         int64 index into `names`; -1 where a word has no label or was cut off.
     names
-        The values, sorted.
+        The values, sorted by alphabet ("position" and "frequency": by size).
     """
 
     name: str
@@ -48,8 +56,8 @@ class Predictions:
     position : [predictions]
         0 for the first predicted token of its sequence, and so on.
     word : [predictions]
-        Row of the panel word that the target belongs to; -1 for special tokens (end of sentence) and for targets that are not
-        words of the sentence.
+        Row of the panel word that the target belongs to; -1 for special tokens (end of sentence) and for targets that
+        are not words of the sentence.
     first : [predictions]
         True where the target is the first subtoken of its word (or a special token).
     """
@@ -107,6 +115,9 @@ class PanelBatch:
         Rows of `Panel.predictions`.
     targets : [predictions in the batch]
         Token ids that are right.
+    position_ids : [sequences, length] or None
+        Only with padding on the left, for models that count positions from the left edge; those that take none ignore
+        it.
     """
 
     sequences: np.ndarray
@@ -118,3 +129,385 @@ class PanelBatch:
     predict_column: np.ndarray
     index: np.ndarray
     targets: np.ndarray
+    position_ids: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PanelSettings:
+    """How a panel reads its sentences; see `Panel.from_annotated`."""
+
+    objective: Objective = "causal"
+    policy: Policy = "last"
+    max_length: int | None = None
+    layers: tuple[str, ...] | None = None
+    frequencies: Mapping[str, int] | None = None
+    decoder_start_id: int | None = None
+    mask_share: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("objective", get_args(Objective)), ("policy", get_args(Policy))):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"panel: {name} is {getattr(self, name)!r}", f"Choose one of {', '.join(allowed)}")
+        if self.max_length is not None and self.max_length < 4:
+            raise ConfigError(f"panel: max_length is {self.max_length}", "At least 4 tokens are needed")
+        if not 0 < self.mask_share < 1:
+            raise ConfigError(f"panel: mask_share is {self.mask_share}", "It must lie between 0 and 1")
+
+
+def take(items: Any, rows: Sequence[int]) -> Any:
+    """Return these sentences of a corpus: as a corpus of its own kind where it has `select`, else as a list."""
+    return items.select(rows) if hasattr(items, "select") else [items[i] for i in rows]
+
+
+class Panel:
+    """A fixed set of annotated sentences, tokenized for one objective. Build it with `Panel.from_annotated`.
+
+    Attributes
+    ----------
+    sentences
+        The sampled `AnnotatedSentence`s, in the order of their source.
+    word_sentence, word_position, word_types : [words]
+        int64: sentence, place in it, and index into `type_names` of every word, cut words included.
+    type_names
+        Distinct word forms, sorted.
+    heads : [words] or None
+        int64: row of the head word; -1 for a root or where there is no tree. None where no sentence has a tree.
+    encoder
+        The main stream: the only one of causal and masked models. For masked models it holds the mask tokens, so the
+        activations of masked words are those of the mask.
+    decoder
+        The second stream of encoder-decoder models, or None.
+    predictions
+        What is predicted.
+    truth
+        The exact law (`lmtrace.text.truth.Truth`), or None; `truth_reason` then says why.
+    coverage
+        Share of words that reach at least one token, before cutting.
+    skipped
+        Sentences met while sampling that had no words or no tokens.
+    target
+        "sentence" or "logical form" for sequence-to-sequence, else "".
+    hash
+        blake2b over token ids, alignment, labels, predictions, policy and objective.
+    """
+
+    def __init__(
+        self,
+        sentences: Sequence[AnnotatedSentence],
+        encodings: Sequence[Encoding],
+        tokenizer: Any,
+        settings: PanelSettings,
+        provenance: Mapping[str, Any],
+        originals: Any = (),
+        oracle: Any = None,
+        training: Any = None,
+    ) -> None:
+        from lmtrace.text import layers, streams
+        from lmtrace.text.truth import find_truth
+
+        self.sentences, self.encodings, self.tokenizer = tuple(sentences), tuple(encodings), tokenizer
+        self.settings, self.provenance = settings, dict(provenance)
+        self._originals, self._oracle, self._training = originals, oracle, training
+        lengths = np.array([len(s) for s in sentences], np.int64)
+        self.word_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self.word_sentence = np.repeat(np.arange(len(lengths)), lengths).astype(np.int64)
+        self.word_position = np.arange(self.word_offsets[-1]) - self.word_offsets[self.word_sentence]
+        forms = [token for s in sentences for token in s.tokens]
+        self.type_names = tuple(sorted(set(forms)))
+        index = {form: i for i, form in enumerate(self.type_names)}
+        self.word_types = np.fromiter((index[form] for form in forms), np.int64, len(forms))
+        self.heads = self._flat_heads()
+
+        built = streams.build(self.sentences, self.encodings, tokenizer, settings, self.word_offsets)
+        self.encoder, self.decoder, self.predictions = built.encoder, built.decoder, built.predictions
+        self.target = built.target
+        self._column, self._prediction_offsets = built.column, built.prediction_offsets
+
+        keep = self.encoder.word_first >= 0
+        values = layers.layer_values(self.sentences)
+        computed = {
+            "position": lambda: layers.position_layer(self.word_position, keep),
+            "frequency": lambda: layers.frequency_layer(
+                self.word_types, self.type_names, keep, settings.frequencies
+            ),
+        }  # fmt: skip
+        available = [*values, *(name for name in computed if name not in values)]
+        self._layers = {
+            name: layers.encode_layer(name, values[name], keep) if name in values else computed[name]()
+            for name in layers.select_layers(available, settings.layers)
+        }
+        self.truth, self.truth_reason = find_truth(self, oracle, self._originals)
+
+    @classmethod
+    def from_annotated(
+        cls,
+        source: str | Path | Iterable[Any],
+        tokenizer: Any,
+        size: int = 512,
+        seed: int = 0,
+        policy: Policy = "last",
+        max_length: int | None = None,
+        objective: Objective = "causal",
+        layers: Sequence[str] | None = None,
+        *,
+        frequencies: Mapping[str, int] | None = None,
+        decoder_start_id: int | None = None,
+        min_coverage: float = 0.9,
+        training: Iterable[Any] | None = None,
+    ) -> Panel:
+        """Sample a panel from annotated sentences.
+
+        Parameters
+        ----------
+        source
+            A path (.conllu, .jsonl, .json, .txt, also .gz and .xz), a corpus, or any iterable of objects with
+            `.tokens` and `.labels`. A corpus with an `oracle` gives the panel its `truth`.
+        tokenizer
+            A `WordTokenizer` or any Hugging Face fast tokenizer.
+        size
+            Sentences to sample; all of them where the source has fewer.
+        seed
+            Of the sample, and of the masks.
+        policy
+            Which of a word's tokens stands for it: "last", "first" or their "mean".
+        max_length
+            Longest sequence in tokens, special tokens included; longer ones are cut. A word that loses a token counts
+            as cut and has no label.
+        objective
+            "causal", "masked" or "seq2seq".
+        layers
+            Label layers to keep; all of them by default.
+        frequencies
+            Word -> count in the training corpus, for the layer "frequency"; by default the panel's own counts.
+        decoder_start_id
+            First input of the decoder (seq2seq); by default bos, else pad.
+        min_coverage
+            Least share of words that must reach a token.
+        training
+            The annotated training corpus, for the reference predictors of the signal `ladder`; read when they are first
+            asked for.
+
+        Raises
+        ------
+        DataError
+            An empty source, a tokenizer without offsets, low coverage, an unknown layer.
+        """
+        from lmtrace.text.alignment import coverage, encode
+        from lmtrace.text.readers import read
+        from lmtrace.text.sentences import as_annotated
+
+        settings = PanelSettings(
+            objective=objective, policy=policy, max_length=max_length, seed=seed, frequencies=frequencies,
+            layers=None if layers is None else tuple(layers), decoder_start_id=decoder_start_id,
+        )  # fmt: skip
+        if size < 1:
+            raise ConfigError(f"panel: size is {size}", "Ask for at least one sentence")
+        corpus: Any = read(source) if isinstance(source, (str, Path)) else source
+        items: Any = corpus if hasattr(corpus, "__getitem__") and hasattr(corpus, "__len__") else list(corpus)
+        chosen, skipped = [], 0
+        for i in np.random.default_rng(seed).permutation(len(items)).tolist():
+            if len(chosen) == size:
+                break
+            if len(items[i].tokens if hasattr(items[i], "tokens") else as_annotated(items[i]).tokens):
+                chosen.append(i)
+            else:
+                skipped += 1
+        chosen.sort()
+        originals = take(items, chosen)
+        sentences = [as_annotated(item) for item in originals]
+        encodings = encode(sentences, tokenizer)
+        share = coverage(encodings)
+        if share < min_coverage:
+            raise DataError(
+                f"only {share:.1%} of the panel's words reach a token of {type(tokenizer).__name__} "
+                f"(at least {min_coverage:.0%} are needed)",
+                "Check that the tokenizer belongs to this text, or lower min_coverage",
+            )
+        full = [i for i, e in enumerate(encodings) if len(e.ids)]
+        skipped += len(sentences) - len(full)
+        if not full:
+            raise DataError(
+                f"the panel is empty: {len(items)} sentences, {skipped} of them without words",
+                "Pass annotated sentences",
+            )
+        provenance = {
+            "source": str(source) if isinstance(source, (str, Path)) else type(source).__name__,
+            "available": len(items), "skipped": skipped, "coverage": share,
+            "notes": dict(getattr(corpus, "notes", None) or {}),
+        }  # fmt: skip
+        return cls(
+            [sentences[i] for i in full], [encodings[i] for i in full], tokenizer, settings, provenance,
+            take(items, [chosen[i] for i in full]), getattr(corpus, "oracle", None), training,
+        )  # fmt: skip
+
+    def with_objective(self, objective: Objective, decoder_start_id: int | None = None) -> Panel:
+        """Return the same sentences, tokenized for another objective."""
+        settings = replace(self.settings, objective=objective, decoder_start_id=decoder_start_id)
+        return Panel(
+            self.sentences,
+            self.encodings,
+            self.tokenizer,
+            settings,
+            self.provenance,
+            self._originals,
+            self._oracle,
+            self._training,
+        )
+
+    def _flat_heads(self) -> np.ndarray | None:
+        if all(s.heads is None for s in self.sentences):
+            return None
+        heads = np.full(len(self.word_sentence), -1, np.int64)
+        for start, sentence in zip(self.word_offsets[:-1], self.sentences, strict=True):
+            if sentence.heads is not None:
+                local = np.asarray(sentence.heads, np.int64)
+                heads[start : start + len(local)] = np.where(local > 0, start + local - 1, -1)
+        return heads
+
+    @property
+    def objective(self) -> Objective:
+        """Return "causal", "masked" or "seq2seq"."""
+        return self.settings.objective
+
+    @property
+    def policy(self) -> Policy:
+        """Return which of a word's tokens stands for it."""
+        return self.settings.policy
+
+    @property
+    def num_sentences(self) -> int:
+        """Return the number of sentences."""
+        return len(self.sentences)
+
+    @property
+    def num_words(self) -> int:
+        """Return the number of words, cut ones included."""
+        return len(self.word_sentence)
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the number of token rows of the main stream, special tokens included."""
+        return self.encoder.num_tokens
+
+    @property
+    def coverage(self) -> float:
+        """Return the share of words that reach at least one token, before cutting."""
+        return self.provenance["coverage"]
+
+    @property
+    def skipped(self) -> int:
+        """Return how many sentences without words were passed over."""
+        return self.provenance["skipped"]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Return the names of the label layers."""
+        return tuple(self._layers)
+
+    def labels(self, layer: str) -> LabelLayer:
+        """Return a label layer; an unknown one is an error that names those the panel has."""
+        from lmtrace.text.layers import unknown_layer
+
+        if layer not in self._layers:
+            raise unknown_layer(layer, self.layers)
+        return self._layers[layer]
+
+    def prediction_codes(self, layer: str) -> np.ndarray:
+        """Return [predictions] int64: the layer's code of the word that each prediction belongs to; -1 where none."""
+        codes = self.labels(layer).codes
+        word = self.predictions.word
+        return np.where(word >= 0, codes[np.maximum(word, 0)], -1)
+
+    @cached_property
+    def training_texts(self) -> frozenset[str] | None:
+        """Training sentences, words joined by a space; None where the panel was built without the training corpus."""
+        if self._training is None:
+            return None
+        return frozenset(" ".join(words) for words in iterate_words(self._training))
+
+    @cached_property
+    def references(self) -> tuple[dict[str, Reference], dict[str, str]]:
+        """Reference predictors by rung, and why others are missing (see `lmtrace.text.references`); counted once."""
+        from lmtrace.text import references
+
+        return references.build(self, self._training)
+
+    @cached_property
+    def lexicon(self) -> Lexicon | None:
+        """The categories of the vocabulary's tokens, by the oracle or by the panel's own words; None without either."""
+        from lmtrace.text import lexicon
+
+        return lexicon.build(self)
+
+    @property
+    def hash(self) -> str:
+        """Return 32 hex digits that change with any id, alignment, label, prediction, policy or objective."""
+        digest = hashlib.blake2b(f"{self.objective}\x1f{self.policy}".encode(), digest_size=16)
+        for side in (self.encoder, self.decoder):
+            if side is not None:
+                for array in (*side.ids, side.offsets, side.word_first, side.word_last):
+                    digest.update(array.tobytes())
+        for array in (self.word_types, self.predictions.target, self.predictions.word, self._column):
+            digest.update(array.tobytes())
+        digest.update("\x1f".join(self.type_names).encode())
+        for name in sorted(self._layers):
+            layer = self._layers[name]
+            digest.update("\x1f".join((name, *layer.names)).encode())
+            digest.update(layer.codes.tobytes())
+        return digest.hexdigest()
+
+    def batches(
+        self, size: int, indices: Sequence[int] | np.ndarray | None = None, padding_side: str = "right"
+    ) -> Iterator[PanelBatch]:
+        """Yield the sequences in batches of `size`, the shortest first, padded on one side.
+
+        Parameters
+        ----------
+        indices
+            Panel sequences to take; all by default.
+        padding_side
+            "right" or "left"; with "left" the batch also carries `position_ids`, so that both give the same numbers.
+        """
+        from lmtrace.text import streams
+
+        if size < 1:
+            raise ConfigError(f"panel: batch size is {size}", "Use at least 1")
+        if padding_side not in ("right", "left"):
+            raise ConfigError(f"panel: padding_side is {padding_side!r}", "Use 'right' or 'left'")
+        rows = np.arange(self.num_sentences) if indices is None else np.asarray(indices, np.int64)
+        lengths = np.diff(self.encoder.offsets)[rows]
+        second = lengths if self.decoder is None else np.diff(self.decoder.offsets)[rows]
+        rows = rows[np.lexsort((rows, second, lengths))]
+        for at in range(0, len(rows), size):
+            yield streams.pad(self, rows[at : at + size], cast(Literal["left", "right"], padding_side))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a run's header says of its panel, as plain data."""
+        from lmtrace.text.sequences import special_id
+
+        unknown = special_id(self.tokenizer, "unk")
+        ids = np.concatenate([e.ids for e in self.encodings])
+        return {
+            "hash": self.hash,
+            "objective": self.objective,
+            "target": self.target,
+            "policy": self.policy,
+            "num_sentences": self.num_sentences,
+            "num_words": self.num_words,
+            "num_tokens": self.num_tokens,
+            "num_predictions": len(self.predictions),
+            "num_types": len(self.type_names),
+            "cut_words": int((self.encoder.word_first < 0).sum()),
+            "unknown_tokens": 0.0 if unknown is None else float((ids == unknown).mean()),
+            "max_length": self.settings.max_length,
+            "seed": self.settings.seed,
+            "layers": {
+                name: list(layer.names) if len(layer.names) <= 100 else f"{len(layer.names)} values"
+                for name, layer in self._layers.items()
+            },
+            "trees": self.heads is not None,
+            "truth": "exact" if self.truth is not None else self.truth_reason,
+            "tokenizer": {"class": type(self.tokenizer).__name__, "size": len(self.tokenizer)},
+            **self.provenance,
+        }

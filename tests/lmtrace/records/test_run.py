@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ record = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(record, max_size=12, unique_by=lambda r: (r.signal, r.metric, r.label, r.split, r.site)))
 def test_any_record_comes_back_as_it_was_written(tmp_path_factory, records):
     folder = tmp_path_factory.mktemp("any")
@@ -183,6 +184,17 @@ def test_a_path_without_a_run_is_one_line_with_a_way_out(tmp_path, header):
     (tmp_path / "run.sqlite").write_bytes(b"not a database at all" * 100)
     with pytest.raises(RunError, match=r"not a database. The file is damaged or is not a run"):
         open_run(tmp_path)
+
+
+def test_frame_has_one_row_per_record_without_arrays(run, monkeypatch):
+    monkeypatch.setitem(
+        sys.modules, "pandas", SimpleNamespace(DataFrame=dict)
+    )  # pandas is not a dependency of the tests
+    frame, records = run.frame(), list(run.records(arrays=False))
+    assert "array" not in frame
+    for name in ("step", "signal", "metric", "site", "label", "split", "value", "stderr", "n", "null", "missing"):
+        assert frame[name] == [getattr(record, name) for record in records]
+    assert frame["tokens_seen"] == [64 * record.step for record in records]
 
 
 def test_frame_needs_pandas_and_says_so(run, monkeypatch):

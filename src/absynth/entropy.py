@@ -1,0 +1,242 @@
+"""Entropy of a grammar: exact where derivations can be told apart, and solved for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from absynth.categories import END
+from absynth.errors import AbsynthError
+from absynth.filtering import entropy_terms
+from absynth.grammar import Grammar
+from absynth.lexicon import Zipf
+
+if TYPE_CHECKING:
+    from absynth.oracle import Oracle
+
+UNITS = {"bits": 1.0, "nats": math.log(2.0)}
+DIALS = {"alpha": (0.0, 8.0), "strength": (0.0, 1.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyRate:
+    """Entropy per token, the end of sentence counted as a token: the loss floor of any model of the corpus.
+
+    Attributes
+    ----------
+    value, stderr
+        The rate and its standard error: 0 where it is exact.
+    unit
+        "bits" or "nats".
+    exact
+        Whether no sampling was needed (no two derivations give one string).
+    per_sentence
+        Entropy of a whole sentence.
+    tokens_per_sentence
+        Expected number of words plus one.
+    by_category
+        Mean surprisal of the tokens of each category ("</s>": of the ends), from `samples` sentences.
+    by_position
+        Mean surprisal at each position, from the same sentences.
+    samples
+        Number of sentences behind the splits.
+    """
+
+    value: float
+    stderr: float
+    unit: str
+    exact: bool
+    per_sentence: float
+    tokens_per_sentence: float
+    by_category: dict[str, float]
+    by_position: tuple[float, ...]
+    samples: int
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def tokens_per_sentence(grammar: Grammar) -> float:
+    """Return the expected number of words plus one."""
+    program = grammar.program
+    return float(program.probability @ program.length) + 1.0
+
+
+def derivation_entropy(grammar: Grammar) -> float:
+    """Return the entropy of a derivation in bits: template + features + clusters + words, summed exactly over the tables.
+
+    H(D) = H(template) + sum over templates of p * sum over slots of [H(cluster | parent's cluster) + H(word | cluster)
+    + H(features)]. Marginals are fixed, so every slot's cluster has its category's law.
+    """
+    program, lexicon = grammar.program, grammar.lexicon
+    words = np.zeros(lexicon.mass.shape)
+    np.add.at(words, (lexicon.word_category, lexicon.word_cluster), entropy_terms(lexicon.word_conditional))
+    expected_words = (lexicon.mass * words).sum(axis=1)
+    row_entropy = entropy_terms(program.conditional).sum(axis=1)
+    # The law of a slot is a block of rows, one per cluster of its parent (one row for roots).
+    parents = np.where(
+        program.parent >= 0,
+        program.category[np.repeat(program.start, program.length) + np.maximum(program.parent, 0)],
+        -1,
+    )
+    kinds, which = np.unique(np.stack([program.law, parents], axis=1), axis=0, return_inverse=True)
+    of_kind = np.empty(len(kinds))
+    for i, (law, parent) in enumerate(kinds):
+        if parent < 0:
+            of_kind[i] = row_entropy[law]
+        else:
+            k = int(lexicon.num_clusters[parent])
+            of_kind[i] = float(lexicon.mass[parent, :k] @ row_entropy[law : law + k])
+    per_slot = of_kind[which.ravel()] + expected_words[program.category]
+    number, tense = _binary(program.plural), _binary(program.past)
+    features = np.array([_variables(template.slots, number, tense) for template in program.templates])
+    per_template = np.add.reduceat(per_slot, program.start) + features
+    return float(entropy_terms(program.probability).sum() + program.probability @ per_template)
+
+
+def _binary(p: float) -> float:
+    return float(entropy_terms(np.array([p, 1.0 - p])).sum())
+
+
+def _variables(slots: list, number: float, tense: float) -> float:
+    """Return the entropy of the free feature variables that the forms of a template show."""
+    from absynth.categories import CATEGORIES
+
+    def shown(slot: object, feature: str) -> bool:
+        cells = [cell for cell in CATEGORIES[slot.category].cells if cell.group == slot.group]  # type: ignore[attr-defined]
+        return getattr(cells[0], feature) >= 0
+
+    numbers = {slot.number for slot in slots if slot.number >= 0 and shown(slot, "number")}
+    tenses = {slot.tense for slot in slots if slot.tense >= 0 and shown(slot, "tense")}
+    return number * len(numbers) + tense * len(tenses)
+
+
+def is_unambiguous(grammar: Grammar) -> bool:
+    """Return whether every string has one derivation at most: no homographs, and no two templates with one signature."""
+    signatures = [template.signature() for template in grammar.templates if template.probability > 0]
+    return grammar.lexicon.homographs == 0 and len(set(signatures)) == len(signatures)
+
+
+def derivation_doubt(oracle: Oracle, samples: int, seed: int) -> tuple[float, float]:
+    """Return (mean, standard error) of H(derivation | string) in bits per sentence, from sampled sentences."""
+    from absynth.sample import generate
+
+    corpus = generate(oracle.grammar, samples, seed=seed)
+    trie = oracle.filter.trie
+    leaf = np.zeros(len(trie.depth))
+    for node in np.flatnonzero(trie.end_mass > 0):
+        through = trie.through(int(node))
+        ends = through[trie.program.length[through] == trie.depth[node]]
+        share = trie.program.probability[ends] / trie.end_mass[node]
+        leaf[node] = entropy_terms(share).sum()
+    doubt = np.zeros(len(corpus))
+    for step in oracle.walk(corpus.ids, corpus.offsets):
+        states = step.states
+        weight = states.weight * trie.end_share[states.node]
+        total = np.bincount(states.state, weight, minlength=states.count)
+        share = weight / np.where(total > 0, total, 1.0)[states.state]
+        entropy = np.bincount(states.state, entropy_terms(share) + share * leaf[states.node], minlength=states.count)
+        done = corpus.lengths[step.sentence] == step.depth
+        doubt[step.sentence[done]] = entropy[step.state[done]]
+    return float(doubt.mean()), float(doubt.std(ddof=1) / math.sqrt(samples))
+
+
+def entropy_rate(oracle: Oracle, unit: str = "bits", samples: int = 10_000, seed: int = 0) -> EntropyRate:
+    """Return the entropy per token, end of sentence included.
+
+    H(string) = H(derivation) - H(derivation | string). The first is a finite sum over the tables; the second is 0 where
+    derivations can be told apart (then the result is exact), and is estimated from sampled sentences elsewhere.
+
+    Parameters
+    ----------
+    unit
+        "bits" or "nats".
+    samples, seed
+        Sentences for the splits by category and position, and for H(derivation | string) where it is needed.
+    """
+    if unit not in UNITS:
+        raise AbsynthError("unit", unit, f"one of {', '.join(UNITS)}")
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
+        raise AbsynthError("samples", samples, "a whole number, 2 or more")
+    grammar, factor = oracle.grammar, UNITS[unit]
+    length = tokens_per_sentence(grammar)
+    exact = is_unambiguous(grammar)
+    doubt, stderr = (0.0, 0.0) if exact else derivation_doubt(oracle, samples, seed)
+    total = derivation_entropy(grammar) - doubt
+    by_category, by_position = _splits(oracle, samples, seed, factor)
+    return EntropyRate(
+        value=total / length * factor,
+        stderr=stderr / length * factor,
+        unit=unit,
+        exact=exact,
+        per_sentence=total * factor,
+        tokens_per_sentence=length,
+        by_category=by_category,
+        by_position=by_position,
+        samples=samples,
+    )
+
+
+def _splits(oracle: Oracle, samples: int, seed: int, factor: float) -> tuple[dict[str, float], tuple[float, ...]]:
+    from absynth.sample import generate
+
+    corpus = generate(oracle.grammar, samples, seed=seed)
+    score = oracle.score(corpus)
+    codes, names = corpus.column("category")
+    rows = np.delete(np.arange(len(score.surprisal)), score.offsets[1:] - 1)
+    all_codes = np.full(len(score.surprisal), len(names))
+    all_codes[rows] = codes
+    count = np.bincount(all_codes, minlength=len(names) + 1)
+    sums = np.bincount(all_codes, score.surprisal * factor, minlength=len(names) + 1)
+    by_category = {name: float(s / n) for name, s, n in zip((*names, END), sums, count) if n}
+    position = np.arange(len(score.surprisal)) - np.repeat(score.offsets[:-1], np.diff(score.offsets))
+    by_position = np.bincount(position, score.surprisal * factor) / np.bincount(position)
+    return by_category, tuple(by_position.tolist())
+
+
+def solve(grammar: Grammar, bits_per_token: float, dial: str = "alpha", tolerance: float = 1e-4) -> Grammar:
+    """Return a grammar with the wanted entropy per token, by bisection on the exact value.
+
+    Where strings are ambiguous H(derivation | string) is estimated at each candidate by the same sampled streams.
+    """
+    if isinstance(bits_per_token, bool) or not isinstance(bits_per_token, (int, float)) or not math.isfinite(bits_per_token):
+        raise AbsynthError("bits_per_token", bits_per_token, "a number")
+    if dial not in DIALS:
+        raise AbsynthError("dial", dial, f"one of {', '.join(DIALS)}")
+
+    def at(setting: float) -> tuple[Grammar, float]:
+        candidate = _turned(grammar, dial, setting)
+        total = derivation_entropy(candidate)
+        if not is_unambiguous(candidate):
+            from absynth.oracle import Oracle
+
+            total -= derivation_doubt(Oracle(candidate), 2_000, 0)[0]
+        return candidate, total / tokens_per_sentence(candidate)
+
+    low, high = DIALS[dial]
+    (first, top), (last, bottom) = at(low), at(high)
+    if not bottom - tolerance <= bits_per_token <= top + tolerance:
+        raise AbsynthError(
+            "bits_per_token", bits_per_token, f"a value from {bottom:.3f} to {top:.3f}: what the dial {dial!r} reaches here"
+        )
+    best, found = (first, top) if abs(top - bits_per_token) < abs(bottom - bits_per_token) else (last, bottom)
+    for _ in range(60):
+        if abs(found - bits_per_token) <= tolerance:
+            break
+        middle = 0.5 * (low + high)
+        best, found = at(middle)
+        low, high = (middle, high) if found > bits_per_token else (low, middle)
+    return best
+
+
+def _turned(grammar: Grammar, dial: str, setting: float) -> Grammar:
+    if dial == "strength":
+        return grammar.replace(strength=setting)
+    base = grammar.zipf[""].alpha or 1.0
+    # One factor for all categories keeps their proportions; a category that was flat stays flat.
+    scale = setting / base
+    laws = {name: Zipf(law.alpha * scale if grammar.zipf[""].alpha else setting, law.q) for name, law in grammar.zipf.items()}
+    return grammar.replace(zipf=laws)

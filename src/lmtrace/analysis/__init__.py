@@ -1,0 +1,1 @@
+"""From curves to findings: emergence, phases, convergence, alerts. No torch."""

@@ -1,0 +1,267 @@
+"""`lmtrace`: train, analyze, look."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lmtrace.errors import TraceError
+
+app = typer.Typer(
+    name="lmtrace",
+    help="What a language model knows, when it learned it, and where it is kept.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")]
+
+
+def out() -> Console:
+    """Return the console for results."""
+    return Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+class Progress:
+    """A progress bar for training; silent where nobody looks."""
+
+    def __init__(self, title: str, quiet: bool = False) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        console = Console(stderr=True)
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+            transient=True,
+        )
+        self.console, self.quiet, self.title = console, quiet, title
+        self.task = self.bar.add_task(title, total=None)
+        self._last = ""
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, step: int, steps: int, message: str) -> None:
+        """Show where the work is."""
+        self.bar.update(self.task, description=message, completed=step, total=steps or None)
+        if not self.quiet and self.bar.disable and message != self._last:
+            self.console.print(message)
+        self._last = message
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="Folder of the run.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """Train a small model on a small language with every signal, and write a report (a few minutes)."""
+    from lmtrace.jobs.demo import demo as job
+
+    with Progress("demo", quiet=as_json) as progress:
+        result = job(run, on_progress=progress)
+    _show_findings(result, as_json)
+    if not as_json:
+        out().print(f"\nReport: {run / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def train(
+    corpus: Annotated[str | None, typer.Option(help="absynth:PRESET, absynth:GRAMMAR.toml, or a file.")] = None,
+    panel: Annotated[str | None, typer.Option(help="A file of annotated sentences; default: held-out ones.")] = None,
+    run: Annotated[str | None, typer.Option(help="Folder of the run.")] = None,
+    model: Annotated[str | None, typer.Option(help="gpt2, llama, gpt_neox, opt, qwen, gemma, mixtral, mamba, bert, t5.")] = None,
+    size: Annotated[str | None, typer.Option(help="tiny, small, medium, large, or LAYERSxWIDTH.")] = None,
+    task: Annotated[str | None, typer.Option(help="auto, causal, masked, seq2seq.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sentences per step.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Gradient accumulation.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    every: Annotated[int | None, typer.Option(help="Steps between measurements.")] = None,
+    signals: Annotated[str | None, typer.Option(help="light, standard, full, or names with commas.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Largest share of time for measuring.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="auto, word, bpe, or a folder.")] = None,
+    panel_size: Annotated[int | None, typer.Option(help="Sentences in the panel.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints; 0: only the last.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, data order and signals.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A TOML file with any of these.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, as in the file.")] = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a small model from scratch and trace it."""
+    from lmtrace.cli.settings import merge
+    from lmtrace.jobs.train import config_of, settings_file
+    from lmtrace.jobs.train import train as job
+
+    flags = {
+        "data.corpus": corpus, "data.panel": panel, "run": run, "model": model, "size": size, "task": task, "steps": steps,
+        "batch_size": batch_size, "accumulate": accumulate, "learning_rate": learning_rate, "every": every,
+        "signals": signals, "budget": budget, "data.tokenizer": tokenizer, "data.panel_size": panel_size,
+        "save_every": save_every, "seed": seed, "data.seed": seed,
+        "overwrite": overwrite or None, "resume": resume or None,
+    }  # fmt: skip
+    values = merge(settings_file(config) if config else {}, flags, settings or [])
+    with Progress("train", quiet=as_json) as progress:
+        result = job(config_of(values), on_progress=progress)
+    _show_findings(result, as_json)
+
+
+@app.command()
+def analyze(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint's folder, or a Hub name.")],
+    run: Annotated[Path, typer.Option("--run", help="Folder of the run.")] = Path("runs/analyze"),
+    panel: Annotated[str | None, typer.Option(help="A file of annotated sentences.")] = None,
+    signals: Annotated[str, typer.Option(help="light, standard, full, or names with commas.")] = "standard",
+    revision: Annotated[str | None, typer.Option(help="Revision on the Hub.")] = None,
+    step: Annotated[int | None, typer.Option(help="The optimizer step that the checkpoint is at.")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a saved model once, with the same signals as during training."""
+    from lmtrace.jobs.analyze import analyze_checkpoint
+
+    result = analyze_checkpoint(
+        model, run=run, panel=panel, signals=signals, revision=revision, step=step, overwrite=overwrite
+    )
+    _show_findings(result, as_json)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: report.html in the run.")] = None,
+) -> None:
+    """Write one self-contained HTML report of one or more runs."""
+    from lmtrace.records.run import open_run
+    from lmtrace.show.report import write_report
+
+    path = output or runs[0] / "report.html"
+    write_report([open_run(run) for run in runs], path)
+    out().print(f"Report: {path}", soft_wrap=True)
+
+
+@app.command()
+def view(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of runs.")] = Path("runs"),
+    host: Annotated[str, typer.Option(help="Anything but localhost needs --token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8765,
+    token: Annotated[str | None, typer.Option(help="Secret that readers must give.")] = None,
+) -> None:
+    """Serve the live dashboard on localhost."""
+    from lmtrace.show.dashboard import serve
+
+    serve(folder, host=host, port=port, token=token)
+
+
+@app.command()
+def findings(run: RunFolder, as_json: Json = False) -> None:
+    """Say what emerged, when, where, and how sure that is."""
+    from lmtrace.records.run import open_run
+
+    _show_findings(open_run(run), as_json)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option("--to", help="parquet or csv.")] = "csv",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: records.* in the run.")] = None,
+) -> None:
+    """Write every record of a run as a table."""
+    from lmtrace.records.export import export as job
+    from lmtrace.records.run import open_run
+
+    path = output or run / f"records.{to}"
+    job(open_run(run), path, to=to)
+    out().print(f"Records: {path}", soft_wrap=True)
+
+
+@app.command()
+def signals(as_json: Json = False) -> None:
+    """List the signals that exist: what they measure, and what they cost."""
+    from rich.table import Table
+
+    from lmtrace.signals import available
+
+    found = available()
+    if as_json:
+        print_json(
+            {
+                name: {"cost": c.cost, "source": c.source, "fields": [f.metric for f in c.fields], "stride": c.stride}
+                for name, c in sorted(found.items())
+            }
+        )
+        return
+    table = Table("signal", "what it measures", "cost", "metrics", box=None, header_style="bold", pad_edge=False)
+    for name, c in sorted(found.items()):
+        module = sys.modules[c.__module__].__doc__ or c.__doc__ or ""
+        table.add_row(name, module.strip().splitlines()[0], c.cost, ", ".join(f.metric for f in c.fields))
+    out().print(table)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check the environment: versions, accelerator, optional parts, speed of the disk."""
+    from lmtrace.jobs.doctor import doctor as job
+
+    rows = job()
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        out().print(f"[{'green' if row['ok'] else 'yellow'}]{'ok  ' if row['ok'] else 'none'}[/] {row['name']:<14} {row['detail']}")
+
+
+def _show_findings(run: Any, as_json: bool) -> None:
+    from lmtrace.analysis.findings import findings as find
+    from lmtrace.show.tables import print_findings
+
+    found = find(run)
+    if as_json:
+        print_json([f.to_dict() for f in found])
+    else:
+        print_findings(run, found, out())
+
+
+def main() -> None:
+    """Run the command line: 0 done, 1 failed (one line says why), 2 wrong usage."""
+    logging.basicConfig(level=os.environ.get("LMTRACE_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except TraceError as error:
+        Console(stderr=True).print(f"lmtrace: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("lmtrace: interrupted; what was measured is kept")
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

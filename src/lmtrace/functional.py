@@ -1,0 +1,52 @@
+"""Every formula as a plain function, for a notebook: on arrays or tensors, without a tracer. The signals call the same ones."""
+
+from __future__ import annotations
+
+from lmtrace.analysis.convergence import Convergence, convergence
+from lmtrace.analysis.emergence import Emergence, emergence
+from lmtrace.analysis.phases import ChangePoint, change_points
+from lmtrace.numerics.codelength import Codelength, codelength
+from lmtrace.numerics.density import Density
+from lmtrace.numerics.dimension import (
+    anisotropy,
+    effective_rank,
+    gride,
+    mle,
+    participation_ratio,
+    two_nn,
+    two_nn_ml,
+)
+from lmtrace.numerics.estimate import Estimate
+from lmtrace.numerics.hessian import hessian_density, hessian_spectrum, hessian_trace
+from lmtrace.numerics.lanczos import Spectrum
+from lmtrace.numerics.pairs import minimal_pair_accuracy
+from lmtrace.numerics.probing import ProbeResult, linear_probe
+from lmtrace.numerics.similarity import linear_cka
+
+__all__ = [
+    "ChangePoint",
+    "Codelength",
+    "Convergence",
+    "Density",
+    "Emergence",
+    "Estimate",
+    "ProbeResult",
+    "Spectrum",
+    "anisotropy",
+    "change_points",
+    "codelength",
+    "convergence",
+    "effective_rank",
+    "emergence",
+    "gride",
+    "hessian_density",
+    "hessian_spectrum",
+    "hessian_trace",
+    "linear_cka",
+    "linear_probe",
+    "minimal_pair_accuracy",
+    "mle",
+    "participation_ratio",
+    "two_nn",
+    "two_nn_ml",
+]

@@ -1,0 +1,222 @@
+"""One measurement: the union of needs, one captured pass, the records of every signal that is due."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmtrace.errors import ModelError, TraceError
+from lmtrace.observe.capture import Captured, batch_size_for, capture
+from lmtrace.observe.forward import Forward, device_of, objective_of
+from lmtrace.observe.interface import Needs, Signal
+from lmtrace.observe.isolation import undisturbed
+from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap
+from lmtrace.observe.view import Measurement, MeasurementView
+from lmtrace.records.schema import Field, Record
+from lmtrace.text.panel import Panel
+
+logger = logging.getLogger(__name__)
+
+COST = (
+    Field(
+        metric="seconds",
+        title="Cost of a measurement",
+        unit="seconds",
+        low=0.0,
+        meaning="Wall time of one part of the measurement; label 'pass' is the shared forward pass, 'all' the whole.",
+    ),
+)
+"""Fields of the records that the instrument writes about itself, under the signal name "cost"."""
+
+
+@dataclass
+class Instrument:
+    """A model, a panel and signals, ready to measure. Holds no schedule and writes nothing.
+
+    Parameters
+    ----------
+    model
+        The user's own module; never wrapped, only hooked while a pass runs.
+    panel
+        What it reads; prepared for the model's objective here.
+    signals
+        Instances, see `lmtrace.signals.resolve`.
+    forward
+        (model, inputs) -> logits, where the model is not called as Hugging Face models are.
+    sites
+        Overrides for `observe.sites.find_sites`.
+    on_error
+        "disable": a signal that raises gives missing records with the reason, and is switched off after its second
+        failure in a row; "raise": the error goes to the caller.
+    """
+
+    model: nn.Module
+    panel: Panel
+    signals: Sequence[Signal]
+    optimizer: torch.optim.Optimizer | None = None
+    forward: Forward | None = None
+    sites: Mapping[str, str] | None = None
+    seed: int = 0
+    on_error: str = "disable"
+    memories: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    failures: dict[int, int] = field(default_factory=dict)
+    train_batches: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.model = unwrap(self.model)
+        self.known_sites: dict[str, Site] = find_sites(self.model, self.sites)
+        objective = objective_of(self.model)
+        config = getattr(self.model, "config", None)
+        if self.panel.objective != objective or objective == "seq2seq":
+            start = getattr(config, "decoder_start_token_id", None)
+            self.panel = self.panel.with_objective(objective, decoder_start_id=start)
+        self.needs: list[Needs] = [signal.needs(self.panel) for signal in self.signals]
+        for needs in self.needs:
+            for layer in needs.labels:
+                self.panel.labels(layer)
+            for name in needs.sites if needs.sites != "all" else ():
+                if name not in self.known_sites:
+                    self.known_sites[name] = sub_site(self.known_sites, name)
+        self._check_vocabulary()
+
+    def _check_vocabulary(self) -> None:
+        size = getattr(getattr(self.model, "config", None), "vocab_size", None)
+        largest = max((int(ids.max()) for ids in self.panel.encoder.ids if len(ids)), default=0)
+        if isinstance(size, int) and largest >= size:
+            raise ModelError(
+                f"the panel holds token id {largest} but the model's vocabulary has {size}",
+                "Build the panel with the model's own tokenizer",
+            )
+
+    @property
+    def fields(self) -> dict[str, list[Field]]:
+        """Return signal name -> its fields, the instrument's own costs included."""
+        return {**{s.name: list(s.fields) for s in self.signals}, "cost": list(COST)}
+
+    @property
+    def wants_train_batch(self) -> bool:
+        """Return whether a signal needs the last training batch."""
+        return any(needs.train_batch for needs in self.needs)
+
+    def due(self, chosen: Sequence[int]) -> Needs:
+        """Return the union of what the chosen signals need."""
+        union = Needs()
+        for i in chosen:
+            union = union | self.needs[i]
+        return union
+
+    def measure(self, step: int, chosen: Sequence[int] | None = None) -> list[Record]:
+        """Return the records of one measurement, costs included; the model is left as it was found.
+
+        Parameters
+        ----------
+        chosen
+            Positions of the signals that are due; all by default.
+        """
+        positions = range(len(self.signals)) if chosen is None else chosen
+        active = [i for i in positions if self.failures.get(i, 0) < 2]
+        begin = time.perf_counter()
+        records: list[Record] = []
+        with undisturbed(self.model, self.optimizer):
+            captured = self._capture(active, step, records)
+            measurement = Measurement(
+                step, self.model, self.panel, self.known_sites, captured, self.seed, self.forward,
+                self.optimizer, self.train_batches,
+            )  # fmt: skip
+            seconds: dict[str, float] = {"pass": float(captured.seconds.get("pass", 0.0))}
+            for i in active:
+                start = time.perf_counter()
+                records.extend(self._signal(i, measurement))
+                name = self.signals[i].name
+                spent = time.perf_counter() - start + float(captured.seconds.get(i, 0.0))
+                seconds[name] = seconds.get(name, 0.0) + spent
+        self.notes = measurement.notes
+        seconds["all"] = time.perf_counter() - begin
+        for label, value in seconds.items():
+            records.append(Record(step=step, signal="cost", metric="seconds", label=label, value=value, n=1))
+        return records
+
+    def _capture(self, active: list[int], step: int, records: list[Record]) -> Captured:
+        """Run the shared pass; where attention maps cannot be had, run it without those that need them."""
+        while True:
+            union = self.due(active)
+            if not (union.sites or union.logits or union.attention):
+                return Captured()
+            names = tuple(self.known_sites) if union.sites == "all" else union.sites
+            chosen = {name: site for name, site in self.known_sites.items() if name in names}
+            vocabulary = int(getattr(getattr(self.model, "config", None), "vocab_size", 0) or 1024)
+            longest = max((len(ids) for ids in self.panel.encoder.ids), default=1)
+            try:
+                return capture(
+                    self.model,
+                    self.panel,
+                    chosen,
+                    [(i, self.signals[i], self.needs[i]) for i in active],
+                    forward=self.forward,
+                    batch_size=batch_size_for(self.panel, vocabulary, longest),
+                )
+            except (ModelError, RuntimeError, ValueError, NotImplementedError) as error:
+                culprits = [i for i in active if self.needs[i].attention]
+                if self.on_error == "raise" or not culprits:
+                    raise
+                for i in culprits:
+                    records.extend(self._missing(i, step, f"no attention maps: {_one_line(error)}"))
+                    active.remove(i)
+
+    def _signal(self, i: int, measurement: Measurement) -> Iterator[Record]:
+        """Yield one signal's checked records; a failure becomes missing records. This is the isolation boundary."""
+        signal, fields = self.signals[i], {f.metric: f for f in self.signals[i].fields}
+        view = MeasurementView(measurement, signal, i, self.needs[i], self.memories.setdefault(i, {}))
+        try:
+            if i in measurement.captured.failures:
+                raise measurement.captured.failures[i]
+            found = list(signal.measure(view))
+            for record in found:
+                record.check(fields)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            self.failures[i] = self.failures.get(i, 0) + 1
+            logger.warning("signal %s failed at step %d: %s", signal.name, measurement.step, _one_line(error))
+            found = self._missing(i, measurement.step, _one_line(error))
+        else:
+            self.failures[i] = 0
+        yield from found
+
+    def _missing(self, i: int, step: int, reason: str) -> list[Record]:
+        signal = self.signals[i]
+        twins = [k for k, other in enumerate(self.signals) if other.name == signal.name]
+        split = f"instance {twins.index(i)}" if len(twins) > 1 else None
+        return [
+            Record(step=step, signal=signal.name, metric=f.metric, split=split, missing=reason) for f in signal.fields
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the run's header says of the model."""
+        parameters = list(self.model.parameters())
+        config = getattr(self.model, "config", None)
+        plain = config.to_diff_dict() if hasattr(config, "to_diff_dict") else {}
+        return {
+            "class": type(self.model).__name__,
+            "objective": self.panel.objective,
+            "num_parameters": sum(p.numel() for p in parameters),
+            "num_trained": sum(p.numel() for p in parameters if p.requires_grad),
+            "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
+            "device": str(device_of(self.model)),
+            "sites": list(self.known_sites),
+            "config": {k: v for k, v in plain.items() if isinstance(v, (str, int, float, bool, type(None)))},
+        }
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text.lower():
+        return f"out of memory: {text}"[:300]
+    return text[:300] if isinstance(error, TraceError) else f"{type(error).__name__}: {text}"[:300]

@@ -1,0 +1,38 @@
+"""A small language, a small model, every signal, a report: the whole way of the data in a few minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lmtrace.jobs.data import DataConfig
+from lmtrace.jobs.train import TrainConfig, train
+from lmtrace.records.run import Run
+
+STEPS = 1500
+
+
+def demo_config(run: str | Path = "runs/demo", steps: int = STEPS, seed: int = 0) -> TrainConfig:
+    """Return the settings of the demonstration: a four-block GPT-2 of width 128 on the small language."""
+    return TrainConfig(
+        data=DataConfig(corpus="absynth:small", sentences=100_000, seed=seed),
+        run=str(run),
+        model="gpt2",
+        size="small",
+        steps=steps,
+        batch_size=64,
+        learning_rate=3e-3,
+        signals="full",
+        every=max(1, steps // 15),
+        seed=seed,
+        overwrite=True,
+    )
+
+
+def demo(run: str | Path = "runs/demo", *, on_progress: Callable[[int, int, str], None] | None = None) -> Run:
+    """Train and trace the demonstration, write its report, and return the run."""
+    from lmtrace.show.report import write_report
+
+    result = train(demo_config(run), on_progress=on_progress)
+    write_report([result], Path(run) / "report.html")
+    return result

@@ -1,0 +1,228 @@
+"""Train a small model from scratch on the Hugging Face Trainer and trace it: `lmtrace train`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from lmtrace.errors import ConfigError
+from lmtrace.integrations.absynth import minimal_pairs
+from lmtrace.integrations.transformers import TraceCallback
+from lmtrace.jobs.data import (
+    Collator,
+    DataConfig,
+    build_panel,
+    load_tokenizer,
+    split,
+    training_rows,
+    write_card,
+)
+from lmtrace.jobs.models import build_model
+from lmtrace.observe.interface import Signal
+from lmtrace.records.run import Run, open_run
+from lmtrace.signals import resolve
+from lmtrace.signals.pairs import Pairs
+
+Task = Literal["auto", "causal", "masked", "seq2seq"]
+TASK_OF_STYLE = {"bert": "masked", "t5": "seq2seq"}
+
+
+class TrainConfig(BaseModel):
+    """Everything that `lmtrace train` can be told; a TOML file holds the same names."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    run: str = "runs/train"
+    model: str = "gpt2"
+    size: str = "small"
+    task: Task = "auto"
+    steps: int = Field(1000, ge=0)
+    batch_size: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-3, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1)
+    scheduler: str = "cosine"
+    weight_decay: float = Field(0.01, ge=0)
+    signals: str = "standard"
+    every: int = Field(100, ge=1)
+    budget: float | None = Field(None, gt=0, lt=1)
+    save_every: int = Field(0, ge=0)
+    seed: int = 0
+    threads: int | None = Field(None, ge=1)
+    overwrite: bool = False
+    resume: bool = False
+
+
+def config_of(values: dict[str, Any]) -> TrainConfig:
+    """Return a checked configuration.
+
+    Raises
+    ------
+    ConfigError
+        One line that names the field, its value and what is allowed.
+    """
+    try:
+        return TrainConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{where} = {first.get('input')!r}: {first['msg']}") from error
+
+
+def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] | None = None) -> Run:
+    """Train, trace, and save the final checkpoint; return the finished run.
+
+    Parameters
+    ----------
+    config
+        See `TrainConfig`.
+    on_progress
+        Called with (step, steps, message).
+
+    Notes
+    -----
+    Nothing is downloaded: the model starts from a configuration and the corpus is generated or read from a file.
+    """
+    tell = on_progress or (lambda step, steps, message: None)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    task: Any = config.task if config.task != "auto" else TASK_OF_STYLE.get(config.model, "causal")
+    if (TASK_OF_STYLE.get(config.model, "causal")) != task:
+        raise ConfigError(f"a {config.model} model cannot be trained on the task {task!r}", 'Use task="auto"')
+    folder = Path(config.run)
+    tell(0, config.steps, "preparing the corpus")
+    training, held_out = split(config.data)
+    tokenizer = load_tokenizer(config.data, training, task)
+    tell(0, config.steps, "preparing the panel")
+    panel = build_panel(held_out, tokenizer, config.data, task, training)
+    rows = training_rows(training, tokenizer, task, config.data.max_length)
+    specials = {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+    model = build_model(
+        config.model,
+        config.size,
+        len(tokenizer),
+        specials=specials,
+        max_length=config.data.max_length,
+        seed=config.seed,
+    )
+    callback = TraceCallback(
+        panel,
+        run=folder,
+        signals=signals_for(config.signals, held_out),
+        every=config.every,
+        budget=config.budget,
+        seed=config.seed,
+        overwrite=config.overwrite,
+        data={"corpus": config.data.corpus, "sentences": len(rows), "tokens_known": True},
+    )
+    trainer = Trainer(
+        model=model,
+        args=_arguments(config, folder),
+        train_dataset=rows,
+        data_collator=Collator(tokenizer, task),
+        callbacks=[callback, _Progress(tell)],
+    )
+    _quiet(trainer)
+    checkpoints = folder / "checkpoints"
+    try:
+        if config.steps:
+            trainer.train(resume_from_checkpoint=config.resume or None)
+        else:
+            _measure_only(callback, trainer)
+    except BaseException as error:
+        callback.close(error)
+        raise
+    final = checkpoints / "final"
+    transformers_logging.disable_progress_bar()
+    model.save_pretrained(final)
+    tokenizer.save_pretrained(final)
+    write_card(final, config.data, task=task, step=config.steps, run=folder.name, seed=config.seed)
+    return open_run(folder)
+
+
+def signals_for(wanted: str, sentences: Any) -> list[Signal]:
+    """Return the signals asked for; on a synthetic language, `pairs` gets interventions on the panel's sentences."""
+    chosen = resolve(wanted)
+    if not hasattr(sentences, "grammar"):
+        return chosen
+    return [
+        Pairs(pairs=minimal_pairs(sentences)) if isinstance(signal, Pairs) and not signal.pairs else signal
+        for signal in chosen
+    ]
+
+
+def _measure_only(callback: TraceCallback, trainer: Trainer) -> None:
+    """Zero steps of training still give step 0."""
+    arguments = (trainer.args, trainer.state, trainer.control)
+    callback.on_train_begin(*arguments, model=trainer.model, optimizer=None)
+    callback.on_train_end(*arguments)
+
+
+def _arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=config.steps if config.steps else 1,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.scheduler,
+        warmup_steps=int(config.warmup * config.steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=1.0,
+        logging_strategy="no",
+        save_strategy="steps" if config.save_every else "no",
+        save_steps=config.save_every or 500,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=config.seed,
+        data_seed=config.seed,
+        remove_unused_columns=False,
+    )
+
+
+def _quiet(trainer: Trainer) -> None:
+    """Progress is shown by the command; the Trainer's own printer would write between its lines."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+
+
+class _Progress(TrainerCallback):
+    """Reports every step to the command line's progress bar."""
+
+    def __init__(self, tell: Callable[[int, int, str], None]) -> None:
+        self.tell = tell
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell how far training is."""
+        self.tell(state.global_step, state.max_steps, "training")
+
+
+def settings_file(path: str | Path) -> dict[str, Any]:
+    """Read a TOML (or JSON) configuration file.
+
+    Raises
+    ------
+    ConfigError
+        Where it is missing or malformed, with the line.
+    """
+    import tomllib
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text) if str(path).endswith(".json") else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error

@@ -1,0 +1,140 @@
+"""Linear dimension of a cloud of points: what its covariance and its directions say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmtrace.errors import ConfigError
+from lmtrace.numerics.estimate import Estimate
+from lmtrace.numerics.neighbours import as_points
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Covariance:
+    """The principal components of a cloud; compute it once and hand it to the functions below.
+
+    Attributes
+    ----------
+    variances : [components]
+        float64, falling, larger than zero: eigenvalues of X'X / n of the centred points.
+    scores : [n, components]
+        float64: the points along the components.
+    n
+        Number of points.
+    problem
+        Why there is none; empty otherwise.
+    """
+
+    variances: Tensor
+    scores: Tensor
+    n: int
+    problem: str = ""
+
+
+def covariance(x: np.ndarray | Tensor) -> Covariance:
+    """Return the principal components of `x` [n, d]; directions without variance (to rounding) are left out."""
+    points = as_points(x)
+    n = len(points)
+    empty = points.new_zeros(0, dtype=torch.float64)
+    if n < 2:
+        return Covariance(empty, empty, n, f"{n} points; at least 2 are needed")
+    broken = int((~torch.isfinite(points).all(dim=1)).sum())
+    if broken:
+        return Covariance(empty, empty, n, f"{broken} of {n} points hold numbers that are not finite")
+    largest = points.abs().max().double()
+    if largest == 0:
+        return Covariance(empty, empty, n, "all points are equal")
+    rounding = torch.finfo(points.dtype).eps
+    centred = points.double() / largest
+    centred -= centred.mean(dim=0)
+    # The smaller of the two Gram matrices; float64 squares stay accurate to 1e-8 of the largest singular value.
+    if n >= points.shape[1]:
+        variances, vectors = torch.linalg.eigh(centred.T @ centred / n)
+        scores = centred @ vectors
+    else:
+        variances, vectors = torch.linalg.eigh(centred @ centred.T / n)
+        scores = vectors * (variances.clamp_min(0) * n).sqrt()
+    # Below this a direction holds rounding: of the products, and of the input around its mean.
+    floor = max(n, points.shape[1]) * torch.finfo(torch.float64).eps * variances[-1] + rounding**2
+    kept = (variances > floor).nonzero().ravel().flip(0)
+    if not len(kept):
+        return Covariance(empty, empty, n, "all points are equal")
+    return Covariance(variances[kept] * largest**2, scores[:, kept] * largest, n)
+
+
+def participation_ratio(x: np.ndarray | Tensor | Covariance) -> Estimate:
+    """Return ``(tr C)^2 / tr C^2`` of the covariance C of `x` [n, d], in dimensions: d where variances are equal.
+
+    The standard error is that of the influence function over points. Abbott, Rajan and Sompolinsky (2011).
+    """
+    c = _covariance(x)
+    if c.problem:
+        return Estimate(None, n=c.n, note=c.problem)
+    share = c.variances / c.variances[0]  # relative: squares of raw variances may overflow
+    squares = c.scores.square() / c.variances[0]
+    trace, trace_square = share.sum(), share.square().sum()
+    value = trace**2 / trace_square
+    influence = 2 * value * (squares.sum(dim=1) / trace - squares @ share / trace_square)
+    return Estimate(float(value), _stderr(influence), c.n)
+
+
+def effective_rank(x: np.ndarray | Tensor | Covariance) -> Estimate:
+    """Return exp of the entropy of the singular values of the centred `x` [n, d], normalised to sum 1, in dimensions.
+
+    Roy and Vetterli (2007), EUSIPCO. The standard error is that of the influence function over points.
+    """
+    c = _covariance(x)
+    if c.problem:
+        return Estimate(None, n=c.n, note=c.problem)
+    singular = c.variances.sqrt()
+    share = singular / singular.sum()
+    entropy = -(share * share.log()).sum()
+    value = entropy.exp()
+    slope = -value * (share.log() + entropy) * share / (2 * c.variances)
+    influence = (c.scores.square() - c.variances) @ slope
+    return Estimate(float(value), _stderr(influence), c.n)
+
+
+def pca_dimension(x: np.ndarray | Tensor | Covariance, variance: float = 0.95) -> Estimate:
+    """Return how many principal components of `x` [n, d] hold the share `variance`; without a standard error."""
+    if not 0 < variance <= 1:
+        raise ConfigError(f"pca_dimension: variance must be in (0, 1], got {variance}")
+    c = _covariance(x)
+    if c.problem:
+        return Estimate(None, n=c.n, note=c.problem)
+    held = c.variances.cumsum(0) / c.variances.sum()
+    missing = int((held < variance - 1e-12).sum())
+    return Estimate(float(min(missing + 1, len(held))), n=c.n)
+
+
+def anisotropy(x: np.ndarray | Tensor) -> Estimate:
+    """Return the mean cosine between two different rows of `x` [n, d], not centred: 0 for no common direction.
+
+    Ethayarajh (2019), EMNLP. The standard error is that of a mean over pairs that share rows (Hoeffding 1948).
+    """
+    points = as_points(x).double()
+    n = len(points)
+    if n < 3:
+        return Estimate(None, n=n, note=f"{n} points; at least 3 are needed")
+    if not bool(torch.isfinite(points).all()):
+        return Estimate(None, n=n, note="points hold numbers that are not finite")
+    norms = torch.linalg.vector_norm(points, dim=1, keepdim=True)
+    if bool((norms == 0).any()):
+        return Estimate(None, n=n, note=f"{int((norms == 0).sum())} of {n} points are zero and have no direction")
+    directions = points / norms
+    # Mean cosine of each row with the others; a row's own cosine is 1.
+    cosines = (directions @ directions.sum(dim=0) - 1) / (n - 1)
+    return Estimate(float(cosines.mean()), 2 * _stderr(cosines), n)
+
+
+def _covariance(x: np.ndarray | Tensor | Covariance) -> Covariance:
+    return x if isinstance(x, Covariance) else covariance(x)
+
+
+def _stderr(influence: Tensor) -> float:
+    return float(influence.std()) / math.sqrt(len(influence))

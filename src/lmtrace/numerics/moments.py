@@ -1,0 +1,84 @@
+"""Sufficient statistics of linear probes: n, mean, scatter and class means. They add across batches and ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Number, mean and centred second moment of rows.
+
+    Attributes
+    ----------
+    n
+        Number of rows.
+    mean : [d]
+        float64.
+    scatter : [d, d]
+        float64, sum of (x - mean)(x - mean)'.
+    """
+
+    n: int
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Moments:
+        """Return the moments of x: [n, d]; products and sums in float64, centred first."""
+        n, d = x.shape
+        mean = x.sum(0, dtype=torch.float64) / max(n, 1)
+        scatter = x.new_zeros(d, d, dtype=torch.float64)
+        for block in x.split(_BLOCK):
+            centred = block.double() - mean
+            scatter.addmm_(centred.T, centred)
+        return cls(n, mean, scatter)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Return the moments of both sets of rows (Chan, Golub and LeVeque 1983)."""
+        n = self.n + other.n
+        if n == 0:
+            return self
+        gap = other.mean - self.mean
+        mean = self.mean + gap * (other.n / n)
+        scatter = self.scatter + other.scatter + torch.outer(gap, gap) * (self.n * other.n / n)
+        return Moments(n, mean, scatter)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMeans:
+    """Rows and mean per class.
+
+    Attributes
+    ----------
+    counts : [classes]
+        float64.
+    means : [classes, d]
+        float64; zero where a class has no rows.
+    """
+
+    counts: Tensor
+    means: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, codes: Tensor, num_classes: int) -> ClassMeans:
+        """Return the statistics of x: [n, d] with codes: [n] int64 in 0 ... num_classes - 1."""
+        counts = torch.bincount(codes, minlength=num_classes).double()
+        # A shift keeps the precision of rows far from the origin; which one it is does not matter.
+        shift = x[:1].double().mean(0) if len(x) else x.new_zeros(x.shape[1], dtype=torch.float64)
+        sums = x.new_zeros(num_classes, x.shape[1], dtype=torch.float64)
+        for block, code in zip(x.split(_BLOCK), codes.split(_BLOCK), strict=True):
+            sums.index_add_(0, code, block.double() - shift)
+        present = (counts > 0).double()[:, None]
+        return cls(counts, present * (sums / counts.clamp(min=1)[:, None] + shift))
+
+    def __add__(self, other: ClassMeans) -> ClassMeans:
+        """Return the statistics of both sets of rows."""
+        counts = self.counts + other.counts
+        share = (other.counts / counts.clamp(min=1))[:, None]
+        return ClassMeans(counts, self.means * (1 - share) + other.means * share)

@@ -1,0 +1,52 @@
+"""Minimal pairs: how often the good sentence is the more probable one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lmtrace.numerics.estimate import Estimate
+
+
+def minimal_pair_accuracy(good: Any, bad: Any) -> Estimate:
+    """Return the share of pairs whose good sentence has the higher log-probability; a tie counts as half.
+
+    Parameters
+    ----------
+    good, bad : [pairs]
+        Log-probabilities (nats) of the acceptable and of the unacceptable sentence.
+
+    Returns
+    -------
+    Estimate
+        `stderr` is half the width of the 68.3 % Wilson score interval (Wilson 1927), which stays above 0 where all
+        pairs are right; chance is 0.5. Missing where there is no pair with two finite numbers; pairs with a number that is
+        not finite are left out and counted in `note`.
+
+    Raises
+    ------
+    ValueError
+        Where the two lists differ in length.
+    """
+    good, bad = np.asarray(good, np.float64), np.asarray(bad, np.float64)
+    if good.shape != bad.shape or good.ndim != 1:
+        raise ValueError(f"good and bad must be two lists of the same length, got {good.shape} and {bad.shape}")
+    usable = np.isfinite(good) & np.isfinite(bad)
+    dropped = int((~usable).sum())
+    note = f"{dropped} of {len(good)} pairs left out: log-probability not finite" if dropped else ""
+    n = int(usable.sum())
+    if n == 0:
+        return Estimate(None, None, 0, note or "no pairs")
+    margin = good[usable] - bad[usable]
+    share = float(((margin > 0) + 0.5 * (margin == 0)).mean())
+    low, high = wilson_interval(share, n, z=1.0)
+    return Estimate(share, (high - low) / 2, n, note)
+
+
+def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the Wilson score interval of a share of n; z = 1.96 gives 95 %."""
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,114 @@
+"""How good a next-token distribution is: rank of the right token, entropy, calibration, BLEU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmtrace.numerics.estimate import Estimate
+
+
+def target_rank(log_probs: Tensor, targets: Tensor) -> Tensor:
+    """Return [n] int64: how many tokens are ahead of the right one; 0 is a correct prediction.
+
+    Ties go to the smaller token id, so a constant predictor gets one token right and not all.
+
+    Parameters
+    ----------
+    log_probs : [n, vocabulary]
+    targets : [n]
+    """
+    gold = log_probs.gather(1, targets[:, None])
+    rank = (log_probs > gold).sum(1)
+    tied = ((log_probs == gold).sum(1) > 1).nonzero()[:, 0]
+    if len(tied):
+        ids = torch.arange(log_probs.shape[1], device=log_probs.device)
+        rank[tied] += ((log_probs[tied] == gold[tied]) & (ids < targets[tied, None])).sum(1)
+    return rank
+
+
+def distribution_entropy(log_probs: Tensor) -> Tensor:
+    """Return [n]: -sum_v p log p in nats; tokens of probability zero add nothing.
+
+    Parameters
+    ----------
+    log_probs : [n, vocabulary]
+    """
+    # exp(-1e4) is zero, so the clamp only keeps 0 * inf from becoming NaN.
+    return -(log_probs.exp() * log_probs.clamp(min=-1e4)).sum(1)
+
+
+def calibration_terms(correct: np.ndarray, confidence: np.ndarray, codes: np.ndarray, bins: int = 15) -> np.ndarray:
+    """Return [n] terms whose mean over a group is its expected calibration error (Naeini et al. 2015; Guo et al. 2017).
+
+    ECE = sum_b n_b/n |accuracy_b - confidence_b| over bins of equal width; term i is sign_b (correct_i - confidence_i).
+
+    Parameters
+    ----------
+    correct, confidence : [n]
+        Whether the most probable token was right, and its probability.
+    codes : [n]
+        Group of each row; bins are formed within groups.
+    """
+    gap = correct - confidence
+    bin_of = _bins(confidence, bins)
+    _, cell = np.unique(codes.astype(np.int64) * bins + bin_of, return_inverse=True)
+    return np.sign(np.bincount(cell, weights=gap))[cell] * gap
+
+
+def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Return [n] bin numbers; a confidence that is not a number goes to bin 0, where it makes the term NaN as it should."""
+    return np.clip((np.nan_to_num(confidence) * bins).astype(np.int64), 0, bins - 1)
+
+
+def calibrated_ece(confidence: np.ndarray, bins: int = 15) -> float:
+    """Return the ECE that a perfectly calibrated model would show with these confidences, for want of more predictions.
+
+    E|sum of (Bernoulli(c_i) - c_i)| in each bin by its normal limit: sqrt(2/pi sum c (1 - c)).
+    """
+    bin_of = _bins(confidence, bins)
+    variance = np.bincount(bin_of, weights=confidence * (1 - confidence), minlength=bins)
+    return float(np.sqrt(2 / np.pi * np.maximum(variance, 0)).sum() / len(confidence))
+
+
+def corpus_bleu(
+    hypotheses: Sequence[Sequence[Hashable]], references: Sequence[Sequence[Hashable]], order: int = 4
+) -> Estimate:
+    """Return corpus BLEU in [0, 1] (Papineni et al. 2002), one reference each, standard error by jackknife over sentences.
+
+    Modified n-gram precisions up to `order` (or the longest reference), their geometric mean, times the brevity
+    penalty. A precision of zero gives zero (no smoothing).
+    """
+    if not references:
+        return Estimate(None, None, 0, "no sentences")
+    order = min(order, max(map(len, references)))
+    if order < 1:
+        return Estimate(None, None, len(references), "empty references")
+    matches, totals = np.zeros((2, len(references), order))
+    lengths = np.array([[len(h), len(r)] for h, r in zip(hypotheses, references, strict=True)], np.float64)
+    for i, (hypothesis, reference) in enumerate(zip(hypotheses, references, strict=True)):
+        for n in range(1, order + 1):
+            mine, theirs = _ngrams(hypothesis, n), _ngrams(reference, n)
+            matches[i, n - 1] = sum((mine & theirs).values())
+            totals[i, n - 1] = sum(mine.values())
+    value = float(_bleu(matches.sum(0), totals.sum(0), lengths.sum(0)))
+    n = len(references)
+    if n < 2:
+        return Estimate(value, None, n, "one sentence: no standard error")
+    without = _bleu(matches.sum(0) - matches, totals.sum(0) - totals, lengths.sum(0) - lengths)
+    return Estimate(value, float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))), n)
+
+
+def _ngrams(tokens: Sequence[Hashable], n: int) -> Counter[tuple[Hashable, ...]]:
+    return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+
+
+def _bleu(matches: np.ndarray, totals: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    precision = np.where(totals > 0, matches / np.maximum(totals, 1), 0.0)
+    mean = np.exp(np.log(np.maximum(precision, 1e-300)).mean(-1)) * (precision > 0).all(-1)
+    hypothesis, reference = lengths[..., 0], lengths[..., 1]
+    return mean * np.exp(np.minimum(0.0, 1.0 - reference / np.maximum(hypothesis, 1e-300)))

@@ -1,0 +1,326 @@
+"""Linear probes: whether a label can be read off a representation, and whether that is more than knowing the word.
+
+`fit` is shared by `linear_probe` and the probe signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmtrace.errors import ConfigError, DataError
+from lmtrace.numerics.estimate import Estimate
+from lmtrace.numerics.moments import ClassMeans, Moments
+from lmtrace.numerics.ridge import Basis, Linear, lda, ridge
+from lmtrace.numerics.scores import MIN_SUPPORT, Tally, bootstrap_weights, f1_scores, gain, share
+from lmtrace.numerics.softmax import Perceptron, softmax_regression
+from lmtrace.numerics.splits import TEST_SHARE, control_labels, lexical_split, sentence_split
+
+Kind = Literal["ridge", "lda", "logistic", "mlp"]
+SplitName = Literal["sentence", "lexical"]
+KINDS: tuple[Kind, ...] = ("ridge", "lda", "logistic", "mlp")
+SPLITS: tuple[SplitName, ...] = ("sentence", "lexical")
+_HEAD_ITERATIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What a probe scores on its test part.
+
+    Attributes
+    ----------
+    accuracy, stderr, interval
+        Share of test rows predicted right, its bootstrap standard error and 95 % interval over sentences.
+    macro_f1, f1
+        `Estimate`s: mean over classes, and per class with its support as n; missing below 10 test rows.
+    confidence
+        Mean probability of the gold class.
+    majority
+        Accuracy of the training part's most frequent class on the test part: the null of `accuracy`.
+    control_accuracy, selectivity
+        Accuracy on the control task, and accuracy minus it; None without word types.
+    selectivity_stderr
+        From the paired bootstrap.
+    n_train, n_test
+        Rows.
+    classes
+        Names, sorted; strings.
+    regularisation
+        Penalty per training row on standardised features, or None for the perceptron.
+    missing
+        Why there are no numbers; empty where there are.
+    note
+        A caveat.
+    """
+
+    accuracy: float | None = None
+    stderr: float | None = None
+    interval: tuple[float, float] | None = None
+    macro_f1: Estimate = field(default_factory=lambda: Estimate(None))
+    f1: dict[str, Estimate] = field(default_factory=dict)
+    confidence: float | None = None
+    majority: float | None = None
+    control_accuracy: float | None = None
+    selectivity: float | None = None
+    selectivity_stderr: float | None = None
+    n_train: int = 0
+    n_test: int = 0
+    classes: tuple[str, ...] = ()
+    regularisation: float | None = None
+    kind: str = "ridge"
+    split: str = "sentence"
+    missing: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """A fitted probe and what it says about the test rows.
+
+    Attributes
+    ----------
+    linear
+        Its weights; None for the perceptron.
+    predicted : [test rows]
+        int64 class.
+    probability : [test rows]
+        Probability given to the gold class.
+    regularisation
+        Penalty per training row.
+    """
+
+    linear: Linear | None
+    predicted: np.ndarray
+    probability: np.ndarray
+    regularisation: float | None
+
+
+def as_rows(x: Any) -> Tensor:
+    """Return x: [n, d] as a float32 or float64 tensor.
+
+    Raises
+    ------
+    DataError
+        Where it is not a matrix, or holds a number that is not finite.
+    """
+    rows = x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    if rows.ndim != 2:
+        raise DataError(f"probe: x must be [n, d], got {rows.ndim} dimensions", "Pass one row per word or token")
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    if not bool(torch.isfinite(rows).all()):
+        raise DataError("probe: x holds numbers that are not finite", "Look at the model's activations first")
+    return rows
+
+
+def as_codes(y: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return ([n] int64, names) of labels that are ints or strings; names are sorted (ints by value)."""
+    values, codes = np.unique(as_vector(y, "y"), return_inverse=True)
+    return codes.astype(np.int64), tuple(str(v) for v in values)
+
+
+def as_vector(values: Any, name: str) -> np.ndarray:
+    """Return values: [n] as an array; `DataError` where they have another number of dimensions."""
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.ndim != 1:
+        raise DataError(f"probe: {name} must have one dimension, got shape {array.shape}")
+    return array
+
+
+def obstacle(codes: np.ndarray, test: np.ndarray, groups: np.ndarray, names: Sequence[str], split: str) -> str:
+    """Return why no probe can be fitted and judged on this split, or "" where nothing stands in the way."""
+    if len(codes) == 0:
+        return "no word has a label"
+    present = np.unique(codes)
+    if len(present) < 2:
+        return f"only one class ({names[present[0]]}): nothing to tell apart"
+    num_groups = len(np.unique(groups))
+    if num_groups < 2:
+        return f"{num_groups} sentence cannot be split into training and test part"
+    num_test = int(test.sum())
+    if num_test < MIN_SUPPORT:
+        return f"the test part of the {split} split has {num_test} rows, fewer than {MIN_SUPPORT}"
+    seen = np.unique(codes[~test])
+    if len(seen) < 2:
+        only = names[seen[0]] if len(seen) else "none"
+        return f"the training part of the {split} split has fewer than two classes ({only})"
+    return ""
+
+
+class Design:
+    """Rows, split into training and test part, with what all probes on them share; fitted lazily.
+
+    Parameters
+    ----------
+    x : [n, d]
+        All rows.
+    test : [n]
+        bool.
+    """
+
+    def __init__(self, x: Tensor, test: np.ndarray) -> None:
+        keep = torch.as_tensor(~test, device=x.device)
+        self.train, self.test = x[keep], x[~keep]
+
+    @cached_property
+    def basis(self) -> Basis:
+        """Return the eigenbasis of the training rows."""
+        return Basis.of(Moments.of(self.train))
+
+    @cached_property
+    def standardised(self) -> tuple[Tensor, Tensor]:
+        """Return (training rows, test rows), float64, with mean 0 and deviation 1 over the training rows."""
+        mean, scale = self.basis.moments.mean, self.basis.scale
+        return (self.train.double() - mean) / scale, (self.test.double() - mean) / scale
+
+    def class_means(self, codes: Tensor, num_classes: int) -> ClassMeans:
+        """Return the class means of the training rows; codes: [training rows]."""
+        onehot = torch.nn.functional.one_hot(codes, num_classes).double()
+        counts = onehot.sum(0)
+        means = onehot.T @ self.standardised[0] / counts.clamp(min=1)[:, None]
+        mean, scale = self.basis.moments.mean, self.basis.scale
+        return ClassMeans(counts, torch.where(counts[:, None] > 0, means * scale + mean, 0.0))
+
+    def scores(self, linear: Linear) -> tuple[Tensor, Tensor]:
+        """Return the scores of (training rows, test rows), float64."""
+        mean, scale = self.basis.moments.mean, self.basis.scale
+        weight, bias = linear.weight * scale[:, None], linear.bias + mean @ linear.weight
+        return self.standardised[0] @ weight + bias, self.standardised[1] @ weight + bias
+
+
+def fit(design: Design, codes: np.ndarray, test: np.ndarray, num_classes: int, kind: Kind, seed: int = 0) -> Fit:
+    """Return a probe fitted on the training rows, and its predictions on the test rows.
+
+    The scores of ridge regression to one-hot targets are not probabilities, and large classes mask small ones
+    (Hastie, Tibshirani and Friedman 2009, section 4.2). A softmax regression from the K scores to the classes (matrix
+    scaling, Guo et al. 2017), fitted on the training part in a few iterations, mends both.
+
+    Parameters
+    ----------
+    design
+        The rows.
+    codes : [n]
+        int64 class of every row.
+    test : [n]
+        bool; the split of `design`.
+    """
+    target = torch.as_tensor(codes, device=design.train.device)
+    train_codes, test_codes = target[torch.as_tensor(~test)], target[torch.as_tensor(test)]
+    linear: Linear | None = None
+    if kind == "mlp":
+        probe = Perceptron(design.train.float(), train_codes, num_classes, seed=seed)
+        scores, penalty = probe.scores(design.test.float()).double(), None
+    else:
+        if kind == "logistic":
+            linear = softmax_regression(design.train, train_codes, num_classes, basis=design.basis)
+            scores = design.scores(linear)[1]
+        else:
+            classes = design.class_means(train_codes, num_classes)
+            linear = ridge(design.basis, classes) if kind == "ridge" else lda(design.basis, classes)
+            linear = _calibrate(design, linear, train_codes) if kind == "ridge" else linear
+            scores = design.scores(linear)[1]
+        penalty = linear.penalty
+    chosen = torch.log_softmax(scores, 1).gather(1, test_codes[:, None])[:, 0].exp()
+    return Fit(linear, scores.argmax(1).cpu().numpy(), chosen.cpu().numpy(), penalty)
+
+
+def _calibrate(design: Design, linear: Linear, codes: Tensor) -> Linear:
+    """Return the probe with a softmax regression from its scores to the classes folded in."""
+    train, _ = design.scores(linear)
+    # Residuals of rows that the probe has learned from are too small. Dividing them by 1 - dof / n is the mean
+    # leave-one-out correction, as in generalised cross-validation: Y - (Y - F) * factor, in two steps.
+    factor = 1 / (1 - min(linear.dof / len(codes), 0.95))
+    train = train * factor
+    train[torch.arange(len(codes), device=codes.device), codes] += 1 - factor
+    head = softmax_regression(train, codes, train.shape[1], max_iter=_HEAD_ITERATIONS)
+    weight = linear.weight @ head.weight
+    return Linear(weight, linear.bias @ head.weight + head.bias, linear.penalty, linear.dof)
+
+
+def linear_probe(
+    x: Any, y: Any, groups: Any, types: Any = None, split: SplitName = "sentence", kind: Kind = "ridge", seed: int = 0,
+    *, test_share: float = TEST_SHARE,
+) -> ProbeResult:  # fmt: skip
+    """Return how well a probe reads the labels y off the rows x, on rows that it has not seen.
+
+    Parameters
+    ----------
+    x : [n, d]
+        Representations, one row per word.
+    y : [n]
+        Labels: ints or strings.
+    groups : [n]
+        Sentence of every row; never split between training and test part under `split="sentence"`, and the unit of the
+        bootstrap.
+    types : [n] or None
+        Word type of every row; needed for the control task and for `split="lexical"`.
+    split
+        "sentence", or "lexical": word types of the test part never occur in the training part.
+    kind
+        "ridge" (closed form, penalty by generalised cross-validation), "lda", "logistic" (L-BFGS), "mlp".
+    seed
+        Of split, control task, bootstrap and perceptron.
+    test_share
+        Share of sentences (tokens, for the lexical split) in the test part.
+
+    Returns
+    -------
+    ProbeResult
+        `missing` says why where there is nothing to measure: one class, one sentence, fewer than 10 test rows.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For an unknown kind or split, lengths that differ, rows that are not finite.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"linear_probe: kind is {kind!r}", f"Choose one of {', '.join(KINDS)}")
+    if split not in SPLITS:
+        raise ConfigError(f"linear_probe: split is {split!r}", f"Choose one of {', '.join(SPLITS)}")
+    if split == "lexical" and types is None:
+        raise ConfigError("linear_probe: the lexical split needs the word type of every row", "Pass types=")
+    if not 0 < test_share < 1:
+        raise ConfigError(f"linear_probe: test_share is {test_share}", "It must lie between 0 and 1")
+    rows, (codes, names), group = as_rows(x), as_codes(y), as_vector(groups, "groups")
+    kinds = None if types is None else as_vector(types, "types")
+    for name, values in (("y", codes), ("groups", group), ("types", kinds)):
+        if values is not None and len(values) != len(rows):
+            raise DataError(f"linear_probe: x has {len(rows)} rows and {name} has {len(values)}")
+    if split == "lexical" and kinds is not None:
+        test = lexical_split(kinds, seed, test_share) if len(rows) else np.zeros(0, bool)
+    else:
+        test = sentence_split(group, seed, test_share) if len(rows) else np.zeros(0, bool)
+    reason = obstacle(codes, test, group, names, split)
+    counts = {"n_train": int((~test).sum()), "n_test": int(test.sum()), "classes": names, "kind": kind, "split": split}
+    if reason:
+        return ProbeResult(missing=reason, **counts)
+    design = Design(rows, test)
+    fitted = fit(design, codes, test, len(names), kind, seed)
+    tally = Tally.of(codes[test], fitted.predicted, fitted.probability, group[test], len(names))
+    weights = bootstrap_weights(len(tally.total), seed)
+    accuracy, interval = share(tally.correct, tally.total, weights)
+    f1, macro = f1_scores(tally, weights, names)
+    control = selectivity = None
+    if kinds is not None:
+        labels = control_labels(codes, kinds, len(names), seed)
+        right = fit(design, labels, test, len(names), kind, seed).predicted == labels[test]
+        correct = np.bincount(np.unique(group[test], return_inverse=True)[1], weights=right)
+        control = float(right.mean())
+        selectivity, _ = gain(tally.correct, correct, tally.total, weights)
+    return ProbeResult(
+        accuracy=accuracy.value, stderr=accuracy.stderr, interval=interval, macro_f1=macro, f1=f1,
+        confidence=float(fitted.probability.mean()), majority=majority(codes, test), control_accuracy=control,
+        selectivity=None if selectivity is None else selectivity.value,
+        selectivity_stderr=None if selectivity is None else selectivity.stderr,
+        regularisation=fitted.regularisation, note=macro.note, **counts,
+    )  # fmt: skip
+
+
+def majority(codes: np.ndarray, test: np.ndarray) -> float:
+    """Return the accuracy on the test rows of always naming the most frequent class of the training rows."""
+    return float((codes[test] == np.bincount(codes[~test]).argmax()).mean())

@@ -1,0 +1,130 @@
+"""Closed-form linear classifiers from sufficient statistics: ridge regression to one-hot targets, and LDA.
+
+One eigendecomposition of the training part's correlation matrix (`Basis`) serves every label layer and every
+penalty at that site.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmtrace.numerics.moments import ClassMeans, Moments
+
+GRID = tuple(10.0 ** (k / 2) for k in range(-14, 3))
+"""Penalties per training row, on standardised features: 1e-7 ... 10."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear classifier: scores = x @ weight + bias.
+
+    Attributes
+    ----------
+    weight : [d, classes]
+        float64.
+    bias : [classes]
+        float64.
+    penalty
+        The penalty that was chosen, per training row.
+    dof
+        Effective degrees of freedom, the constant included.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    dof: float
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return [n, classes] in the precision of x: [n, d]."""
+        # The bias absorbs the mean; adding it in float64 keeps rows far from the origin precise.
+        if x.dtype == torch.float64:
+            return x @ self.weight + self.bias
+        centre = x[:1].float() if len(x) else x.float()
+        offset = (centre.double() @ self.weight + self.bias).float() if len(x) else self.bias.float()
+        return (x.float() - centre) @ self.weight.float() + offset
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """Eigenbasis of the correlation matrix of training rows.
+
+    Attributes
+    ----------
+    moments
+        Of the training rows.
+    scale : [d]
+        Standard deviation per feature; 1 where a feature is constant.
+    values : [d]
+        Eigenvalues of the standardised scatter matrix, rising, not negative.
+    vectors : [d, d]
+        Eigenvectors in columns.
+    """
+
+    moments: Moments
+    scale: Tensor
+    values: Tensor
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, moments: Moments) -> Basis:
+        """Return the basis; features are standardised first, so that the penalty does not depend on their units."""
+        deviation = (moments.scatter.diagonal() / max(moments.n, 1)).clamp(min=0).sqrt()
+        scale = torch.where(deviation > 1e-12 * moments.mean.abs() + 1e-30, deviation, torch.ones_like(deviation))
+        values, vectors = torch.linalg.eigh(moments.scatter / torch.outer(scale, scale))
+        return cls(moments, scale, values.clamp(min=0), vectors)
+
+
+def ridge(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> Linear:
+    """Return the ridge regression to one-hot targets; the penalty minimises the generalised cross-validation error.
+
+    W = argmin ||Y - 1 b' - X W||^2 + lambda ||W||^2 on standardised X, and GCV(lambda) = (RSS / n) / (1 - dof / n)^2
+    (Golub, Heath and Wahba 1979), all from the statistics of the training part.
+
+    Parameters
+    ----------
+    basis
+        Of the training rows.
+    classes
+        Class means of the same rows.
+    grid
+        Penalties per row; lambda = penalty x n.
+    """
+    n, values = basis.moments.n, basis.values
+    prior = classes.counts / n
+    cross = classes.counts * ((classes.means - basis.moments.mean) / basis.scale).T  # X'Y, [d, classes]
+    z = basis.vectors.T @ cross
+    z2 = z.square().sum(1)
+    total = float(n * (prior * (1 - prior)).sum())  # ||Y - mean||^2
+    penalties = torch.tensor(grid, dtype=values.dtype, device=values.device) * n
+    shrunk = values + penalties[:, None]
+    rss = total - (z2 * (values + 2 * penalties[:, None]) / shrunk.square()).sum(1)
+    dof = (values / shrunk).sum(1) + 1
+    # A fit that uses up the rows has no residual left to judge it by.
+    usable = dof < 0.95 * n
+    gcv = torch.where(usable, rss.clamp(min=0) / (1 - dof / n).square(), torch.inf)
+    best = int(gcv.argmin()) if bool(usable.any()) else len(grid) - 1
+    weight = (basis.vectors @ (z / shrunk[best][:, None])) / basis.scale[:, None]
+    return Linear(weight, prior - basis.moments.mean @ weight, float(grid[best]), float(dof[best]))
+
+
+def lda(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> Linear:
+    """Return linear discriminant analysis: Gaussian classes with one covariance; scores are log posteriors up to a constant.
+
+    score_k(x) = m_k' S^-1 x - m_k' S^-1 m_k / 2 + log prior_k with S = (within-class scatter + lambda I) / n on
+    standardised features; lambda is the one that `ridge` chooses (penalised discriminant analysis, Hastie, Buja and
+    Tibshirani 1995). Priors are smoothed by half a row per class.
+    """
+    chosen = ridge(basis, classes, grid)
+    n, mean, scale = basis.moments.n, basis.moments.mean, basis.scale
+    offsets = torch.where(classes.counts[:, None] > 0, (classes.means - mean) / scale, 0.0)
+    within = basis.moments.scatter / torch.outer(scale, scale) - (offsets.T * classes.counts) @ offsets
+    within = (within + chosen.penalty * n * torch.eye(len(within), dtype=within.dtype, device=within.device)) / n
+    directions = torch.linalg.solve(within, offsets.T)
+    prior = (classes.counts + 0.5) / (n + 0.5 * len(classes.counts))
+    bias = prior.log() - 0.5 * (offsets.T * directions).sum(0)
+    weight = directions / scale[:, None]
+    return Linear(weight, bias - mean @ weight, chosen.penalty, chosen.dof)

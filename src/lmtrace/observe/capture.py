@@ -1,0 +1,278 @@
+"""One forward pass over the panel that serves every signal: hooks on sites, reductions of logits and attention."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmtrace.errors import ModelError
+from lmtrace.observe.forward import Forward, default_forward, device_of, eager_attention, inputs_of, logits_of
+from lmtrace.observe.interface import Needs, Signal
+from lmtrace.observe.sites import Site
+from lmtrace.text.panel import Panel, PanelBatch
+
+MAX_LOGITS = 2**25
+"""Numbers in the logits of one micro-batch; 2**25 float32 are 128 MiB."""
+
+
+@dataclass
+class Captured:
+    """What one pass over the panel left behind.
+
+    Attributes
+    ----------
+    activations
+        Site -> [tokens of its stream, d_model] float32.
+    reduced
+        Signal (by position in the list of signals) -> what its `reduce` returned, joined.
+    failures
+        Signal position -> the exception its `reduce` raised.
+    seconds
+        Time of the pass without the reductions, and of each signal's reductions.
+    """
+
+    activations: dict[str, Tensor] = field(default_factory=dict)
+    reduced: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    failures: dict[int, Exception] = field(default_factory=dict)
+    seconds: dict[int | str, float] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class PassBatch:
+    """The micro-batch that `Signal.reduce` sees; implements `observe.interface.Batch`."""
+
+    panel: Panel
+    panel_batch: PanelBatch
+    logits: Tensor | None
+    maps: dict[str, Tensor] | None
+    device: torch.device
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """[predictions, vocabulary] float32, computed once and shared."""
+        if self.logits is None:
+            raise ModelError("the signal reads log-probabilities but declared no need of logits")
+        row = torch.as_tensor(self.panel_batch.predict_row, device=self.device)
+        column = torch.as_tensor(self.panel_batch.predict_column, device=self.device)
+        return torch.log_softmax(self.logits[row, column].float(), dim=-1)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """[predictions] rows of `Panel.predictions`."""
+        return torch.as_tensor(self.panel_batch.index, device=self.device)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """[predictions] token ids that are right."""
+        return torch.as_tensor(self.panel_batch.targets, device=self.device)
+
+    @cached_property
+    def sequences(self) -> Tensor:
+        """[sequences] panel indices."""
+        return torch.as_tensor(self.panel_batch.sequences, device=self.device)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """[sequences, length] bool."""
+        return torch.as_tensor(self.panel_batch.attention_mask, device=self.device).bool()
+
+    @property
+    def attentions(self) -> Mapping[str, Tensor]:
+        """Site -> [sequences, heads, queries, keys]."""
+        if self.maps is None:
+            raise ModelError("the signal reads attention maps but declared no need of them")
+        return self.maps
+
+
+def batch_size_for(panel: Panel, vocabulary: int, longest: int, limit: int = 64) -> int:
+    """Return how many sequences fit into one micro-batch without its logits growing past `MAX_LOGITS`."""
+    return max(1, min(limit, MAX_LOGITS // max(1, vocabulary * longest)))
+
+
+def capture(
+    model: nn.Module,
+    panel: Panel,
+    sites: Mapping[str, Site],
+    signals: Iterable[tuple[int, Signal, Needs]],
+    *,
+    forward: Forward | None = None,
+    batch_size: int = 64,
+) -> Captured:
+    """Run the panel through the model once and keep what the signals need.
+
+    Parameters
+    ----------
+    model
+        Unwrapped, in evaluation mode, gradients off (see `isolation.undisturbed`).
+    sites
+        Those whose activations are kept.
+    signals
+        (position, signal, needs); `reduce` is called for those that need logits or attention.
+    forward
+        (model, inputs) -> logits, for models that are not called as Hugging Face models are.
+
+    Raises
+    ------
+    ModelError
+        Where a site did not fire, fired with another shape than its stream's tokens, or maps are missing.
+    """
+    device = device_of(model)
+    result = Captured()
+    wanted = list(signals)
+    attention = any(needs.attention for _, _, needs in wanted)
+    reducers = [(i, s) for i, s, needs in wanted if needs.logits or needs.attention]
+    joined: dict[int, _Joined] = {i: _Joined(panel) for i, _ in reducers}
+    recorder = _Recorder(panel, sites, device)
+    seconds: dict[int | str, float] = {"pass": 0.0, **{i: 0.0 for i, _ in reducers}}
+    with contextlib.ExitStack() as stack:
+        if attention:
+            stack.enter_context(eager_attention(model))
+        stack.enter_context(recorder.hooked())
+        for panel_batch in panel.batches(batch_size):
+            start = time.perf_counter()
+            inputs = inputs_of(panel_batch, device)
+            recorder.begin(panel_batch)
+            if forward is not None:
+                logits, maps = logits_of(forward(model, inputs), inputs), None
+            else:
+                output = default_forward(model, inputs, **({"output_attentions": True} if attention else {}))
+                maps = attention_maps(output, model) if attention else None
+                logits = logits_of(output, inputs)
+            recorder.finish_batch()
+            batch = PassBatch(panel, panel_batch, logits, maps, device)
+            if any(needs.logits for _, _, needs in wanted) and len(panel_batch.index):
+                _ = batch.log_probs
+            seconds["pass"] += time.perf_counter() - start
+            for i, signal in reducers:
+                if i in result.failures:
+                    continue
+                start = time.perf_counter()
+                try:
+                    joined[i].add(panel_batch, signal.reduce(batch))
+                except Exception as error:  # noqa: BLE001  the isolation boundary: one signal's failure is its own
+                    result.failures[i] = error
+                seconds[i] += time.perf_counter() - start
+    result.activations = recorder.buffers
+    result.reduced = {i: parts.tensors() for i, parts in joined.items() if i not in result.failures}
+    result.seconds = seconds
+    return result
+
+
+class _Recorder:
+    """Writes the real tokens' activations of every batch to their rows in panel order."""
+
+    def __init__(self, panel: Panel, sites: Mapping[str, Site], device: torch.device) -> None:
+        self.panel, self.sites, self.device = panel, sites, device
+        self.buffers: dict[str, Tensor] = {}
+        self.rows: dict[str, tuple[Tensor, Tensor]] = {}
+        self.fired: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator[None]:
+        handles = []
+        try:
+            for site in self.sites.values():
+                if site.when == "input":
+                    hook = site.module.register_forward_pre_hook(self._before(site), with_kwargs=True)
+                else:
+                    hook = site.module.register_forward_hook(self._after(site))
+                handles.append(hook)
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def begin(self, batch: PanelBatch) -> None:
+        """Work out which flat rows the batch's real tokens go to, for each stream."""
+        self.fired = dict.fromkeys(self.sites, 0)
+        self.rows = {"encoder": self._rows_of(batch.sequences, batch.attention_mask, "encoder")}
+        if batch.decoder_attention_mask is not None:
+            self.rows["decoder"] = self._rows_of(batch.sequences, batch.decoder_attention_mask, "decoder")
+
+    def _rows_of(self, sequences: np.ndarray, mask: np.ndarray, stream: str) -> tuple[Tensor, Tensor]:
+        side = self.panel.encoder if stream == "encoder" else self.panel.decoder
+        if side is None:
+            raise ModelError(f"the model has a {stream} but the panel was not prepared for one")
+        valid = mask.astype(bool)
+        rows = np.concatenate([np.arange(side.offsets[s], side.offsets[s + 1]) for s in sequences])
+        return torch.as_tensor(rows, device=self.device), torch.as_tensor(valid, device=self.device)
+
+    def _write(self, site: Site, hidden: Any) -> None:
+        hidden = hidden[0] if isinstance(hidden, (tuple, list)) else hidden
+        rows, valid = self.rows[site.stream]
+        if not isinstance(hidden, Tensor) or hidden.shape[:2] != valid.shape:
+            got = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+            raise ModelError(f"site {site.name} gave {got}, expected {tuple(valid.shape)} positions and d_model")
+        if site.name not in self.buffers:
+            side = self.panel.encoder if site.stream == "encoder" else self.panel.decoder
+            assert side is not None
+            self.buffers[site.name] = hidden.new_empty((side.num_tokens, hidden.shape[-1]), dtype=torch.float32)
+        self.buffers[site.name][rows] = hidden[valid].float()
+        self.fired[site.name] += 1
+
+    def _before(self, site: Site) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._write(site, args[0] if args else kwargs.get("hidden_states"))
+
+        return hook
+
+    def _after(self, site: Site) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._write(site, output)
+
+        return hook
+
+    def finish_batch(self) -> None:
+        """Prove that every site fired exactly once."""
+        silent = [name for name, count in self.fired.items() if count != 1]
+        if silent:
+            raise ModelError(
+                f"sites {', '.join(silent)} fired {[self.fired[name] for name in silent]} times in one pass, expected 1",
+                "Pass forward= so that the model runs each block once, or name the blocks with sites=",
+            )
+
+
+class _Joined:
+    """Puts the reductions of the batches back into the panel's order."""
+
+    def __init__(self, panel: Panel) -> None:
+        self.num = {"prediction": len(panel.predictions), "sequence": panel.num_sentences}
+        self.parts: dict[str, Tensor] = {}
+
+    def add(self, batch: PanelBatch, tensors: Mapping[str, Tensor]) -> None:
+        for key, value in tensors.items():
+            kind = "sequence" if key.startswith("sequence_") else "prediction"
+            rows = batch.sequences if kind == "sequence" else batch.index
+            if len(value) != len(rows):
+                raise ModelError(f"reduce gave {key!r} with {len(value)} rows, expected {len(rows)} ({kind}s)")
+            if key not in self.parts:
+                self.parts[key] = value.new_zeros((self.num[kind], *value.shape[1:]))
+            self.parts[key][torch.as_tensor(rows, device=value.device)] = value.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.parts
+
+
+def attention_maps(output: Any, model: nn.Module) -> dict[str, Tensor]:
+    """Return site -> attention map; encoder-decoder models give both streams' self-attention."""
+    found: dict[str, Tensor] = {}
+    for attribute, prefix in (
+        ("attentions", ""),
+        ("encoder_attentions", "encoder."),
+        ("decoder_attentions", "decoder."),
+    ):
+        maps = getattr(output, attribute, None)
+        for i, attention in enumerate(maps or ()):
+            if isinstance(attention, Tensor):
+                found[f"{prefix}block.{i}"] = attention.float()
+    if not found:
+        raise ModelError(f"{type(model).__name__} returned no attention maps even with eager attention")
+    return found

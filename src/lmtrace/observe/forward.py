@@ -1,0 +1,127 @@
+"""How a model is called: batches to arguments, outputs to logits, losses with gradients."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmtrace.errors import ModelError
+from lmtrace.text.panel import Objective, PanelBatch
+
+INSTALLED = "_output_capturing_hooks_installed"
+"""How transformers 5 marks a model that has its output-capturing hooks."""
+
+Forward = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+"""(model, inputs) -> logits [sequences, length, vocabulary]; inputs hold input_ids, attention_mask and, for
+encoder-decoder models, decoder_input_ids and decoder_attention_mask; position_ids only with padding on the left."""
+
+
+def objective_of(model: nn.Module) -> Objective:
+    """Return what the model is trained to predict, read off its configuration and class name."""
+    if bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)):
+        return "seq2seq"
+    return "masked" if "MaskedLM" in type(_inner(model)).__name__ else "causal"
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """Return the model inside a PEFT-style wrapper, whose class tells the task."""
+    base = getattr(model, "get_base_model", None)
+    return base() if callable(base) else model
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model's inputs belong."""
+    parameter = next(model.parameters(), None)
+    return parameter.device if parameter is not None else torch.device("cpu")
+
+
+def inputs_of(batch: PanelBatch, device: torch.device) -> dict[str, Tensor]:
+    """Return the batch as tensors on a device."""
+    arrays = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "position_ids": batch.position_ids,
+        "decoder_input_ids": batch.decoder_input_ids,
+        "decoder_attention_mask": batch.decoder_attention_mask,
+    }
+    return {k: torch.as_tensor(v, dtype=torch.int64, device=device) for k, v in arrays.items() if v is not None}
+
+
+def accepted(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments that the model's forward takes."""
+    parameters = inspect.signature(model.forward).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return dict(arguments)
+    return {name: value for name, value in arguments.items() if name in parameters}
+
+
+def default_forward(model: nn.Module, inputs: dict[str, Tensor], **extra: Any) -> Any:
+    """Call the model as Hugging Face models are called; a plain module gets the input ids as its one argument."""
+    arguments = accepted(model, {**inputs, "use_cache": False, **extra})
+    return model(**arguments) if "input_ids" in arguments else model(inputs["input_ids"])
+
+
+def logits_of(output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the logits [sequences, length, vocabulary] of an output: itself, its `.logits`, or the first of a tuple.
+
+    Raises
+    ------
+    ModelError
+        Where there are none, or there are logits for some positions only.
+    """
+    fix = "Pass forward=lambda model, inputs: logits of shape [sequences, length, vocabulary]"
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        logits = output[0] if isinstance(output, (tuple, list)) and output else output
+    if isinstance(output, Mapping) and "logits" in output:
+        logits = output["logits"]
+    if not isinstance(logits, Tensor) or logits.dim() != 3:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+        raise ModelError(f"expected logits of three dimensions from the model, got {shape}", fix)
+    read = inputs.get("decoder_input_ids", inputs["input_ids"])
+    if logits.shape[:2] != read.shape:
+        raise ModelError(f"expected logits for all {tuple(read.shape)} positions, got {tuple(logits.shape)}", fix)
+    return logits
+
+
+def mean_loss(logits: Tensor, batch: PanelBatch) -> Tensor:
+    """Return the mean negative log-likelihood (nats) over the batch's predictions, in float32 or better."""
+    chosen = logits[
+        torch.as_tensor(batch.predict_row, device=logits.device),
+        torch.as_tensor(batch.predict_column, device=logits.device),
+    ]
+    chosen = chosen if chosen.dtype == torch.float64 else chosen.float()
+    return nn.functional.cross_entropy(chosen, torch.as_tensor(batch.targets, device=logits.device))
+
+
+@contextlib.contextmanager
+def eager_attention(model: nn.Module) -> Iterator[None]:
+    """Switch a Hugging Face model to the attention that returns its maps; isolation restores the flags.
+
+    Raises
+    ------
+    ModelError
+        Where the model has no such switch.
+    """
+    switch = getattr(model, "set_attn_implementation", None)
+    if switch is None:
+        raise ModelError(f"{type(model).__name__} has no set_attn_implementation, so its attention maps cannot be read")
+    before = getattr(model.config, "_attn_implementation", None)
+    modules = [(module, set(module._forward_hooks), INSTALLED in vars(module)) for module in model.modules()]
+    switch("eager")
+    try:
+        yield
+    finally:
+        if before is not None:
+            switch(before)
+        # Asked for maps, transformers 5 puts hooks on the model for good, and remembers that it did.
+        for module, hooks, installed in modules:
+            for key in set(module._forward_hooks) - hooks:
+                del module._forward_hooks[key]
+            if INSTALLED in vars(module) and not installed:
+                delattr(module, INSTALLED)

@@ -1,0 +1,160 @@
+"""Nothing is disturbed: everything that a measurement could touch is saved before it and put back after it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmtrace.errors import SignalError
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+)
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Iterator[None]:
+    """Run the body with the model in evaluation mode, and put everything back afterwards, even on exceptions.
+
+    Saved and restored: the training flag of every module, the state of every generator (Python, NumPy, torch on every
+    device), `.grad` and `requires_grad` of every parameter, grad and autocast mode, buffers, the attention
+    implementation and the cache flag of every configuration, and hooks. Inside, gradients are enabled only where
+    the body enables them, autocast is off, and `torch.compile`d code runs eagerly.
+
+    Raises
+    ------
+    SignalError
+        Where the body changed weights or optimizer state, or left a hook behind (the hook is removed).
+    """
+    parameters = list(model.parameters())
+    saved_parameters = [(p, p.grad, p.requires_grad, p._version, p.data_ptr()) for p in parameters]
+    training = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    hooks = [(module, name, dict(getattr(module, name, {}))) for module in model.modules() for name in _HOOKS]
+    configs = _configurations(model)
+    optimizer_versions = _optimizer_versions(optimizer)
+    generators = _generator_states()
+    problem = ""
+    try:
+        model.eval()
+        for p in parameters:
+            p.grad = None
+        with (
+            torch.no_grad(),
+            torch.autocast("cpu", enabled=False),
+            _device_autocast_off(parameters),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+        for module, name, before in hooks:
+            now = getattr(module, name, None)
+            if now is not None and set(now) != set(before):
+                problem = f"a hook was left on {type(module).__name__}.{name}"
+                now.clear()
+                now.update(before)
+        for p, grad, requires_grad, version, pointer in saved_parameters:
+            p.requires_grad_(requires_grad)
+            p.grad = grad
+            if p._version != version or p.data_ptr() != pointer:
+                problem = f"a weight of shape {tuple(p.shape)} was changed during the measurement"
+        for buffer, copy in buffers:
+            if buffer.shape == copy.shape and not torch.equal(_bits(buffer), _bits(copy)):
+                with torch.no_grad():
+                    buffer.copy_(copy)
+        for config, values in configs:
+            for name, value in values.items():
+                if getattr(config, name, None) != value:
+                    setattr(config, name, value)
+        _restore_generators(generators)
+        if _optimizer_versions(optimizer) != optimizer_versions:
+            problem = "the optimizer's state was changed during the measurement"
+    if problem:
+        raise SignalError(problem, "A signal must only read; run lmtrace verify to find which one it is")
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """NaN equals itself in this comparison."""
+    return torch.nan_to_num(tensor) if tensor.is_floating_point() else tensor
+
+
+def _configurations(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
+    """Return every configuration object of the model with the flags that a captured pass may switch."""
+    found: dict[int, tuple[Any, dict[str, Any]]] = {}
+    for module in model.modules():
+        for owner in (module, getattr(module, "config", None), getattr(module, "generation_config", None)):
+            names = ("_attn_implementation", "_attn_implementation_internal", "use_cache", "output_attentions")
+            state = getattr(owner, "__dict__", {})
+            values = {name: state[name] for name in names if name in state}
+            if values:
+                found[id(owner)] = (owner, values)
+    return list(found.values())
+
+
+def _optimizer_versions(optimizer: torch.optim.Optimizer | None) -> list[tuple[int, int]]:
+    if optimizer is None or not hasattr(optimizer, "state"):
+        return []
+    return [
+        (value._version, value.data_ptr())
+        for state in optimizer.state.values()
+        if isinstance(state, dict)
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
+
+
+def _device_autocast_off(parameters: list[nn.Parameter]) -> contextlib.AbstractContextManager[Any]:
+    kinds = {p.device.type for p in parameters} - {"cpu", "meta"}
+    stack = contextlib.ExitStack()
+    for kind in sorted(kinds):
+        stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
+
+
+def _generator_states() -> dict[str, Any]:
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002  the user's global generator is what must be kept
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def _restore_generators(states: dict[str, Any]) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
+
+
+def generator_fingerprint() -> tuple[bytes, ...]:
+    """Return the state of the global generators, to tell whether somebody drew from them."""
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    return (
+        repr(random.getstate()).encode(),
+        repr(numpy_state[0]).encode() + np.asarray(numpy_state[1]).tobytes() + repr(numpy_state[2:]).encode(),
+        torch.get_rng_state().numpy().tobytes(),
+    )

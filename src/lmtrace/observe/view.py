@@ -1,0 +1,216 @@
+"""What one signal sees of one measurement: no more than it declared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmtrace.errors import DataError, ModelError, SignalError
+from lmtrace.observe.capture import Captured, attention_maps
+from lmtrace.observe.forward import (
+    Forward,
+    accepted,
+    default_forward,
+    device_of,
+    eager_attention,
+    inputs_of,
+    logits_of,
+    mean_loss,
+)
+from lmtrace.observe.interface import Needs, Signal, seed_of
+from lmtrace.observe.sites import Site
+from lmtrace.text.panel import LabelLayer, Panel
+
+UNDECLARED = "Declare it in the signal's needs()"
+
+
+@dataclass(eq=False)
+class Measurement:
+    """Everything that the views of one measurement share."""
+
+    step: int
+    model: nn.Module
+    panel: Panel
+    sites: Mapping[str, Site]
+    captured: Captured
+    seed: int = 0
+    forward: Forward | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    train_batches: list[dict[str, Any]] = field(default_factory=list)
+    cache: dict[Any, Any] = field(default_factory=dict)
+    notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class MeasurementView:
+    """Implements `observe.interface.View` for one signal; refuses what it did not declare."""
+
+    measurement: Measurement
+    signal: Signal
+    position: int
+    needs: Needs
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """The optimizer step."""
+        return self.measurement.step
+
+    @property
+    def panel(self) -> Panel:
+        """The panel."""
+        return self.measurement.panel
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The declared sites in the model's order."""
+        known = tuple(self.measurement.sites)
+        return known if self.needs.sites == "all" else tuple(s for s in known if s in self.needs.sites)
+
+    @property
+    def cache(self) -> dict[Any, Any]:
+        """Results that several signals of this measurement may share; keys start with the room that owns them."""
+        return self.measurement.cache
+
+    def tokens(self, site: str) -> Tensor:
+        """[tokens, d_model] of a declared site."""
+        if site not in self.sites:
+            raise SignalError(f"{self.signal.name} reads site {site!r} without having declared it", UNDECLARED)
+        return self.measurement.captured.activations[site]
+
+    def words(self, site: str) -> Tensor:
+        """[words, d_model] of a declared site, by the panel's alignment policy; rows of words cut off are zero."""
+        hidden = self.tokens(site)
+        key = ("view.words", site)
+        if key not in self.cache:
+            stream = self.measurement.sites[site].stream
+            side = self.panel.encoder if stream == "encoder" else self.panel.decoder
+            if side is None or not bool((side.word_last >= 0).any()):
+                raise DataError(f"the {stream}'s tokens are not aligned to the panel's words", "Read tokens instead")
+            first = torch.as_tensor(side.word_first, device=hidden.device)
+            last = torch.as_tensor(side.word_last, device=hidden.device)
+            self.cache[key] = _pool(hidden, first, last, self.panel.policy)
+        return self.cache[key]
+
+    def labels(self, layer: str) -> LabelLayer:
+        """A declared label layer."""
+        if layer not in self.needs.labels:
+            raise SignalError(f"{self.signal.name} reads labels {layer!r} without having declared them", UNDECLARED)
+        return self.panel.labels(layer)
+
+    def reduced(self) -> Mapping[str, Tensor]:
+        """What this signal's `reduce` returned, in panel order."""
+        if not (self.needs.logits or self.needs.attention):
+            raise SignalError(f"{self.signal.name} reads reductions without a need of logits or attention", UNDECLARED)
+        return self.measurement.captured.reduced.get(self.position, {})
+
+    @property
+    def truth(self) -> Any:
+        """The panel's exact law."""
+        if not self.needs.truth:
+            raise SignalError(f"{self.signal.name} reads the truth without having declared it", UNDECLARED)
+        return self.panel.truth
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's own module."""
+        if not self.needs.model:
+            raise SignalError(f"{self.signal.name} reads the model without having declared it", UNDECLARED)
+        return self.measurement.model
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Trained parameters by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """[sequences, length, vocabulary] for inputs of the signal's own."""
+        forward = self.measurement.forward or default_forward
+        with torch.no_grad():
+            return logits_of(forward(self.model, inputs), inputs)
+
+    def attentions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Site -> [sequences, heads, queries, keys] for inputs of the signal's own."""
+        if not self.needs.attention:
+            raise SignalError(f"{self.signal.name} reads attention maps without having declared it", UNDECLARED)
+        with torch.no_grad(), eager_attention(self.model):
+            return attention_maps(default_forward(self.model, inputs, output_attentions=True), self.model)
+
+    def module(self, site: str) -> nn.Module:
+        """The module whose output a site is."""
+        model, sites = self.model, self.measurement.sites
+        if site not in sites:
+            raise ModelError(f"{type(model).__name__} has no site {site!r}", f"It has: {', '.join(sites)}")
+        return sites[site].module
+
+    def loss(self, num_sequences: int, start: int = 0) -> Callable[[], Tensor]:
+        """Closure: mean loss over the valid predictions of `num_sequences` panel sequences from `start` on."""
+        model, measurement = self.model, self.measurement
+        rows = range(start, min(start + num_sequences, self.panel.num_sentences))
+        batches = list(self.panel.batches(num_sequences, indices=rows)) if rows else []
+        if len(batches) != 1 or len(batches[0].index) == 0:
+            raise DataError(f"the {num_sequences} panel sequences from {start} on hold nothing to predict")
+        inputs = inputs_of(batches[0], device_of(model))
+
+        def closure() -> Tensor:
+            with torch.enable_grad():
+                forward = measurement.forward or default_forward
+                return mean_loss(logits_of(forward(model, inputs), inputs), batches[0])
+
+        return closure
+
+    def train_loss(self, num_sequences: int | None = None) -> Callable[[], Tensor]:
+        """Closure: mean loss on the (first sequences of the) last training batch kept, computed by the model itself."""
+        if not self.needs.train_batch:
+            raise SignalError(f"{self.signal.name} reads training batches without having declared it", UNDECLARED)
+        if not self.measurement.train_batches:
+            raise DataError("no training batch has been seen yet")
+        model, arguments = self.measurement.model, self.measurement.train_batches[-1]
+        arguments = accepted(model, arguments)
+        if num_sequences is not None:
+            size = max((len(v) for v in arguments.values() if isinstance(v, Tensor) and v.dim() > 0), default=0)
+            arguments = {
+                k: v[:num_sequences] if isinstance(v, Tensor) and v.dim() > 0 and len(v) == size else v
+                for k, v in arguments.items()
+            }
+
+        def closure() -> Tensor:
+            with torch.enable_grad():
+                loss = getattr(model(**arguments), "loss", None)
+            if not isinstance(loss, Tensor):
+                raise ModelError("the model returns no loss for its training batch", "Pass labels, or loss= to Tracer")
+            return loss
+
+        return closure
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, read only."""
+        if not self.needs.optimizer:
+            raise SignalError(f"{self.signal.name} reads the optimizer without having declared it", UNDECLARED)
+        if self.measurement.optimizer is None:
+            raise DataError("no optimizer was given", "Pass optimizer= to Tracer")
+        return self.measurement.optimizer
+
+    def note(self, kind: str, text: str, data: dict[str, Any]) -> None:
+        """Leave an event beside the records."""
+        self.measurement.notes.append((kind, text, data))
+
+    def generator(self, purpose: str = "") -> torch.Generator:
+        """Return a generator seeded by (run seed, signal, purpose): the same at every step."""
+        return torch.Generator().manual_seed(seed_of(self.measurement.seed, self.signal.name, purpose))
+
+
+def _pool(hidden: Tensor, first: Tensor, last: Tensor, policy: str) -> Tensor:
+    cut = (last < 0).unsqueeze(1)
+    if policy == "last":
+        return hidden[last.clamp(min=0)].masked_fill(cut, 0.0)
+    if policy == "first":
+        return hidden[first.clamp(min=0)].masked_fill(cut, 0.0)
+    sums = torch.cat([hidden.new_zeros(1, hidden.shape[1], dtype=torch.float64), hidden.double().cumsum(0)])
+    length = (last - first + 1).clamp(min=1).unsqueeze(1)
+    means = (sums[last.clamp(min=0) + 1] - sums[first.clamp(min=0)]) / length
+    return means.to(hidden.dtype).masked_fill(cut, 0.0)

@@ -1,0 +1,247 @@
+"""What the model gets right, by category of the predicted token: teacher-forced on the panel, aligned by position, no decoding.
+
+For every value of every label layer (and for all predictions together): loss, accuracy, top-5 accuracy, entropy and
+expected calibration error; and whether the right *category* has the most mass, before the right word is known.
+
+Equations: with q the model's law and y the right token, loss = -log q(y); entropy = -sum q log q; category mass = sum
+of q over the tokens of y's category; perplexity = exp(mean loss). Standard errors take sentences, not tokens, as
+independent.
+
+When it misleads: values of a layer differ in how predictable they are, so compare a value with its null, its own step
+0, or the floor of the signal `truth`, not with another value. Categories counted on the panel (split "panel") miss
+words that the panel lacks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmtrace.numerics.clustered import GroupedMeans, grouped_means
+from lmtrace.numerics.prediction import (
+    calibrated_ece,
+    calibration_terms,
+    corpus_bleu,
+    distribution_entropy,
+    target_rank,
+)
+from lmtrace.observe.interface import Batch, Needs, Signal, View
+from lmtrace.records.schema import Field, Record
+from lmtrace.text.panel import LabelLayer, Panel
+
+UNIFORM = "the uniform law over the vocabulary"
+TOKEN_KINDS = ("end", "first", "continuation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output(Signal):
+    """Loss, accuracy and calibration per label value of the predicted token.
+
+    Parameters
+    ----------
+    layers
+        Label layers; None takes every layer with at most `max_values` values.
+    max_values
+        Layers with more values (lemmas) are left out.
+    min_count
+        Label values with fewer predictions are missing, with the reason.
+    bins
+        Of the expected calibration error.
+    """
+
+    layers: tuple[str, ...] | None = None
+    max_values: int = 64
+    min_count: int = 5
+    bins: int = 15
+
+    name = "output"
+    fields = (
+        Field(metric="loss", title="Loss", unit="nats", low=0.0, better="down", null=UNIFORM,
+              meaning="Mean surprise at the right token."),
+        Field(metric="accuracy", title="Accuracy", low=0.0, high=1.0, better="up",
+              null="always the most frequent token of the panel", meaning="Share of tokens that were most probable."),
+        Field(metric="top5", title="Top-5 accuracy", low=0.0, high=1.0, better="up",
+              null="always the five most frequent tokens of the panel",
+              meaning="Share of tokens that were among the five most probable."),
+        Field(metric="entropy", title="Entropy", unit="nats", low=0.0, null=UNIFORM,
+              meaning="How undecided the model's law is, whatever is right."),
+        Field(metric="ece", title="Calibration error", low=0.0, high=1.0, better="down",
+              null="a perfectly calibrated model with the same confidences and as few predictions",
+              meaning="Mean distance of confidence and accuracy, over bins of confidence."),
+        Field(metric="category_accuracy", title="Category accuracy", low=0.0, high=1.0, better="up",
+              null="always the most frequent category of the panel",
+              meaning="Share of tokens whose category had the most probability."),
+        Field(metric="category_mass", title="Category mass", low=0.0, high=1.0, better="up",
+              null="the panel's own shares of the categories",
+              meaning="Probability on tokens of the right category."),
+        Field(metric="perplexity", title="Perplexity", low=1.0, better="down", null=UNIFORM,
+              meaning="Exponential of the mean loss."),
+        Field(metric="exact_match", title="Exact match", low=0.0, high=1.0, better="up",
+              meaning="Share of targets that greedy decoding gets wholly right."),
+        Field(metric="bleu", title="BLEU", low=0.0, high=1.0, better="up",
+              meaning="n-gram overlap of the teacher-forced most probable tokens with the target."),
+    )  # fmt: skip
+    cost = "about four passes over the logits, less than a tenth of the forward pass"
+    source = "Guo et al. 2017 (calibration); Papineni et al. 2002 (BLEU)"
+
+    def needs(self, panel: Panel) -> Needs:
+        """Logits, and every layer that is broken down."""
+        return Needs(logits=True, labels=tuple(self.layers or self._layers(panel)), truth=panel.truth is not None)
+
+    def _layers(self, panel: Panel) -> list[str]:
+        return [name for name in panel.layers if len(panel.labels(name).names) <= self.max_values]
+
+    def reduce(self, batch: Batch) -> dict[str, Tensor]:
+        """Reduce the log-probabilities to a few numbers per prediction."""
+        log_probs, targets = batch.log_probs, batch.targets
+        rank = target_rank(log_probs, targets)
+        best, predicted = log_probs.max(1)
+        result = {
+            "loss": -log_probs.gather(1, targets[:, None])[:, 0].double(),
+            "accuracy": (rank == 0).double(),
+            "top5": (rank < 5).double(),
+            "entropy": distribution_entropy(log_probs).double(),
+            "confidence": best.exp().double(),
+            "predicted": predicted,
+            "vocabulary": torch.full_like(rank, log_probs.shape[1]),
+        }
+        lexicon = batch.panel.lexicon
+        if lexicon is not None:
+            size = min(log_probs.shape[1], len(lexicon.weights))
+            weights = torch.as_tensor(lexicon.weights[:size], device=log_probs.device)
+            mass = log_probs[:, :size].exp() @ weights
+            gold = torch.as_tensor(lexicon.gold, device=log_probs.device)[batch.index]
+            right = mass.gather(1, gold.clamp(min=0)[:, None])[:, 0].double()
+            result["category_mass"] = right.clamp(0.0, 1.0)
+            result["category_accuracy"] = (mass.argmax(1) == gold).double()
+        return result
+
+    def measure(self, view: View) -> Iterator[Record]:
+        """Yield the records of all predictions, then of every layer's values."""
+        panel, reduced = view.panel, {k: v.cpu().numpy() for k, v in view.reduced().items()}
+        if not len(panel.predictions):
+            yield self.record(view, "loss", missing="the panel has nothing to predict")
+            return
+        columns = _with_nulls(panel, reduced)
+        everything = LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))
+        yield from self._layer(view, columns, everything)
+        yield from self._perplexity(view, reduced)
+        if panel.objective == "seq2seq":
+            yield from self._whole_targets(view, reduced)
+        for layer in (_token_kinds(panel), *(view.labels(name) for name in self.needs(panel).labels)):
+            codes = layer.codes if layer.name == "token" else panel.prediction_codes(layer.name)
+            yield from self._layer(view, columns, LabelLayer(layer.name, codes, layer.names))
+
+    def _layer(self, view: View, columns: _Columns, layer: LabelLayer) -> Iterator[Record]:
+        sentence, lexicon = view.panel.predictions.sentence, view.panel.lexicon
+        num = len(layer.names)
+        calibration = calibration_terms(columns.correct, columns.confidence, layer.codes, self.bins)
+        values = np.column_stack([columns.values, calibration])
+        means = grouped_means(values, layer.codes, sentence, num)
+        nulls = grouped_means(columns.nulls, layer.codes, sentence, num)
+        category: tuple[GroupedMeans, GroupedMeans] | None = None
+        if columns.category is not None and lexicon is not None:
+            codes = np.where(lexicon.gold >= 0, layer.codes, -1)
+            shapes = (columns.category, columns.category_nulls)
+            category = tuple(grouped_means(v, codes, sentence, num) for v in shapes)  # type: ignore[assignment]
+        for g, value in enumerate(layer.names):
+            label = f"{layer.name}={value}" if layer.name else None
+            if means.n[g] < self.min_count:
+                if means.n[g]:
+                    reason = f"{value or 'the panel'} has {means.n[g]} predictions, fewer than {self.min_count}"
+                    yield self.record(view, "loss", label=label, n=int(means.n[g]), missing=reason)
+                continue
+            for i, metric in enumerate(("loss", "accuracy", "top5", "entropy")):
+                yield self._one(view, metric, label, means, g, i, nulls.mean[g, i])
+            null = calibrated_ece(columns.confidence[layer.codes == g], self.bins)
+            yield self._one(view, "ece", label, means, g, 4, null)
+            if category is not None and lexicon is not None and category[0].n[g] >= self.min_count:
+                for i, metric in enumerate(("category_accuracy", "category_mass")):
+                    null = category[1].mean[g, i]
+                    yield self._one(view, metric, label, category[0], g, i, null, lexicon.source)
+
+    def _one(
+        self, view: View, metric: str, label: str | None, means: GroupedMeans, g: int, i: int, null: float,
+        split: str | None = None,
+    ) -> Record:  # fmt: skip
+        value, stderr = float(means.mean[g, i]), float(means.stderr[g, i])
+        if not math.isfinite(value):
+            return self.record(view, metric, label=label, split=split, missing=f"the model's {metric} is {value}")
+        return self.record(
+            view, metric, value, label=label, split=split, n=int(means.n[g]), null=float(null),
+            stderr=stderr if math.isfinite(stderr) else None,
+        )  # fmt: skip
+
+    def _perplexity(self, view: View, reduced: dict[str, np.ndarray]) -> Iterator[Record]:
+        loss = grouped_means(
+            reduced["loss"][:, None], np.zeros(len(reduced["loss"])), view.panel.predictions.sentence, 1
+        )
+        mean, stderr = float(loss.mean[0, 0]), float(loss.stderr[0, 0])
+        if not mean < 700:
+            yield self.record(view, "perplexity", missing=f"the mean loss is {mean} nats")
+            return
+        yield self.record(
+            view, "perplexity", math.exp(max(mean, 0.0)), n=int(loss.n[0]), null=float(reduced["vocabulary"][0]),
+            stderr=math.exp(mean) * stderr if math.isfinite(stderr) else None,
+        )  # fmt: skip
+
+    def _whole_targets(self, view: View, reduced: dict[str, np.ndarray]) -> Iterator[Record]:
+        """Exact match and BLEU. Greedy decoding equals the target just where every teacher-forced argmax is right."""
+        predictions = view.panel.predictions
+        sentences, start = np.unique(predictions.sentence, return_index=True)
+        right = np.minimum.reduceat(reduced["accuracy"], start)
+        stderr = float(right.std(ddof=1) / math.sqrt(len(right))) if len(right) > 1 else None
+        yield self.record(view, "exact_match", float(right.mean()), stderr=stderr, n=len(sentences))
+        ends = [*start[1:].tolist(), len(predictions)]
+        spans = [slice(a, b) for a, b in zip(start.tolist(), ends, strict=True)]
+        bleu = corpus_bleu(
+            [reduced["predicted"][s].tolist() for s in spans], [predictions.target[s].tolist() for s in spans]
+        )
+        if bleu.value is None:
+            yield self.record(view, "bleu", missing=bleu.note)
+        else:
+            yield self.record(view, "bleu", bleu.value, stderr=bleu.stderr, n=bleu.n)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Per prediction: what the model did, and what the null does at the same place."""
+
+    values: np.ndarray
+    nulls: np.ndarray
+    correct: np.ndarray
+    confidence: np.ndarray
+    category: np.ndarray | None = None
+    category_nulls: np.ndarray | None = None
+
+
+def _with_nulls(panel: Panel, reduced: dict[str, np.ndarray]) -> _Columns:
+    target, n = panel.predictions.target, len(panel.predictions)
+    uniform = np.full(n, math.log(float(reduced["vocabulary"][0])))
+    frequent = np.argsort(-np.bincount(target), kind="stable")
+    values = np.column_stack([reduced[k] for k in ("loss", "accuracy", "top5", "entropy")])
+    nulls = np.column_stack([uniform, target == frequent[0], np.isin(target, frequent[:5]), uniform])
+    category = category_nulls = None
+    if "category_mass" in reduced and panel.lexicon is not None and (panel.lexicon.gold >= 0).any():
+        gold = panel.lexicon.gold
+        share = np.bincount(gold[gold >= 0], minlength=len(panel.lexicon.names)) / (gold >= 0).sum()
+        category = np.column_stack([reduced["category_accuracy"], reduced["category_mass"]])
+        category_nulls = np.column_stack([gold == share.argmax(), share[np.maximum(gold, 0)]])
+    # The confidence is that of the argmax; a tie that the target lost counts as wrong.
+    return _Columns(values, nulls, reduced["accuracy"], reduced["confidence"], category, category_nulls)
+
+
+def _token_kinds(panel: Panel) -> LabelLayer:
+    """Return, per prediction: the end of sentence (or another special token), a word's first token, or its continuation."""
+    predictions = panel.predictions
+    opening = np.where(predictions.first, 1, 2)
+    # A space mark of its own belongs to no word and opens none: it is left out.
+    codes = np.where(predictions.word >= 0, opening, np.where(predictions.first, 0, -1))
+    if panel.target == "logical form":
+        codes = np.full(len(codes), -1)
+    return LabelLayer("token", codes.astype(np.int64), TOKEN_KINDS)

@@ -1,0 +1,378 @@
+"""Which annotation can be read off each site by a linear probe, on words that the probe has not learned from.
+
+A probe is fitted anew at every measurement and every site, on the training part of the panel's labelled words, and judged on
+the test part (`lmtrace.numerics.probing`). Two splits: by sentence, and "lexical", where no word type of the test part
+occurs in the training part; on layers that the word decides (category, part of speech) the first only says that the
+probe has learned the dictionary.
+
+Next to the accuracy stand its nulls: the majority class (`Record.null`), a control task (a random class per word type),
+the embedding site, and the untrained model.
+
+When it misleads: what can be read is not what the model uses; an untrained model's context mixing already lets a
+probe read neighbours, so compare with step 0; a control accuracy close to the accuracy says that the probe learned
+words by heart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmtrace.errors import ConfigError
+from lmtrace.numerics.codelength import codelength
+from lmtrace.numerics.probing import KINDS, SPLITS, Design, Fit, Kind, SplitName, fit, majority, obstacle
+from lmtrace.numerics.scores import Tally, bootstrap_weights, f1_scores, gain, share
+from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
+from lmtrace.observe.interface import Needs, Signal, Sites, View
+from lmtrace.records.schema import Field, Record
+from lmtrace.text.label_sets import coarsen, layer_of
+from lmtrace.text.panel import LabelLayer, Panel
+
+DEFAULT_LAYERS = ("category", "upos", "role", "frame", "number", "Number", "deprel")
+"""Layers that a probe without `labels` reads, as far as the panel has them; upos only where there is no category."""
+
+LEXICAL_LAYERS = ("category", "upos", "xpos")
+"""Layers that are (nearly) a function of the word type: judged under both splits."""
+
+EMBED = "embed"
+
+
+def _share(metric: str, title: str, meaning: str, null: str = "", better: Literal["up", ""] = "up") -> Field:
+    return Field(metric=metric, title=title, low=0.0, high=1.0, better=better, null=null, meaning=meaning)
+
+
+def _gain(metric: str, title: str, meaning: str) -> Field:
+    return Field(metric=metric, title=title, low=-1.0, high=1.0, better="up", null="no gain: zero", meaning=meaning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Signal):
+    """Linear probes for one or more label layers.
+
+    One instance fits all its layers from one set of statistics per site, which is much cheaper than an instance per layer.
+
+    Parameters
+    ----------
+    labels
+        A layer, several, or none for `DEFAULT_LAYERS`. "role/basic" reads a layer under a coarser label set.
+    kind
+        "ridge", "lda", "logistic" or "mlp"; the last two cost 10 to 1,000 times more.
+    split
+        "sentence", "lexical", or None: both for `LEXICAL_LAYERS`, by sentence for the others.
+    sites
+        "all" or names. Without "embed" there is no gain over it.
+    pair
+        "" reads the word; "head" reads an edge: the word and its syntactic head, side by side.
+    control
+        Whether to fit the control task too, which doubles the cost.
+    bits
+        Whether to measure the description length too; costs about ten logistic fits per site and layer.
+    keep_at
+        Steps whose probes are kept and applied, unchanged, at every later step (metric `transfer`).
+    seed
+        Of splits, control labels and bootstrap; the same at every step.
+    """
+
+    labels: str | tuple[str, ...] | None = None
+    kind: Kind = "ridge"
+    split: SplitName | None = None
+    sites: Sites = "all"
+    pair: Literal["", "head"] = ""
+    control: bool = True
+    bits: bool = False
+    keep_at: tuple[int, ...] = ()
+    seed: int = 0
+
+    name = "probe"
+    cost = "no pass of its own; about 0.2 forwards of the panel with the closed form"
+    source = "Alain and Bengio 2017; Hewitt and Liang 2019 (control task); Voita and Titov 2020 (description length)"
+    fields = (
+        _share("accuracy", "Probe accuracy", "Share of held-out words whose label the probe reads.",
+               "accuracy of the training part's majority class"),
+        _share("macro_f1", "Probe macro-F1", "Mean F1 over the classes with at least 10 test words.",
+               "macro-F1 of the majority class"),
+        _share("f1", "Probe F1 of a class", "F1 of one class; n is its support in the test part.",
+               "F1 of always naming the training part's majority class"),
+        _share("confidence", "Probe confidence", "Mean probability that the probe gives to the right label.",
+               "mean share of the right label in the training part"),
+        _share("control_accuracy", "Control-task accuracy", "The same probe on a random class per word type.",
+               "accuracy of the majority class on the control labels", ""),
+        _gain("selectivity", "Selectivity", "Accuracy minus control-task accuracy."),
+        _gain("gain_over_embed", "Gain over the embedding", "Accuracy minus that at the embedding site, paired by word."),
+        _gain("gain_over_start", "Gain over step 0", "Accuracy minus that of the first measurement, paired by word."),
+        _share("contextual", "Contextual gain", "1 where the gain over the embedding is above 0 with its 95 % interval; "
+               "0 is the verdict 'no contextual gain'.", "", ""),
+        Field(metric="codelength", title="Description length", low=0.0, better="down",
+              null="the uniform code: 1", meaning="Online code of the labels relative to the uniform code."),
+        _share("ceiling", "Ceiling", "The best possible accuracy, from the corpus's oracle.", "", ""),
+        _share("transfer", "Accuracy of a kept probe", "Accuracy here of the probe that was fitted at the step named in "
+               "the split ('sentence@100').", "accuracy of the training part's majority class"),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"probe: kind is {self.kind!r}", f"Choose one of {', '.join(KINDS)}")
+        if self.split is not None and self.split not in SPLITS:
+            raise ConfigError(f"probe: split is {self.split!r}", f"Choose one of {', '.join(SPLITS)}, or None")
+        if self.pair not in ("", "head"):
+            raise ConfigError(f"probe: pair is {self.pair!r}", "Choose '' or 'head'")
+        if self.keep_at and self.kind == "mlp":
+            raise ConfigError("probe: keep_at works with linear probes, kind is 'mlp'", "Choose another kind")
+        for label in self._asked():
+            layer_of(label)
+
+    def _asked(self) -> tuple[str, ...]:
+        return (self.labels,) if isinstance(self.labels, str) else tuple(self.labels or ())
+
+    def layers(self, panel: Panel) -> tuple[str, ...]:
+        """Return the labels that it reads on this panel, in the order of the records."""
+        if self.labels is not None:
+            return self._asked()
+        found = [name for name in DEFAULT_LAYERS if name in panel.layers]
+        return tuple(name for name in found if not (name == "upos" and "category" in found))
+
+    def splits(self, label: str) -> tuple[SplitName, ...]:
+        """Return the splits under which a label is judged."""
+        if self.split is not None:
+            return (self.split,)
+        return ("sentence", "lexical") if layer_of(label) in LEXICAL_LAYERS else ("sentence",)
+
+    def needs(self, panel: Panel) -> Needs:
+        """Return the need of the sites and of the layers."""
+        wanted = tuple(dict.fromkeys(layer_of(label) for label in self.layers(panel)))
+        return Needs(sites=self.sites, labels=wanted, truth=panel.truth is not None)
+
+    def measure(self, view: View) -> Iterator[Record]:
+        """Yield the records of every label, split and site."""
+        labels = self.layers(view.panel)
+        if not labels:
+            reason = f"the panel has none of the layers {', '.join(DEFAULT_LAYERS)}"
+            yield self.record(view, "accuracy", missing=reason)
+            return
+        tasks: list[_Task] = []
+        for label in labels:
+            layer = coarsen(view.labels(layer_of(label)), label)
+            yield from self._ceiling(view, label)
+            for split in self.splits(label):
+                task = _task(view.panel, layer, label, split, self.seed, self.pair)
+                if task.reason:
+                    yield self.record(view, "accuracy", label=label, split=split, missing=task.reason)
+                else:
+                    tasks.append(task)
+        at_embed: dict[_Task, np.ndarray] = {}
+        sites = sorted(view.sites, key=lambda site: site != EMBED) if tasks else []
+        for site in sites:
+            x = view.words(site)
+            bad = ~torch.isfinite(x).all(1)
+            for task in tasks:
+                where = {"site": site, "label": task.label, "split": task.split}
+                if bool(bad[torch.as_tensor(task.rows, device=x.device)].any()):
+                    yield self.record(view, "accuracy", **where, missing="activations that are not finite")
+                    continue
+                correct = yield from self._judge(view, x, task, where, at_embed.get(task))
+                if site == EMBED:
+                    at_embed[task] = correct
+
+    def _judge(self, view: View, x: Tensor, task: _Task, where: dict[str, Any], embed: np.ndarray | None) -> Any:
+        """Yield the records of one task at one site; return how many words it got right per test sentence."""
+        design = self._design(view, x, task)
+        fitted = fit(design, task.codes, task.test, len(task.names), self.kind, self.seed)
+        tally = task.tally(fitted)
+        n = int(tally.total.sum())
+        accuracy, _ = share(tally.correct, tally.total, task.weights)
+        yield self.record(view, "accuracy", accuracy.value, stderr=accuracy.stderr, n=n, null=task.majority, **where)
+        confidence, _ = share(tally.confidence, tally.total, task.weights)
+        yield self.record(view, "confidence", confidence.value, stderr=confidence.stderr, n=n, null=task.prior, **where)
+        yield from self._f1(view, tally, task, where)
+        if self.control:
+            yield from self._control(view, design, tally, task, where)
+        if embed is not None:
+            value, low = gain(tally.correct, embed, tally.total, task.weights)
+            yield self.record(view, "gain_over_embed", value.value, stderr=value.stderr, n=n, null=0.0, **where)
+            yield self.record(view, "contextual", float(low > 0), n=n, **where)
+        start = self._start(view, tally, f"start|{where['site']}|{task.key}")
+        if start is not None:
+            value, _ = gain(tally.correct, start, tally.total, task.weights)
+            yield self.record(view, "gain_over_start", value.value, stderr=value.stderr, n=n, null=0.0, **where)
+        if self.bits:
+            length = codelength(task.inputs(x), task.codes, task.groups, self.seed)
+            reason = {"missing": length.note} if length.ratio is None else {}
+            yield self.record(view, "codelength", length.ratio, n=length.n, null=1.0, **where, **reason)
+        yield from self._transfer(view, design, fitted, task, where)
+        return tally.correct
+
+    def _f1(self, view: View, tally: Tally, task: _Task, where: dict[str, Any]) -> Iterator[Record]:
+        per_class, macro = f1_scores(tally, task.weights, task.names)
+        null = task.f1_null
+        if macro.value is None:
+            yield self.record(view, "macro_f1", **where, missing=macro.note)
+        else:
+            kept = [null[name] for name, f1 in per_class.items() if f1.value is not None]
+            yield self.record(
+                view, "macro_f1", macro.value, stderr=macro.stderr, n=macro.n, null=float(np.mean(kept)), **where
+            )
+        for name, f1 in per_class.items():
+            here = {**where, "label": f"{task.label}={name}"}
+            if f1.value is None:
+                yield self.record(view, "f1", **here, n=f1.n, missing=f1.note)
+            else:
+                yield self.record(view, "f1", f1.value, stderr=f1.stderr, n=f1.n, null=null[name], **here)
+
+    def _control(
+        self, view: View, design: Design, tally: Tally, task: _Task, where: dict[str, Any]
+    ) -> Iterator[Record]:
+        labels = task.control
+        fitted = fit(design, labels, task.test, len(task.names), self.kind, self.seed)
+        right = np.bincount(task.test_group, weights=fitted.predicted == labels[task.test])
+        value, _ = share(right, tally.total, task.weights)
+        n = int(tally.total.sum())
+        null = majority(labels, task.test)
+        yield self.record(view, "control_accuracy", value.value, stderr=value.stderr, n=n, null=null, **where)
+        difference, _ = gain(tally.correct, right, tally.total, task.weights)
+        yield self.record(view, "selectivity", difference.value, stderr=difference.stderr, n=n, null=0.0, **where)
+
+    def _design(self, view: View, x: Tensor, task: _Task) -> Design:
+        """Return the task's rows with their statistics: one per site and set of rows, shared by all instances."""
+        key = ("signals.probe", id(x), self.pair, task.row_key)
+        if key not in view.cache:
+            # x is kept beside the design, so that its id is not given to another tensor meanwhile.
+            view.cache[key] = (x, Design(task.inputs(x), task.test))
+        return view.cache[key][1]
+
+    def _start(self, view: View, tally: Tally, key: str) -> np.ndarray | None:
+        """Return the counts of the first measurement, or None where this is it."""
+        if view.step == 0 or key not in view.memory:
+            if view.step == 0:
+                view.memory[key] = torch.as_tensor(tally.correct)
+            return None
+        return view.memory[key].double().cpu().numpy()
+
+    def _transfer(
+        self, view: View, design: Design, fitted: Fit, task: _Task, where: dict[str, Any]
+    ) -> Iterator[Record]:
+        if not self.keep_at:
+            return
+        test = design.test.double()
+        for step in sorted(s for s in self.keep_at if s < view.step):
+            key = f"kept|{step}|{where['site']}|{task.key}"
+            if f"{key}|weight" not in view.memory:
+                continue
+            weight, bias = (view.memory[f"{key}|{part}"].to(test) for part in ("weight", "bias"))
+            predicted = (test @ weight + bias).argmax(1).cpu().numpy()
+            right = np.bincount(task.test_group, weights=predicted == task.codes[task.test])
+            value, _ = share(right, np.bincount(task.test_group).astype(np.float64), task.weights)
+            here = {**where, "split": f"{task.split}@{step}"}
+            yield self.record(view, "transfer", value.value, stderr=value.stderr, n=value.n, null=task.majority, **here)
+        if view.step in self.keep_at and fitted.linear is not None:
+            weight, bias = fitted.linear.weight, fitted.linear.bias
+            key = f"kept|{view.step}|{where['site']}|{task.key}"
+            view.memory[f"{key}|weight"], view.memory[f"{key}|bias"] = weight.float().cpu(), bias.float().cpu()
+
+    def _ceiling(self, view: View, label: str) -> Iterator[Record]:
+        if view.panel.truth is None or "/" in label:
+            return
+        found = view.truth.ceiling(label)
+        if found is None:
+            return
+        # A causal model has read the words up to this one; the other objectives read the whole sentence.
+        reach = "prefix" if view.panel.objective == "causal" else "sentence"
+        value = getattr(found, reach, found)
+        stderr = getattr(found, f"{reach}_stderr", None)
+        yield self.record(view, "ceiling", float(value), stderr=stderr, label=label, n=view.panel.num_words)
+
+
+_TASKS: WeakKeyDictionary[Panel, dict[tuple[Any, ...], _Task]] = WeakKeyDictionary()
+
+
+def _task(panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str) -> _Task:
+    """Return the task; made once per panel, because it is the same at every step."""
+    known = _TASKS.setdefault(panel, {})
+    key = (label, split, seed, pair)
+    if key not in known:
+        known[key] = _Task(panel, layer, label, split, seed, pair)
+    return known[key]
+
+
+class _Task:
+    """One label layer under one split: which words, which part, which classes. The same at every site and step."""
+
+    def __init__(self, panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str) -> None:
+        self.label, self.split, self.seed, self.pair = label, split, seed, pair
+        self.key = f"{label}|{split}|{pair}"
+        labelled = layer.codes >= 0
+        self.heads = panel.heads
+        self.reason = ""
+        if pair and panel.heads is None:
+            self.reason = "the panel has no syntactic heads"
+            return
+        if pair and panel.heads is not None:
+            side = panel.encoder
+            labelled &= (panel.heads >= 0) & (side.word_first[panel.heads] >= 0)
+        self.rows = np.flatnonzero(labelled)
+        present, self.codes = np.unique(layer.codes[self.rows], return_inverse=True)
+        self.names = tuple(layer.names[i] for i in present)
+        self.groups, self.types = panel.word_sentence[self.rows], panel.word_types[self.rows]
+        if len(self.rows) == 0:
+            self.reason = "no word has a label"
+            return
+        # Drawn over the whole panel, so that all layers are judged on the same sentences or types.
+        whole = (
+            sentence_split(panel.word_sentence, seed) if split == "sentence" else lexical_split(panel.word_types, seed)
+        )
+        self.test = whole[self.rows]
+        self.row_key = hashlib.blake2b(self.rows.tobytes() + self.test.tobytes()).digest()
+        self.reason = obstacle(self.codes, self.test, self.groups, self.names, split)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return [labelled words, d] (twice as wide for edges) of x: [words, d]."""
+        index = torch.as_tensor(self.rows, device=x.device)
+        if not self.pair or self.heads is None:
+            return x[index] if len(self.rows) < len(x) else x
+        return torch.cat([x[index], x[torch.as_tensor(self.heads[self.rows], device=x.device)]], 1)
+
+    def tally(self, fitted: Fit) -> Tally:
+        """Return the counts of a fitted probe on the test words."""
+        return Tally.of(
+            self.codes[self.test], fitted.predicted, fitted.probability, self.groups[self.test], len(self.names)
+        )
+
+    @cached_property
+    def test_group(self) -> np.ndarray:
+        """Return [test words]: index of the sentence among those of the test part."""
+        return np.unique(self.groups[self.test], return_inverse=True)[1]
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Return the bootstrap's draws."""
+        return bootstrap_weights(int(self.test_group.max()) + 1, self.seed)
+
+    @cached_property
+    def control(self) -> np.ndarray:
+        """Return the labels of the control task."""
+        return control_labels(self.codes, self.types, len(self.names), self.seed)
+
+    @cached_property
+    def majority(self) -> float:
+        """Return the accuracy of the majority class."""
+        return majority(self.codes, self.test)
+
+    @cached_property
+    def prior(self) -> float:
+        """Return the mean training share of the right class over the test words."""
+        share_of = np.bincount(self.codes[~self.test], minlength=len(self.names)) / (~self.test).sum()
+        return float(share_of[self.codes[self.test]].mean())
+
+    @cached_property
+    def f1_null(self) -> dict[str, float]:
+        """Return the F1 of always naming the majority class: 2 p / (1 + p) for that class, 0 for the others."""
+        most = int(np.bincount(self.codes[~self.test]).argmax())
+        p = self.majority
+        return {name: 2 * p / (1 + p) if i == most else 0.0 for i, name in enumerate(self.names)}

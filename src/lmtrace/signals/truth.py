@@ -1,0 +1,201 @@
+"""How far the model is from the exact law of the language, and in which way.
+
+With p the oracle's law, q the model's, y the right token, all per position and then averaged per label value:
+
+- kl = sum p log(p / q); its expectation is the loss minus the loss of the oracle;
+- excess = -log q(y) + log p(y): the same quantity on the tokens that came, noisier, and what the loss curve shows;
+- illegal mass = sum of q over tokens that p forbids here;
+- the chain rule splits kl exactly: structural (between categories of tokens) + lexical (which token of the category).
+
+When it misleads: excess may be negative on a finite panel within its standard error; below that the model has seen
+the panel. Forms of several categories are one category of their own in the structural part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmtrace.errors import DataError
+from lmtrace.numerics.clustered import grouped_means
+from lmtrace.observe.interface import Batch, Needs, Signal, View
+from lmtrace.records.schema import Field, Record
+from lmtrace.text.panel import LabelLayer, Panel
+
+NULL = "the uniform law over the vocabulary"
+ROUNDING = 1e-5
+"""A mean KL is not negative; float32 log-probabilities may make it so by less than this."""
+
+
+def divergence(p: Tensor, log_q: Tensor) -> Tensor:
+    """Return [n] KL(p || q) = sum p (log p - log q) in nats.
+
+    Parameters
+    ----------
+    p : [n, tokens]
+        Probabilities.
+    log_q : [n, tokens]
+        Log-probabilities; where p is zero they do not matter.
+    """
+    # Where p is zero, 0 * (-inf) would be NaN.
+    return (torch.special.xlogy(p, p) - torch.where(p > 0, p * log_q, 0.0)).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth(Signal):
+    """KL from the exact law, excess over the floor, illegal mass, structural share.
+
+    Parameters
+    ----------
+    layers
+        Label layers to break it down by; None takes those with at most `max_values` values.
+    max_values, min_count
+        As in `Output`.
+    """
+
+    layers: tuple[str, ...] | None = None
+    max_values: int = 32
+    min_count: int = 5
+
+    name = "truth"
+    fields = (
+        Field(metric="kl", title="KL from the exact law", unit="nats", low=0.0, better="down", null=NULL,
+              meaning="Nats per token that the model loses against the grammar itself."),
+        Field(metric="excess", title="Excess loss over the floor", unit="nats", better="down", null=NULL,
+              meaning="Loss minus the oracle's loss on the same tokens."),
+        Field(metric="illegal_mass", title="Illegal mass", low=0.0, high=1.0, better="down", null=NULL,
+              meaning="Probability on tokens that the grammar forbids at this place."),
+        Field(metric="structural_share", title="Structural share of the KL", low=0.0, high=1.0, null=NULL,
+              meaning="Part of the KL that lies between categories, not within one."),
+        Field(metric="floor", title="Floor of the loss", unit="nats", low=0.0,
+              meaning="Loss of the oracle on the panel: no model can be lower but by chance."),
+    )  # fmt: skip
+    cost = "about two passes over the logits, and one over the tokens that the law allows"
+    source = "chain rule of relative entropy (Cover and Thomas 2006, theorem 2.5.3)"
+
+    def needs(self, panel: Panel) -> Needs:
+        """Logits, the exact law and the layers, where there is a law."""
+        if panel.truth is None:
+            return Needs()
+        return Needs(logits=True, truth=True, labels=tuple(self.layers or self._layers(panel)))
+
+    def _layers(self, panel: Panel) -> list[str]:
+        return [name for name in panel.layers if len(panel.labels(name).names) <= self.max_values]
+
+    def reduce(self, batch: Batch) -> dict[str, Tensor]:
+        """Reduce to KL, its structural part and the illegal mass per prediction."""
+        truth, log_probs = batch.panel.truth, batch.log_probs
+        if truth is None:
+            raise DataError(f"the panel has no exact law: {batch.panel.truth_reason}")
+        index, width = batch.index.cpu().numpy(), log_probs.shape[1]
+        tokens, law = (torch.as_tensor(a, device=log_probs.device) for a in truth.sparse.padded(index))
+        if tokens.numel() and int(tokens.max()) >= width:
+            raise DataError(f"the model has {width} logits, but the language has a word with id {int(tokens.max())}")
+        log_q = log_probs.gather(1, tokens).double()
+        result = {
+            "kl": divergence(law, log_q),
+            "illegal": (1.0 - torch.where(law > 0, log_q.exp(), 0.0).sum(1)).clamp(min=0.0),
+            "loss": -log_probs.gather(1, batch.targets[:, None])[:, 0].double(),
+            "vocabulary": torch.full((len(index),), width, device=log_probs.device),
+        }
+        groups = group_matrix(batch.panel, width)
+        if groups is not None:
+            # Which groups a token is in does not change: group masses of the law are sums over its few allowed tokens.
+            of_token = torch.as_tensor(groups.argmax(1), device=log_probs.device)
+            law_group = law.new_zeros((len(index), groups.shape[1])).scatter_add_(1, of_token[tokens], law)
+            mass = log_probs.exp() @ torch.as_tensor(groups, device=log_probs.device)
+            uniform = torch.as_tensor(groups.mean(0), device=log_probs.device).double()
+            result["structural"] = divergence(law_group, mass.double().log())
+            result["structural_uniform"] = divergence(law_group, uniform.log().expand_as(law_group))
+        return result
+
+    def measure(self, view: View) -> Iterator[Record]:
+        """Yield the records of all predictions, then of every layer's values."""
+        panel = view.panel
+        if panel.truth is None:
+            yield self.record(view, "kl", missing=panel.truth_reason)
+            return
+        reduced = {k: v.cpu().numpy() for k, v in view.reduced().items()}
+        truth, uniform = view.truth, np.log(reduced["vocabulary"])
+        columns = {
+            "kl": (reduced["kl"], uniform - truth.entropy),
+            "excess": (reduced["loss"] - truth.surprisal, uniform - truth.surprisal),
+            "illegal_mass": (reduced["illegal"], 1 - np.diff(truth.sparse.offsets) / reduced["vocabulary"]),
+        }
+        reduced["kl_uniform"] = columns["kl"][1]
+        floor = truth.floor
+        yield self.record(view, "floor", floor.value, stderr=floor.stderr, n=floor.n)
+        parts = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]
+        for name in self.needs(panel).labels:
+            layer = view.labels(name)
+            parts.append(LabelLayer(name, panel.prediction_codes(name), layer.names))
+        if panel.lexicon is not None and panel.lexicon.source == "oracle":
+            parts.append(LabelLayer("token_category", panel.lexicon.gold, panel.lexicon.names))
+        for layer in parts:
+            yield from self._layer(view, layer, columns, reduced)
+
+    def _layer(
+        self,
+        view: View,
+        layer: LabelLayer,
+        columns: dict[str, tuple[np.ndarray, np.ndarray]],
+        reduced: dict[str, np.ndarray],
+    ) -> Iterator[Record]:
+        sentence, num = view.panel.predictions.sentence, len(layer.names)
+        means = grouped_means(np.column_stack([v for v, _ in columns.values()]), layer.codes, sentence, num)
+        nulls = grouped_means(np.column_stack([u for _, u in columns.values()]), layer.codes, sentence, num)
+        for g, value in enumerate(layer.names):
+            label = f"{layer.name}={value}" if layer.name else None
+            n = int(means.n[g])
+            if n < self.min_count:
+                if n:
+                    reason = f"{value or 'the panel'} has {n} predictions, fewer than {self.min_count}"
+                    yield self.record(view, "kl", label=label, n=n, missing=reason)
+                continue
+            for i, metric in enumerate(columns):
+                number, stderr = float(means.mean[g, i]), float(means.stderr[g, i])
+                if metric == "kl" and -ROUNDING < number < 0:
+                    number = 0.0
+                if not math.isfinite(number):
+                    yield self.record(view, metric, label=label, n=n, missing=f"the model's {metric} is {number}")
+                    continue
+                yield self.record(
+                    view, metric, number, label=label, n=n, null=float(nulls.mean[g, i]),
+                    stderr=stderr if math.isfinite(stderr) else None,
+                )  # fmt: skip
+            if "structural" in reduced:
+                yield self._share(view, label, layer.codes == g, reduced)
+
+    def _share(self, view: View, label: str | None, rows: np.ndarray, reduced: dict[str, np.ndarray]) -> Record:
+        """Return the structural share: a ratio of sums, its standard error by linearisation."""
+        part, whole, n = reduced["structural"][rows], reduced["kl"][rows], int(rows.sum())
+        if not (math.isfinite(whole.sum() + part.sum()) and whole.mean() > ROUNDING):
+            return self.record(
+                view, "structural_share", label=label, n=n, missing="the KL is zero to rounding, or not finite"
+            )
+        share = float(np.clip(part.sum() / whole.sum(), 0.0, 1.0))
+        sentence = view.panel.predictions.sentence[rows]
+        residual = grouped_means((part - share * whole)[:, None], np.zeros(n), sentence, 1)
+        stderr = float(residual.stderr[0, 0] / whole.mean())
+        null = reduced["structural_uniform"][rows].sum() / max(reduced["kl_uniform"][rows].sum(), 1e-300)
+        return self.record(
+            view, "structural_share", share, label=label, n=n, null=float(np.clip(null, 0.0, 1.0)),
+            stderr=stderr if math.isfinite(stderr) else None,
+        )  # fmt: skip
+
+
+def group_matrix(panel: Panel, width: int) -> np.ndarray | None:
+    """Return [logits, categories + 1] one-hot float32: the last group is for tokens without one category."""
+    lexicon = panel.lexicon
+    if lexicon is None or lexicon.source != "oracle":
+        return None
+    groups = np.zeros((width, len(lexicon.names) + 1), np.float32)
+    size = min(width, len(lexicon.weights))
+    groups[:size, :-1] = lexicon.weights[:size]
+    groups[:, -1] = 1.0 - groups[:, :-1].sum(1)
+    return groups

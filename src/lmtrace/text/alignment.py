@@ -1,0 +1,121 @@
+"""Words to subword tokens, through the character offsets of the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmtrace.errors import DataError
+from lmtrace.text.sentences import AnnotatedSentence
+from lmtrace.text.tokenizer import WordTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The token ids of one sentence, without special tokens, and how words reach them.
+
+    Attributes
+    ----------
+    ids : [tokens]
+        int64.
+    first, last : [words]
+        First and last token that shares a character with the word; -1 where none does.
+    owner : [tokens]
+        The word in which the token begins (leading spaces aside); -1 for tokens outside of all words.
+    """
+
+    ids: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    owner: np.ndarray
+
+    @property
+    def opens_word(self) -> np.ndarray:
+        """Return [tokens] bool: the token is the first one that its word owns."""
+        opens = self.owner >= 0
+        opens[1:] &= self.owner[1:] != self.owner[:-1]
+        return opens
+
+
+def align(spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> tuple[np.ndarray, ...]:
+    """Return (first [words], last [words], owner [tokens]) from character spans of words and of tokens.
+
+    Both must be in reading order. A token without characters (an added space mark) belongs to no word.
+
+    Examples
+    --------
+    >>> first, last, owner = align([(0, 3), (4, 7)], [(0, 2), (2, 3), (3, 7)])
+    >>> first.tolist(), last.tolist(), owner.tolist()
+    ([0, 2], [1, 2], [0, 0, 1])
+    """
+    words = np.asarray(spans, np.int64).reshape(-1, 2)
+    tokens = np.asarray(offsets, np.int64).reshape(-1, 2)
+    owner = np.full(len(tokens), -1, np.int64)
+    real = np.flatnonzero(tokens[:, 1] > tokens[:, 0])
+    if not len(real) or not len(words):
+        none = np.full(len(words), -1, np.int64)
+        return none, none.copy(), owner
+    start, end = tokens[real].T
+    first = np.searchsorted(end, words[:, 0], side="right")
+    last = np.searchsorted(start, words[:, 1], side="left") - 1
+    found = first <= last
+    word = np.searchsorted(words[:, 1], start, side="right")
+    inside = word < len(words)
+    inside[inside] &= words[word[inside], 0] < end[inside]
+    # Words of a fused form share a span: searchsorted gives the first of them.
+    owner[real[inside]] = word[inside]
+    safe_first, safe_last = np.minimum(first, len(real) - 1), np.clip(last, 0, None)
+    return np.where(found, real[safe_first], -1), np.where(found, real[safe_last], -1), owner
+
+
+def encode(sentences: Sequence[AnnotatedSentence], tokenizer: Any, chunk: int = 1024) -> list[Encoding]:
+    """Return the encoding of every sentence, without special tokens.
+
+    Parameters
+    ----------
+    tokenizer
+        A `WordTokenizer` (one token per word), or any Hugging Face fast tokenizer (it reads `sentence.text`).
+
+    Raises
+    ------
+    DataError
+        Where the tokenizer has no character offsets.
+    """
+    if isinstance(tokenizer, WordTokenizer):
+        return [_word_encoding(np.asarray(tokenizer.encode(s.tokens), np.int64)) for s in sentences]
+    if not callable(tokenizer) or not getattr(tokenizer, "is_fast", False):
+        raise DataError(
+            f"the tokenizer {type(tokenizer).__name__} gives no character offsets, which align words with its tokens",
+            "Load a fast tokenizer (AutoTokenizer does by default) or use lmtrace.WordTokenizer",
+        )
+    result = []
+    for at in range(0, len(sentences), chunk):
+        part = sentences[at : at + chunk]
+        encoded: Any = tokenizer(
+            [s.text for s in part],
+            add_special_tokens=False,
+            padding=False,
+            truncation=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        for sentence, ids, offsets in zip(part, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            first, last, owner = align(sentence.spans, offsets)
+            result.append(Encoding(np.asarray(ids, np.int64).reshape(-1), first, last, owner))
+    return result
+
+
+def _word_encoding(ids: np.ndarray) -> Encoding:
+    rows = np.arange(len(ids))
+    return Encoding(ids, rows, rows, rows)
+
+
+def coverage(encodings: Sequence[Encoding]) -> float:
+    """Return the share of words that reach at least one token; 1.0 for no words at all."""
+    words = sum(len(e.first) for e in encodings)
+    return sum(int((e.first >= 0).sum()) for e in encodings) / words if words else 1.0

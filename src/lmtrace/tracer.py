@@ -1,0 +1,310 @@
+"""The tracer: attaches to a training loop, measures when it is due, writes what it finds, and disturbs nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmtrace.errors import ConfigError, TraceError
+from lmtrace.instrument import Instrument
+from lmtrace.observe.forward import Forward
+from lmtrace.observe.interface import Signal
+from lmtrace.provenance import run_header
+from lmtrace.records.schema import Record
+from lmtrace.records.store import RunWriter
+from lmtrace.schedule import Schedule
+from lmtrace.signals import resolve
+from lmtrace.text.panel import Panel
+
+logger = logging.getLogger(__name__)
+
+
+class StopRule(Protocol):
+    """Decides, from the records so far, whether training has converged; see `lmtrace.analysis.convergence`."""
+
+    def update(self, step: int, records: Sequence[Record]) -> Any:
+        """Take in one measurement; return a decision (with `.reason`) at which training should stop, or None."""
+        ...
+
+
+class Tracer:
+    """Measures a model while it trains.
+
+    Parameters
+    ----------
+    model
+        Any `torch.nn.Module`; used as it is, never wrapped.
+    panel
+        What the model is asked to read at every measurement.
+    signals
+        A preset ("light", "standard", "full"), names, or `Signal` objects.
+    every
+        Optimizer steps between measurements, a list of steps, or a `Schedule`. Step 0 and the last step are always measured.
+    run
+        Folder of the run.
+    optimizer
+        Read for the learning rate and by signals that look at its state.
+    budget
+        Largest share of the time that measuring may take (0.03), or None for no limit.
+    stop
+        A stop rule; `should_stop` turns true when it fires.
+    on_error
+        "disable" (training never dies of a signal) or "raise".
+    forward
+        (model, inputs) -> logits, where the model is not called as Hugging Face models are.
+    sites
+        Paths of blocks and final norm, where they are not found by themselves.
+    seed
+        Of everything that the signals draw.
+    data
+        What the run's header should say of the training data; "floor_nats" draws the floor of the loss.
+    resume
+        True to go on with the run in the folder; `start_step` then says from which step.
+    overwrite
+        Replace a run that is already there.
+
+    Attributes
+    ----------
+    should_stop
+        True once the stop rule has fired.
+    last_step
+        None, or the step at which training ends: every signal is measured there, whatever its stride.
+
+    Examples
+    --------
+    >>> with Tracer(model, panel, every=100, run="runs/first") as tracer:  # doctest: +SKIP
+    ...     for batch in loader:
+    ...         loss = train_step(batch)
+    ...         tracer.step(loss=loss)
+
+    Notes
+    -----
+    The constructor has many parameters because it is the one place where a user says what is wanted; each is one
+    independent decision with a default.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        panel: Panel,
+        *,
+        run: str | Path,
+        signals: str | Sequence[str | Signal] = "standard",
+        every: int | Sequence[int] | Schedule = 100,
+        optimizer: torch.optim.Optimizer | None = None,
+        budget: float | None = None,
+        stop: StopRule | None = None,
+        on_error: Literal["disable", "raise"] = "disable",
+        forward: Forward | None = None,
+        sites: Mapping[str, str] | None = None,
+        seed: int = 0,
+        data: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        start_step: int = 0,
+        overwrite: bool = False,
+    ) -> None:
+        if on_error not in ("disable", "raise"):
+            raise ConfigError(f'on_error must be "disable" or "raise", got {on_error!r}')
+        if budget is not None and not 0 < budget < 1:
+            raise ConfigError(f"budget is a share of the time between 0 and 1, got {budget}")
+        self.instrument = Instrument(
+            model, panel, resolve(signals), optimizer, forward, sites, seed=seed, on_error=on_error
+        )
+        self.schedule = Schedule.of(every)
+        self.folder = Path(run)
+        self.optimizer, self.budget, self.stop, self.on_error = optimizer, budget, stop, on_error
+        self.data, self.resume, self.overwrite = dict(data or {}), resume, overwrite
+        self.current_step, self.tokens_seen = start_step, 0
+        self.should_stop = False
+        self.last_step: int | None = None
+        self._writer: RunWriter | None = None
+        self._count = 0
+        self._measured: int | None = None
+        self._pending: list[tuple[str, int, Tensor | float]] = []
+        self._started = self._measuring = 0.0
+        self._watch: Any = None
+        self._alerted = False
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Tracer:
+        """Create the run and measure the model as it is: step 0, the first null of every curve."""
+        if is_main_process():
+            if self.resume and self.folder.exists():
+                self._writer = RunWriter.resume(self.folder, self.current_step, self._header())
+                self._continue_from(self._writer)
+            else:
+                self._writer = RunWriter.create(self.folder, self._header(), overwrite=self.overwrite)
+        self._started = time.perf_counter()
+        if self.instrument.wants_train_batch:
+            self._watch = self.instrument.model.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
+        if self._measured is None:
+            try:
+                self._measure()
+            except BaseException:
+                self._close("crashed")
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Measure the last step, where that was not just done, and close the run."""
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
+        if kind is None and self._measured != self.current_step:
+            self._guarded(self._measure)
+        if kind is None:
+            self._close("stopped early" if self.should_stop else "finished")
+        else:
+            self._close("crashed")
+
+    def _close(self, status: Any) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            self._guarded(lambda: self._flush_scalars(writer))
+            self._guarded(lambda: writer.finish(status))
+
+    # -- one step -------------------------------------------------------------------------------------------------------
+
+    def step(self, loss: Tensor | float | None = None, *, tokens: int | None = None, **scalars: float) -> None:
+        """Tell the tracer that the optimizer has made a step.
+
+        Parameters
+        ----------
+        loss
+            Training loss of the step (nats); kept as it is and read only when it is written, so nothing synchronises.
+        tokens
+            Number of tokens of the step.
+        scalars
+            Anything else worth a curve (`grad_norm=...`).
+        """
+        self.current_step += 1
+        self.tokens_seen += tokens or 0
+        if loss is not None:
+            self._pending.append(("loss", self.current_step, loss.detach() if isinstance(loss, Tensor) else loss))
+        if self.optimizer is not None:
+            self._pending.append(("learning_rate", self.current_step, float(self.optimizer.param_groups[0]["lr"])))
+        for name, value in scalars.items():
+            self._pending.append((name, self.current_step, value))
+        if self.schedule.due(self.current_step) and self._within_budget():
+            self._guarded(self._measure)
+
+    def _within_budget(self) -> bool:
+        """Return whether one more measurement of the cost seen so far keeps to the share that was asked for."""
+        if self.budget is None or self._count == 0:
+            return True
+        passed = time.perf_counter() - self._started
+        typical = self._measuring / self._count
+        return self._measuring + typical <= self.budget * (passed + typical)
+
+    def _measure(self) -> None:
+        start = time.perf_counter()
+        step = self.current_step
+        chosen = [
+            i
+            for i, signal in enumerate(self.instrument.signals)
+            if step == self.last_step or self.schedule.signal_due(signal.name, signal.stride, self._count)
+        ]
+        records = self.instrument.measure(step, chosen)
+        self._measured, self._count = step, self._count + 1
+        if self._writer is not None:
+            self._flush_scalars(self._writer)
+            self._writer.write(
+                step,
+                records,
+                tokens_seen=self.tokens_seen,
+                wall_time=start - self._started - self._measuring,
+                memory=self._memories(),
+            )
+            for kind, text, data in self.instrument.notes:
+                self._writer.event(step, kind, text, data)
+        self._measuring += time.perf_counter() - start
+        if self.stop is not None and not self.should_stop:
+            decision = self.stop.update(step, records)
+            if decision and self._writer is not None:
+                self._writer.event(step, "stop", str(getattr(decision, "reason", decision)), {})
+            self.should_stop = bool(decision) and not getattr(self.stop, "watch_only", False)
+
+    def checkpoint(self) -> None:
+        """Tell that the training state after the current step was saved, so that a resume from it is exact."""
+        writer = self._writer
+        if writer is not None:
+            self._guarded(lambda: self._flush_scalars(writer))
+            self._guarded(lambda: writer.checkpoint(self.current_step))
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Run the tracer's own work; where it fails and training should go on, say so and stop measuring."""
+        try:
+            action()
+        except (TraceError, OSError, RuntimeError, ValueError) as error:
+            if self.on_error == "raise" or self._count == 0:
+                raise
+            logger.error("measuring has stopped, training goes on: %s", error)
+            self.schedule = Schedule(every=0)
+            self._measured = self.current_step
+
+    # -- details --------------------------------------------------------------------------------------------------------
+
+    def _flush_scalars(self, writer: RunWriter) -> None:
+        pending, self._pending = self._pending, []
+        tensors = [value for _, _, value in pending if isinstance(value, Tensor)]
+        numbers = iter(torch.stack([t.float().reshape(()) for t in tensors]).cpu().tolist() if tensors else [])
+        by_name: dict[str, tuple[list[int], list[float]]] = {}
+        for name, step, value in pending:
+            number = next(numbers) if isinstance(value, Tensor) else float(value)
+            steps, values = by_name.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(number)
+            if name == "loss" and not math.isfinite(number) and not self._alerted:
+                self._alerted = True
+                writer.event(step, "alert", f"the training loss is {number} at step {step}", {"kind": "non-finite loss"})
+        for name, (steps, values) in by_name.items():
+            writer.write_scalars(name, steps, values)
+
+    def _keep_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Remember the arguments of the last training forward, by reference."""
+        if module.training and torch.is_grad_enabled():
+            self.instrument.train_batches[:] = [dict(kwargs)] if kwargs else [{"input_ids": args[0]}] if args else []
+
+    def _memories(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return what the signals want back after a resume."""
+        return {
+            f"{i}.{self.instrument.signals[i].name}": {k: v.detach().cpu().numpy() for k, v in memory.items()}
+            for i, memory in self.instrument.memories.items()
+            if memory
+        }
+
+    def _continue_from(self, writer: RunWriter) -> None:
+        """Take up the measurements that the run already has: their number, the last one, the signals' memories."""
+        done = writer.steps
+        self._count = len(done)
+        self._measured = done[-1] if done else None
+        saved = writer.read_memory(self.current_step) if done else {}
+        for i, signal in enumerate(self.instrument.signals):
+            named = saved.get(f"{i}.{signal.name}", {})
+            self.instrument.memories[i] = {k: torch.as_tensor(v) for k, v in named.items()}
+
+    def _header(self) -> Any:
+        return run_header(
+            self.folder.name,
+            self.instrument,
+            data=self.data,
+            settings={"every": str(self.schedule), "budget": self.budget, "on_error": self.on_error},
+        )
+
+
+def is_main_process() -> bool:
+    """Return whether this process writes: rank 0, or the only one."""
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

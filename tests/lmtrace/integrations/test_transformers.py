@@ -1,0 +1,110 @@
+"""The Hugging Face Trainer: the loss that is recorded, bit-identity, accumulation, stopping, resume."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from lmtrace_helpers import tiny
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+import lmtrace
+from lmtrace.jobs.data import Collator, training_rows
+
+
+class Losses(TrainerCallback):
+    def __init__(self):
+        self.values = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.values.append(logs["loss"])
+
+
+def run_trainer(style, tokenizer, sentences, folder, callbacks, *, steps=6, accumulate=1, **more):
+    objective = {"bert": "masked", "t5": "seq2seq"}.get(style, "causal")
+    model = tiny(style, tokenizer)
+    losses = Losses()
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder), max_steps=steps, per_device_train_batch_size=8,
+            gradient_accumulation_steps=accumulate, learning_rate=1e-2, logging_steps=1, report_to=[],
+            disable_tqdm=True, use_cpu=True, seed=3, save_strategy=more.pop("save_strategy", "no"),
+            dataloader_pin_memory=False, **more,
+        ),
+        train_dataset=training_rows(sentences, tokenizer, objective, 32),
+        data_collator=Collator(tokenizer, objective),
+        callbacks=[losses, *callbacks],
+    )  # fmt: skip
+    return trainer, losses
+
+
+def finish(trainer, **settings):
+    trainer.train(**settings)
+    weights = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    state = [v for entry in trainer.optimizer.state_dict()["state"].values() for v in entry.values()]
+    return weights, state
+
+
+@pytest.mark.parametrize(("style", "accumulate"), [("gpt2", 1), ("gpt2", 3), ("bert", 1), ("t5", 1)])
+def test_weights_and_optimizer_are_bit_identical(style, accumulate, tokenizer, sentences, panel, tmp_path):
+    plain, _ = run_trainer(style, tokenizer, sentences, tmp_path / "a", [], accumulate=accumulate)
+    callback = lmtrace.TraceCallback(panel, run=tmp_path / "run", every=2, signals="full")
+    traced, _ = run_trainer(style, tokenizer, sentences, tmp_path / "b", [callback], accumulate=accumulate)
+    (weights, state), (weights2, state2) = finish(plain), finish(traced)
+    assert all(torch.equal(weights[k], weights2[k]) for k in weights)
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(state, state2, strict=True))
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in traced.model.modules()]
+    assert sum(hooks) == 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_recorded_loss_is_the_trainers_own(accumulate, tokenizer, sentences, panel, tmp_path):
+    callback = lmtrace.TraceCallback(panel, run=tmp_path / "run", every=100, signals="pairs")
+    trainer, losses = run_trainer("gpt2", tokenizer, sentences, tmp_path, [callback], accumulate=accumulate)
+    trainer.train()
+    run = lmtrace.open_run(tmp_path / "run")
+    steps, values = run.scalars("loss")
+    assert list(steps) == [1, 2, 3, 4, 5, 6]
+    assert np.allclose(values, losses.values, atol=2e-4)
+    assert run.steps.tolist() == [0, 6]
+    assert len(run.scalars("learning_rate")[0]) == 6
+
+
+def test_a_stop_rule_stops_the_trainer(tokenizer, sentences, panel, tmp_path):
+    class Rule:
+        def update(self, step, records):
+            return "enough" if step >= 2 else None
+
+    callback = lmtrace.TraceCallback(panel, run=tmp_path / "run", every=1, signals="pairs", stop=Rule())
+    trainer, _ = run_trainer("gpt2", tokenizer, sentences, tmp_path, [callback])
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert lmtrace.open_run(tmp_path / "run").header.status == "stopped early"
+
+
+def test_resume_from_a_checkpoint_goes_on_with_the_run(tokenizer, sentences, panel, tmp_path):
+    def callback(name):
+        return lmtrace.TraceCallback(panel, run=tmp_path / name, every=1, signals="output,dimension,curvature")
+
+    whole, _ = run_trainer("gpt2", tokenizer, sentences, tmp_path / "w", [callback("whole")], steps=6)
+    whole.train()
+    settings = {"save_strategy": "steps", "save_steps": 3}
+    first, _ = run_trainer("gpt2", tokenizer, sentences, tmp_path / "p", [callback("parts")], steps=6, **settings)
+
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 4
+
+    first.add_callback(Interrupt())
+    first.train()
+    second, _ = run_trainer("gpt2", tokenizer, sentences, tmp_path / "p", [callback("parts")], steps=6, **settings)
+    second.train(resume_from_checkpoint=str(tmp_path / "p" / "checkpoint-3"))
+    a, b = lmtrace.open_run(tmp_path / "whole"), lmtrace.open_run(tmp_path / "parts")
+    assert a.steps.tolist() == b.steps.tolist() == list(range(7))
+    assert np.allclose(a.scalars("loss")[1], b.scalars("loss")[1], atol=1e-6)
+    for key in a.keys():
+        if key.signal != "cost":
+            x, y = (run.series(signal=key.signal, metric=key.metric, label=key.label, split=key.split) for run in (a, b))
+            np.testing.assert_allclose(x.values, y.values, rtol=1e-6, atol=1e-9, err_msg=str(key))

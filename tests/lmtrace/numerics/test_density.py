@@ -1,0 +1,77 @@
+"""Spectral densities against laws that are known exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import wasserstein_distance
+
+from lmtrace.numerics.density import (
+    density_of,
+    quadrature,
+    shape_of_density,
+    shape_of_eigenvalues,
+    trace_of_density,
+)
+from lmtrace.numerics.hessian import hessian_density
+from reference.curvature import marchenko_pastur, quadratic
+
+
+def test_marchenko_pastur():
+    n, d = 4000, 1000
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    w = torch.zeros(d, requires_grad=True)
+    density = hessian_density(lambda: 0.5 * ((x @ w) ** 2).mean(), [w])
+    law = marchenko_pastur(d / n, 4000)
+    assert wasserstein_distance(density.nodes, law, density.weights) < 0.03
+    assert wasserstein_distance(density.grid, law, density.density) < 0.03
+    assert density.nodes.min() == pytest.approx(0.25, abs=0.02)
+    assert density.nodes.max() == pytest.approx(2.25, abs=0.03)
+    assert density.weights @ density.nodes**2 == pytest.approx(1.25, abs=0.06)  # its standard error is .02
+    assert np.trapezoid(density.density, density.grid) == pytest.approx(1.0, abs=1e-9)
+    assert density.weights.sum() == pytest.approx(1.0)
+
+
+def test_moments_are_exact_in_expectation_and_the_quadrature_is_exact_when_the_space_is_exhausted():
+    values = torch.tensor([-2.0, -0.5, 0.0, 1.0, 1.0, 4.0], dtype=torch.float64)
+    a = torch.diag(values)
+    nodes, weights = quadrature(lambda v: a @ v, 6, 400, 6, torch.Generator().manual_seed(0), torch.float64)
+    live = nodes[weights > 1e-12]
+    assert all(np.min(np.abs(live[:, None] - values.numpy()), axis=1) < 1e-6)
+    density = density_of(nodes, weights, 6, width=0.01)
+    assert trace_of_density(density) == pytest.approx(3.5, abs=0.5)
+    for value, share in ((-2.0, 1 / 6), (1.0, 2 / 6)):
+        assert density.weights[np.abs(density.nodes - value) < 1e-6].sum() == pytest.approx(share, abs=0.05)
+
+
+def test_shape_of_a_list_by_hand():
+    shape = shape_of_eigenvalues(np.array([5.0, 3.0, -1.0, 1.0]))
+    p = np.array([0.5, 0.3, 0.1, 0.1])
+    assert shape.entropy_rank == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+    assert shape.rank_95 == 4
+    assert shape.condition_number == pytest.approx(5.0)
+    assert shape.negative_mass == pytest.approx(0.1)
+    assert shape.num_negative == 1
+    assert shape_of_eigenvalues(np.array([1.0, 0.0])).rank_95 == 1
+    assert shape_of_eigenvalues(np.zeros(3)) is None
+
+
+def test_decay_recovers_a_power_law():
+    shape = shape_of_eigenvalues(np.arange(1, 3000) ** -1.3)
+    assert shape.decay == pytest.approx(1.3, rel=1e-6)
+
+
+def test_shape_of_a_density_is_that_of_all_eigenvalues():
+    generator = torch.Generator().manual_seed(1)
+    values = torch.cat([torch.linspace(-1, 2, 280, dtype=torch.float64), torch.tensor([10.0, 12.0, 20.0, 25.0, -9.0])])
+    q, _ = torch.linalg.qr(torch.randn(len(values), len(values), dtype=torch.float64, generator=generator))
+    loss, params = quadratic(q @ torch.diag(values) @ q.T)
+    density = hessian_density(loss, params, num_probes=60, num_steps=60)
+    exact, estimated = shape_of_eigenvalues(values.numpy()), shape_of_density(density)
+    assert estimated.entropy_rank == pytest.approx(exact.entropy_rank, rel=0.05)
+    assert estimated.rank_95 == pytest.approx(exact.rank_95, rel=0.05)
+    assert estimated.negative_mass == pytest.approx(exact.negative_mass, abs=0.03)
+    assert estimated.num_negative == pytest.approx(exact.num_negative, rel=0.1)
+    assert estimated.decay == pytest.approx(exact.decay, abs=0.15)
+    assert trace_of_density(density) == pytest.approx(float(values.sum()), rel=0.1)

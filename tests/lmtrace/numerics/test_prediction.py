@@ -1,0 +1,70 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lmtrace.numerics.prediction import (
+    calibrated_ece,
+    calibration_terms,
+    corpus_bleu,
+    distribution_entropy,
+    target_rank,
+)
+
+
+def test_rank_breaks_ties_by_the_smaller_id():
+    law = torch.tensor([[0.2, 0.3, 0.3, 0.2]]).log().expand(4, 4)
+    assert target_rank(law, torch.arange(4)).tolist() == [2, 0, 1, 3]
+
+
+def test_entropy_of_uniform_and_certain_laws():
+    law = torch.tensor([[0.25] * 4, [1.0, 0.0, 0.0, 0.0]]).log()
+    assert distribution_entropy(law).tolist() == pytest.approx([math.log(4), 0.0])
+
+
+def test_calibration_equals_the_textbook_sum_over_bins():
+    rng = np.random.default_rng(0)
+    confidence, correct = rng.random(400), rng.integers(0, 2, 400).astype(float)
+    codes = rng.integers(0, 3, 400)
+    terms = calibration_terms(correct, confidence, codes, bins=10)
+    for group in range(3):
+        expected = 0.0
+        rows = codes == group
+        for b in range(10):
+            inside = rows & (confidence >= b / 10) & (confidence < (b + 1) / 10)
+            if inside.any():
+                expected += inside.sum() / rows.sum() * abs(correct[inside].mean() - confidence[inside].mean())
+        assert terms[rows].mean() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.statistical
+def test_the_null_is_what_a_calibrated_model_shows():
+    rng = np.random.default_rng(1)
+    confidence = rng.beta(2, 3, 500)
+    zeros = np.zeros(500, int)
+    shown = [calibration_terms((rng.random(500) < confidence) * 1.0, confidence, zeros).mean() for _ in range(300)]
+    assert np.mean(shown) == pytest.approx(calibrated_ece(confidence), rel=0.05)
+
+
+def test_bleu_of_known_sentences():
+    assert corpus_bleu([[1, 2, 3, 4, 5]], [[1, 2, 3, 4, 5]]).value == pytest.approx(1.0)
+    # Papineni's example: "the" seven times matches twice.
+    assert corpus_bleu([["the"] * 7], [["the", "cat", "the", "mat"]], order=1).value == pytest.approx(2 / 7)
+    # precisions 3/4 and 2/3, as long as the reference
+    assert corpus_bleu([["a", "b", "c", "x"]], [["a", "b", "c", "d"]], order=2).value == pytest.approx(math.sqrt(1 / 2))
+    assert corpus_bleu([["a", "b"]], [["a", "b", "c", "d"]], order=2).value == pytest.approx(math.exp(-1))
+    assert corpus_bleu([["x"]], [["a"]]).value == 0
+    assert corpus_bleu([], []).value is None
+
+
+@pytest.mark.statistical
+def test_the_standard_error_of_bleu_covers_its_spread():
+    rng = np.random.default_rng(2)
+
+    def draw():
+        references = [rng.integers(0, 5, 8).tolist() for _ in range(60)]
+        return corpus_bleu([[w if rng.random() < 0.8 else 9 for w in r] for r in references], references)
+
+    many = [draw() for _ in range(60)]
+    assert np.mean([e.stderr for e in many]) == pytest.approx(np.std([e.value for e in many]), rel=0.3)

@@ -1,0 +1,174 @@
+"""The tracer in a plain loop: what is measured when, what is written, and what happens when things go wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import lmtrace
+from lmtrace.errors import ConfigError, DataError, ModelError, RunError
+from lmtrace.observe.interface import Needs, Signal
+from lmtrace.records.run import open_run
+from lmtrace.records.schema import Field
+from lmtrace.schedule import Schedule
+from lmtrace.tracer import Tracer
+from lmtrace_helpers import tiny
+
+
+class Counter(Signal):
+    """Yields how often it was asked."""
+
+    name, cost, source = "counter", "none", "test"
+    fields = (Field(metric="calls", title="calls"),)
+
+    def needs(self, panel):
+        return Needs()
+
+    def measure(self, view):
+        calls = view.memory.get("calls", torch.zeros(()))
+        view.memory["calls"] = calls + 1
+        yield self.record(view, "calls", float(calls + 1), n=1)
+
+
+class Broken(Counter):
+    name = "broken"
+
+    def measure(self, view):
+        raise RuntimeError("no luck")
+        yield
+
+
+def loop(tracer, steps, loss=1.0):
+    with tracer:
+        for _ in range(steps):
+            tracer.step(loss=torch.tensor(loss), tokens=10)
+            if tracer.should_stop:
+                break
+
+
+def test_step_zero_every_nth_and_the_last_are_measured(gpt2, panel, tmp_path):
+    loop(Tracer(gpt2, panel, signals=[Counter()], every=4, run=tmp_path / "r"), 10)
+    run = open_run(tmp_path / "r")
+    series = run.series(signal="counter", metric="calls")
+    assert series.steps.tolist() == [0, 4, 8, 10]
+    assert series.values[:, 0].tolist() == [1, 2, 3, 4]
+    steps, losses = run.scalars("loss")
+    assert list(steps) == list(range(1, 11))
+    assert np.allclose(losses, 1.0)
+    assert run.header.status == "finished"
+    assert run.header.model["class"] == "GPT2LMHeadModel"
+
+
+def test_strides_thin_out_expensive_signals(gpt2, panel, tmp_path):
+    class Rare(Counter):
+        name, stride = "rare", 2
+
+    schedule = Schedule(every=2, strides={"counter": 3})
+    loop(Tracer(gpt2, panel, signals=[Counter(), Rare()], every=schedule, run=tmp_path / "r"), 12)
+    run = open_run(tmp_path / "r")
+    assert run.series(signal="counter", metric="calls").steps.tolist() == [0, 6, 12]
+    assert run.series(signal="rare", metric="calls").steps.tolist() == [0, 4, 8, 12]
+
+
+def test_list_of_steps_and_decades(gpt2, panel, tmp_path):
+    assert [s for s in range(30) if Schedule.of([3, 7]).due(s)] == [0, 3, 7]
+    dense = [s for s in range(1001) if Schedule(per_decade=4).due(s)]
+    assert dense[:6] == [0, 1, 2, 4, 6, 10]
+    assert dense[-1] == 1000
+    with pytest.raises(ConfigError, match="every must be a positive int"):
+        Schedule.of(0)
+
+
+def test_a_signal_that_raises_is_missing_with_its_reason_and_then_off(gpt2, panel, tmp_path):
+    loop(Tracer(gpt2, panel, signals=[Broken(), Counter()], every=1, run=tmp_path / "r"), 4)
+    run = open_run(tmp_path / "r")
+    broken = run.series(signal="broken", metric="calls")
+    assert np.isnan(broken.values).all()
+    assert broken.missing[(0, None)] == "RuntimeError: no luck"
+    assert broken.steps.tolist() == [0, 1], "switched off after the second failure in a row"
+    assert run.series(signal="counter", metric="calls").steps.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_on_error_raise(gpt2, panel, tmp_path):
+    with pytest.raises(RuntimeError, match="no luck"):
+        loop(Tracer(gpt2, panel, signals=[Broken()], every=1, run=tmp_path / "r", on_error="raise"), 2)
+
+
+def test_a_nan_loss_is_an_alert_not_a_crash(gpt2, panel, tmp_path):
+    loop(Tracer(gpt2, panel, signals=[Counter()], every=2, run=tmp_path / "r"), 3, loss=math.nan)
+    run = open_run(tmp_path / "r")
+    alerts = [event for event in run.events() if event.kind == "alert"]
+    assert len(alerts) == 1, "one alert, not one per step"
+    assert "loss is nan at step 1" in alerts[0].text
+
+
+def test_a_crash_in_the_loop_closes_the_run(gpt2, panel, tmp_path):
+    with pytest.raises(ZeroDivisionError), Tracer(gpt2, panel, signals=[Counter()], run=tmp_path / "r") as tracer:
+        tracer.step(loss=1.0)
+        raise ZeroDivisionError
+    assert open_run(tmp_path / "r").header.status == "crashed"
+
+
+def test_a_folder_with_a_run_is_not_overwritten(gpt2, panel, tmp_path):
+    loop(Tracer(gpt2, panel, signals=[Counter()], run=tmp_path / "r"), 1)
+    with pytest.raises(RunError, match="already"):
+        loop(Tracer(gpt2, panel, signals=[Counter()], run=tmp_path / "r"), 1)
+    loop(Tracer(gpt2, panel, signals=[Counter()], every=1, run=tmp_path / "r", overwrite=True), 2)
+    assert open_run(tmp_path / "r").steps.tolist() == [0, 1, 2]
+
+
+def test_a_stop_rule_stops_and_is_recorded(gpt2, panel, tmp_path):
+    class Rule:
+        def update(self, step, records):
+            return "enough" if step >= 3 else None
+
+    loop(Tracer(gpt2, panel, signals=[Counter()], every=1, run=tmp_path / "r", stop=Rule()), 10)
+    run = open_run(tmp_path / "r")
+    assert run.header.status == "stopped early"
+    assert run.steps.tolist() == [0, 1, 2, 3]
+    assert [e.text for e in run.events() if e.kind == "stop"] == ["enough"]
+
+
+def test_wrong_wishes_are_one_line(gpt2, panel, tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match=r"no signal or preset is called 'prob'.*pairs"):
+        Tracer(gpt2, panel, signals="prob", run=tmp_path / "r")
+    with pytest.raises(ConfigError, match="budget is a share"):
+        Tracer(gpt2, panel, budget=3, run=tmp_path / "r")
+    with pytest.raises(ModelError, match=r"vocabulary has .*tokenizer"):
+        Tracer(tiny("gpt2", lmtrace.WordTokenizer(["a"])), panel, run=tmp_path / "r")
+
+    class Wants(Counter):
+        def needs(self, panel):
+            return Needs(labels=("nothing",))
+
+    with pytest.raises(DataError, match=r"nothing.*role.*upos"):
+        Tracer(gpt2, panel, signals=[Wants()], run=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_budget_is_kept(gpt2, panel, tmp_path):
+    import time
+
+    class Slow(Counter):
+        def measure(self, view):
+            time.sleep(0.02)
+            yield from super().measure(view)
+
+    with Tracer(gpt2, panel, signals=[Slow()], every=1, run=tmp_path / "r", budget=0.2) as tracer:
+        for _ in range(60):
+            time.sleep(0.01)
+            tracer.step(loss=1.0)
+    measured = len(open_run(tmp_path / "r").steps)
+    assert 3 <= measured <= 20, "60 steps of 10 ms leave room for about six measurements of 20 ms"
+
+
+def test_costs_are_records(gpt2, panel, tmp_path):
+    loop(Tracer(gpt2, panel, signals=["output"], every=1, run=tmp_path / "r"), 2)
+    run = open_run(tmp_path / "r")
+    labels = {key.label for key in run.find(signal="cost", metric="seconds")}
+    assert labels == {"pass", "output", "all"}
+    total = run.series(signal="cost", metric="seconds", label="all").values
+    assert (total > 0).all()

@@ -1,0 +1,170 @@
+"""Nothing is disturbed: training with every signal is bit for bit training without."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from lmtrace.observe.interface import Needs, Signal
+from lmtrace.observe.isolation import generator_fingerprint, undisturbed
+from lmtrace.records.schema import Field
+from lmtrace.tracer import Tracer
+from lmtrace_helpers import PlainModel, tiny
+
+
+def batches(tokenizer, steps, objective):
+    """Yield the same batches each time, drawn from the global generator as a loader would."""
+    for _ in range(steps):
+        ids = torch.randint(5, len(tokenizer), (4, 9))
+        labels = ids.clone()
+        if objective == "masked":
+            labels[torch.rand(ids.shape) > 0.3] = -100
+        yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def fingerprint(model, optimizer):
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    state = [
+        value.clone() if isinstance(value, torch.Tensor) else value
+        for entry in optimizer.state_dict()["state"].values()
+        for value in entry.values()
+    ]
+    flags = [m.training for m in model.modules()]
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    trained = [p.requires_grad for p in model.parameters()]
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    return weights, state, flags, hooks, trained, buffers, generator_fingerprint()
+
+
+def same(a, b):
+    for x, y in zip(a, b, strict=True):
+        if isinstance(x, dict):
+            assert x.keys() == y.keys()
+            for key in x:
+                assert torch.equal(x[key], y[key]), key
+        else:
+            assert len(x) == len(y)
+            for u, v in zip(x, y, strict=True):
+                assert torch.equal(u, v) if isinstance(u, torch.Tensor) else u == v
+
+
+def train(style, tokenizer, panel, tracer_settings, *, steps=6, accumulate=1, autocast=False, checkpointing=False):
+    torch.manual_seed(7)
+    random.seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    model = PlainModel(len(tokenizer)) if style == "plain" else tiny(style, tokenizer)
+    model.train()
+    if checkpointing:
+        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    objective = "masked" if style == "bert" else "causal"
+    losses = []
+
+    def loop(tracer):
+        for i, batch in enumerate(batches(tokenizer, steps * accumulate, objective)):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                if style == "plain":
+                    logits = model(batch["input_ids"])
+                    loss = torch.nn.functional.cross_entropy(
+                        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+                    )
+                else:
+                    loss = model(**batch).loss
+            (loss / accumulate).backward()
+            if (i + 1) % accumulate == 0:
+                optimizer.step()
+                # Gradients are left in place while measuring: a tracer must not lose them.
+                if tracer is not None:
+                    before = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+                    tracer.step(loss=loss)
+                    for p, grad in zip(model.parameters(), before, strict=True):
+                        assert (p.grad is None) == (grad is None)
+                        assert grad is None or torch.equal(p.grad, grad)
+                optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+
+    if tracer_settings is None:
+        loop(None)
+    else:
+        with Tracer(model, panel, optimizer=optimizer, **tracer_settings) as tracer:
+            loop(tracer)
+    return fingerprint(model, optimizer), losses
+
+
+CASES = {
+    "gpt2 with dropout": {"style": "gpt2"},
+    "llama": {"style": "llama"},
+    "bert": {"style": "bert"},
+    "t5": {"style": "t5"},
+    "mixtral": {"style": "mixtral"},
+    "plain module": {"style": "plain"},
+    "gradient accumulation": {"style": "gpt2", "accumulate": 3},
+    "bf16 autocast": {"style": "gpt2", "autocast": True},
+    "gradient checkpointing": {"style": "gpt2", "checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_is_bit_identical(case, tokenizer, panel, tmp_path):
+    settings = CASES[case]
+    plain = train(tokenizer=tokenizer, panel=panel, tracer_settings=None, **settings)
+    traced = train(
+        tokenizer=tokenizer,
+        panel=panel,
+        tracer_settings={"run": tmp_path / "run", "signals": "full", "every": 2},
+        **settings,
+    )
+    same(plain[0], traced[0])
+    assert plain[1] == traced[1]
+
+
+class Rude(Signal):
+    """Does everything that a signal must not do."""
+
+    name, cost, source = "rude", "none", "test"
+    fields = (Field(metric="x", title="x"),)
+
+    def needs(self, panel):
+        return Needs(model=True)
+
+    def measure(self, view):
+        torch.rand(3)
+        random.random()
+        np.random.rand()  # noqa: NPY002
+        view.model.train()
+        for p in view.model.parameters():
+            p.grad = torch.zeros_like(p)
+            p.requires_grad_(False)
+        raise RuntimeError("and it raises")
+        yield
+
+
+def test_a_signal_that_raises_and_draws_changes_nothing(tokenizer, panel, tmp_path):
+    plain = train("gpt2", tokenizer, panel, None)
+    traced = train("gpt2", tokenizer, panel, {"run": tmp_path / "run", "signals": [Rude()], "every": 1})
+    same(plain[0], traced[0])
+    assert plain[1] == traced[1]
+
+
+def test_isolation_restores_after_an_exception(gpt2):
+    gpt2.train()
+    gpt2.transformer.h[0].eval()
+    flags = [m.training for m in gpt2.modules()]
+    for p in gpt2.parameters():
+        p.grad = torch.ones_like(p)
+    before = generator_fingerprint()
+    with pytest.raises(KeyError), undisturbed(gpt2):
+        assert not any(m.training for m in gpt2.modules())
+        assert all(p.grad is None for p in gpt2.parameters())
+        assert not torch.is_grad_enabled()
+        torch.rand(1)
+        gpt2.set_attn_implementation("eager")
+        raise KeyError
+    assert [m.training for m in gpt2.modules()] == flags
+    assert all(bool((p.grad == 1).all()) for p in gpt2.parameters())
+    assert generator_fingerprint() == before
+    assert gpt2.config._attn_implementation == "sdpa"
+    assert torch.is_grad_enabled()
