@@ -92,7 +92,7 @@ export abstract class Plot {
     }
     if (this.timed && state.cursor !== null) {
       const at = this.px(state.cursor);
-      if (at >= x - 1 && at <= x + w + 1) p.line([at, y, at, y + h], { color: t.ink, width: 1, alpha: 0.45 });
+      if (at >= x - 1 && at <= x + w + 1) { p.line([at, y, at, y + h], { color: t.paper, width: 3, alpha: 0.45 }); p.line([at, y, at, y + h], { color: t.ink, width: 1, alpha: 0.6 }); }
     }
     this.paintCursor(p, t);
     if (this.hit) p.circle(this.hit.x, this.hit.y, 4, t.paper, t.ink);

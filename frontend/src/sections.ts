@@ -1,7 +1,7 @@
 // The order in which a reader needs it: verdicts, loss, when, where, then every signal, costs, provenance.
 
 import { category, depth, theme } from "./color";
-import { Curves, Level, Line } from "./curves";
+import { Curves, lastFinite, Level, Line } from "./curves";
 import { Arrays, labelLayer, labelName, labelValue, Run, Series, siteName } from "./data";
 import { emergences, findingCards } from "./findings";
 import { Facet, Figure, h } from "./figure";
@@ -70,10 +70,11 @@ function lossSection(runs: Run[], all: Series[]): HTMLElement | null {
     lines.push({ series: s, col: 0, name: many ? runs[s.run]!.name : "panel", color: color(s.run, 0), width: 2, band: true });
   if (!lines.length) return null;
   if (many && lines.every((l) => !l.name)) lines.forEach((l) => { l.name = runs[l.series.run]!.name; l.alpha = 0.9; });
-  const floor = runs[0]!.header.data?.floor_nats;
-  if (typeof floor === "number") levels.push({ name: "floor", value: floor });
-  for (const s of all) if (s.run === 0 && s.signal === "ladder" && s.rows && s.sites.length === 1 && /(^|_)loss$|reference/.test(s.metric) && s.label) {
-    const name = labelValue(s.label), v = s.values.at(s.rows - 1, 0);
+  const law = all.find((s) => s.run === 0 && s.signal === "truth" && s.metric === "floor" && s.label === null && s.rows);
+  const floor = runs[0]!.header.data?.floor_nats ?? (law ? lastFinite(law, 0, false) : null);
+  if (typeof floor === "number" && Number.isFinite(floor)) levels.push({ name: "floor", value: floor });
+  for (const s of all) if (s.run === 0 && s.signal === "ladder" && s.rows && s.sites.length === 1 && /(^|_)loss$|reference/.test(s.metric) && (s.label ?? s.split)) {
+    const name = labelValue(s.label ?? s.split), v = s.values.at(s.rows - 1, 0);
     if (!(typeof floor === "number" && Math.abs(v - floor) < 0.01) && v === v) levels.push({ name, value: v });
   }
   const facet: Facet = { title: "", plot: () => new Curves({ label: "Loss over the training steps", lines, levels, low: null, high: null, unit: "nats", height: 340 }) };
@@ -134,7 +135,7 @@ function heatFigure(runs: Run[], group: Series[]): Figure {
 function chapter(c: Chapter, runs: Run[], all: Series[], arrays: Arrays[]): HTMLElement | null {
   const parts: (Node | null)[] = [];
   for (const signal of c.signals) {
-    const own = all.filter((s) => s.signal === signal), groups = groupBy(own, (s) => `${s.metric}|${s.split ?? ""}`);
+    const own = all.filter((s) => s.signal === signal), groups = groupBy(own, (s) => (variant(s) ? s.metric : `${s.metric}|${s.split ?? ""}`));
     const figures: Figure[] = [], more: Figure[] = [];
     for (const group of groups.values()) {
       if (signal === "output" && group[0]!.metric === "loss" && group.length === 1 && group[0]!.label === null) continue;
@@ -148,6 +149,9 @@ function chapter(c: Chapter, runs: Run[], all: Series[], arrays: Arrays[]): HTML
   return section(c.id, c.title, c.about, ...parts);
 }
 
+/** Whether the split names one of several quantities of the whole model (the rungs of a ladder): then they are lines of one figure. */
+const variant = (s: Series) => s.sites.length === 1 && s.label === null && s.split !== null;
+
 /** Whole layers and their single values are different figures. */
 function byKind(group: Series[]): Series[][] {
   const top = group.filter((s) => !s.label?.includes("=")), values = group.filter((s) => s.label?.includes("="));
@@ -155,7 +159,8 @@ function byKind(group: Series[]): Series[][] {
 }
 
 function curveFigure(runs: Run[], group: Series[], own: Series[]): Figure {
-  const { field, signal, metric, split } = group[0]!, many = runs.length > 1, nested = group[0]!.label?.includes("=") ?? false;
+  const together = group.length > 1 && group.every(variant), { field, signal, metric } = group[0]!, split = together ? null : group[0]!.split;
+  const many = runs.length > 1, nested = group[0]!.label?.includes("=") ?? false;
   const facets: { title: string; lines: Line[]; levels: Level[] }[] = [];
   const deep = group.some((s) => s.sites.length > 1);
   if (deep) {
@@ -173,12 +178,12 @@ function curveFigure(runs: Run[], group: Series[], own: Series[]): Figure {
       facets.push({ title: same[0]!.label === null ? "" : labelName(same[0]!.label), lines, levels: nulls(same[0]!) });
     }
   } else if (many) {
-    for (const same of groupBy(group, (s) => s.label ?? "").values())
-      facets.push({ title: same[0]!.label === null ? "" : labelName(same[0]!.label), lines: same.map((s) => ({ series: s, col: 0, name: runs[s.run]!.name, color: (t) => category(s.run, t.dark), band: true })), levels: nulls(same[0]!) });
+    for (const same of groupBy(group, (s) => (together ? s.split! : s.label ?? "")).values())
+      facets.push({ title: together ? labelValue(same[0]!.split) : same[0]!.label === null ? "" : labelName(same[0]!.label), lines: same.map((s) => ({ series: s, col: 0, name: runs[s.run]!.name, color: (t) => category(s.run, t.dark), band: true })), levels: nulls(same[0]!) });
   } else {
     for (const layer of groupBy(group, (s) => labelLayer(s.label) ?? "").values()) {
       const title = nested ? capital((labelLayer(layer[0]!.label) ?? "").replace(/_/g, " ")) : "";
-      if (layer.length <= 8) facets.push({ title, lines: layer.map((s, i) => ({ series: s, col: 0, name: layer.length > 1 || nested ? labelValue(s.label) : "", color: (t) => category(i, t.dark), band: true })), levels: commonNull(layer) });
+      if (layer.length <= 8) facets.push({ title, lines: layer.map((s, i) => ({ series: s, col: 0, name: together ? labelValue(s.split) : layer.length > 1 || nested ? labelValue(s.label) : "", color: (t) => category(i, t.dark), band: true })), levels: commonNull(layer) });
       else for (const s of layer) facets.push({ title: labelName(s.label), lines: [{ series: s, col: 0, name: "", color: (t) => category(0, t.dark), band: true }], levels: nulls(s) });
     }
   }
@@ -196,7 +201,7 @@ function curveFigure(runs: Run[], group: Series[], own: Series[]): Figure {
     id, title: field.title + (nested && facets.length === 1 && !/ by /.test(field.title) ? ` by ${labelLayer(group[0]!.label)!.replace(/_/g, " ")}` : "") + (split ? `, ${split} split` : ""), meaning: field.meaning, note, banded,
     columns: facets.length === 2 || facets.length === 4 ? 2 : 3,
     facets: facets.map((f, i) => ({
-      title: facets.length > 1 || deep ? f.title : "",
+      title: facets.length > 1 || (deep && f.title) ? f.title : "",
       plot: () => {
         const plot = new Curves({ label: [field.title, f.title].filter(Boolean).join(", "), lines: f.lines, levels: f.levels, low: field.low, high: field.high, unit: field.unit });
         plots.push(plot);

@@ -34,6 +34,15 @@ def draw_all(page: Any) -> None:
     page.evaluate("window.lmtrace.drawAll()")
 
 
+def until(page: Any, condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within some seconds."""
+    for _ in range(100):
+        if condition():
+            return True
+        page.wait_for_timeout(50)
+    return False
+
+
 # The share of the pixels of each canvas that are not empty.
 INK = """() => [...document.querySelectorAll('.plot')].map(el => {
   const c = el.querySelector('canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
@@ -114,17 +123,14 @@ def test_the_cursor_is_linked_and_the_zoom_too(report: str, visit: Callable[...,
     assert not other.evaluate(over)
     box = first.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 40)
-    page.wait_for_timeout(120)
-    assert other.evaluate(over)
+    assert until(page, lambda: other.evaluate(over))
     before = other.evaluate("el => el.querySelector('canvas').toDataURL()")
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 40, steps=4)
     page.mouse.up()
-    page.wait_for_timeout(150)
-    assert other.evaluate("el => el.querySelector('canvas').toDataURL()") != before
+    assert until(page, lambda: other.evaluate("el => el.querySelector('canvas').toDataURL()") != before)
     page.get_by_role("button", name="Reset zoom").click()
-    page.wait_for_timeout(150)
-    assert other.evaluate("el => el.querySelector('canvas').toDataURL()") == before
+    assert until(page, lambda: other.evaluate("el => el.querySelector('canvas').toDataURL()") == before)
 
 
 def test_the_slider_replays(report: str, visit: Callable[..., Any]) -> None:
@@ -134,8 +140,7 @@ def test_the_slider_replays(report: str, visit: Callable[..., Any]) -> None:
     before = matrix.evaluate("c => c.toDataURL()")
     page.locator(".replay input").evaluate("el => { el.value = 0; el.dispatchEvent(new Event('input')) }")
     page.locator("#array-attention-previous-token").scroll_into_view_if_needed()
-    page.wait_for_timeout(200)
-    assert matrix.evaluate("c => c.toDataURL()") != before
+    assert until(page, lambda: matrix.evaluate("c => c.toDataURL()") != before)
     assert "step 0" in page.locator(".replay output").inner_text()
 
 
