@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -44,14 +44,20 @@ def findings_table(findings: Iterable[Any], caveats: bool = True) -> RenderableT
     return table
 
 
+def print_findings(run: Any, findings: Iterable[Any], console: Console) -> None:
+    """Print what a run is and what was found in it."""
+    console.print(Text.assemble((run.header.name or "run", "bold"), f"  {run.header.status}, {_reach(run.steps)}"))
+    console.print()
+    console.print(findings_table(findings))
+
+
 def run_summary(run: Any) -> RenderableType:
     """Return what a run is and where its quantities stand: first, last, error, null, for every series at its best site."""
     header, steps = run.header, run.steps
     facts = Table.grid(padding=(0, 2))
-    reach = f"{len(steps)} measurements, steps {steps[0]:,} to {steps[-1]:,}" if len(steps) else "none yet"
     model = ", ".join(str(header.model[k]) for k in ("class", "num_parameters") if k in header.model)
     for name, value in {
-        "run": header.name, "status": header.status, "created": header.created, "measurements": reach, "model": model,
+        "run": header.name, "status": header.status, "created": header.created, "measurements": _reach(steps), "model": model,
         "panel": ", ".join(f"{header.panel[k]:,} {k[4:]}" for k in ("num_sentences", "num_words") if k in header.panel),
         "command": header.command,
     }.items():  # fmt: skip
@@ -127,6 +133,10 @@ def number(value: float | None, digits: int = 4) -> str:
     if value and (abs(value) >= 1e6 or abs(value) < 1e-4):
         return f"{value:.{digits - 1}e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+
+
+def _reach(steps: np.ndarray) -> str:
+    return f"{len(steps)} measurements, steps {steps[0]:,} to {steps[-1]:,}" if len(steps) else "no measurement yet"
 
 
 def _interval(interval: Sequence[float | None] | None) -> str:

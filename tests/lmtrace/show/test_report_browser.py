@@ -68,7 +68,12 @@ def test_figures_further_down_are_drawn_without_scrolling(report: str, visit: Ca
     page = visit().open(report)
     page.wait_for_selector("#cost-seconds .plot[data-drawn]", state="attached")
     page.wait_for_timeout(500)
-    assert page.evaluate("[...document.querySelectorAll('figure')].filter(f => f.clientWidth && !f.querySelector('.plot[data-drawn]')).length") == 0
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('figure')].filter(f => f.clientWidth && !f.querySelector('.plot[data-drawn]')).length"
+        )
+        == 0
+    )
 
 
 def test_step_zero_and_the_null_are_drawn(report: str, visit: Callable[..., Any]) -> None:
@@ -117,7 +122,7 @@ def test_missing_numbers_give_their_reason(report: str, visit: Callable[..., Any
 def test_the_cursor_is_linked_and_the_zoom_too(report: str, visit: Callable[..., Any]) -> None:
     page = visit(height=1600).open(report)
     draw_all(page)
-    page.locator("#maps").scroll_into_view_if_needed()
+    page.locator("#map-probe-accuracy-lexical .facets").scroll_into_view_if_needed()
     first, other = (page.locator("#map-probe-accuracy-lexical .plot").nth(i) for i in (0, 1))
     over = "el => { const c = el.querySelectorAll('canvas')[1], d = c.getContext('2d').getImageData(0,0,c.width,c.height).data; return d.some((v, i) => i % 4 == 3 && v > 0) }"
     assert not other.evaluate(over)
@@ -171,8 +176,12 @@ def test_every_figure_saves_as_well_formed_svg(report: str, visit: Callable[...,
 
     page = visit().open(report)
     draw_all(page)
-    page.evaluate("URL.createObjectURL = blob => { (window.saved ??= []).push(blob); return 'blob:none' }; HTMLAnchorElement.prototype.click = () => {}")
-    count = page.evaluate("[...document.querySelectorAll('.tools button[aria-label^=\"SVG: save\"]')].map(b => b.click()).length")
+    page.evaluate(
+        "URL.createObjectURL = blob => { (window.saved ??= []).push(blob); return 'blob:none' }; HTMLAnchorElement.prototype.click = () => {}"
+    )
+    count = page.evaluate(
+        "[...document.querySelectorAll('.tools button[aria-label^=\"SVG: save\"]')].map(b => b.click()).length"
+    )
     texts = page.evaluate("Promise.all(window.saved.map(b => b.text()))")
     assert len(texts) == count == page.locator("figure").count()
     for text in texts:
@@ -182,12 +191,16 @@ def test_every_figure_saves_as_well_formed_svg(report: str, visit: Callable[...,
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1360, 390])
-def test_axe_finds_nothing(report: str, visit: Callable[..., Any], axe: str, theme: str, width: int, shots: Path | None) -> None:
+def test_axe_finds_nothing(
+    report: str, visit: Callable[..., Any], axe: str, theme: str, width: int, shots: Path | None
+) -> None:
     page = visit(width, 900, theme).open(report)
     draw_all(page)
     page.locator("#curves-pairs-accuracy-values").get_by_role("button", name="Table: show the numbers").click()
     page.evaluate(axe)
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.help, v.nodes.slice(0, 3).map(n => n.html)]))")
+    found = page.evaluate(
+        "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.help, v.nodes.slice(0, 3).map(n => n.html)]))"
+    )
     assert found == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     if shots is not None:
@@ -212,7 +225,9 @@ def test_print_shows_every_figure_and_no_tools(report: str, visit: Callable[...,
     page.emulate_media(media="print")
     assert page.locator(".replay").is_hidden()
     assert page.locator(".tools").first.is_hidden()
-    assert page.evaluate("[...document.querySelectorAll('main > section > .figures .plot, main > section > figure .plot')].every(p => p.dataset.drawn)")
+    assert page.evaluate(
+        "[...document.querySelectorAll('main > section > .figures .plot, main > section > figure .plot')].every(p => p.dataset.drawn)"
+    )
 
 
 def test_a_hostile_run_runs_no_script(tmp_path: Path, visit: Callable[..., Any]) -> None:
@@ -221,7 +236,9 @@ def test_a_hostile_run_runs_no_script(tmp_path: Path, visit: Callable[..., Any])
     writer.write_scalars("loss", [1, 2], [3.0, 2.0])
     writer.event(1, "alert", evil)
     writer.finish()
-    path = write_report(open_run(tmp_path / "run"), tmp_path / "r.html", [[{"kind": evil, "sentence": evil, "caveats": [evil]}]])
+    path = write_report(
+        open_run(tmp_path / "run"), tmp_path / "r.html", [[{"kind": evil, "sentence": evil, "caveats": [evil]}]]
+    )
     seen = visit()
     page = seen.open(path.as_uri())
     assert page.evaluate("document.body.dataset.owned ?? null") is None

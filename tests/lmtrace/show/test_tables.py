@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,13 @@ from rich.console import Console
 from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field, Series, SeriesKey
 from lmtrace.show.library import Library
-from lmtrace.show.tables import best_site, findings_table, number, run_summary, runs_table, series_table
+from lmtrace.show.tables import best_site, findings_table, number, print_findings, run_summary, runs_table, series_table
 
 
 def text(renderable: Any, width: int = 140) -> str:
-    console = Console(width=width, record=True, force_terminal=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    with console.file:
-        console.print(renderable)
-        return console.export_text()
+    console = Console(width=width, file=io.StringIO())
+    console.print(renderable)
+    return console.file.getvalue()
 
 
 def test_findings_show_sentence_interval_null_and_caveats(findings: list[dict[str, Any]]) -> None:
@@ -28,6 +28,14 @@ def test_findings_show_sentence_interval_null_and_caveats(findings: list[dict[st
     assert "One seed:" not in text(findings_table(findings, caveats=False))
     assert "majority class" in shown
     assert "No findings" in text(findings_table([]))
+
+
+def test_findings_are_printed_with_their_run(example: Path, findings: list[dict[str, Any]]) -> None:
+    console = Console(width=120, file=io.StringIO())
+    print_findings(open_run(example), findings, console)
+    shown = console.file.getvalue()
+    assert shown.startswith("first  finished, 41 measurements")
+    assert "not resolved" in shown
 
 
 def test_a_run_is_summarised_with_its_last_numbers(example: Path) -> None:
@@ -69,4 +77,11 @@ def test_runs_are_listed(example: Path) -> None:
 
 
 def test_numbers() -> None:
-    assert [number(v) for v in (None, float("nan"), 0.0, 12345.6, 1e-7, 0.123456)] == ["", "", "0", "12,346", "1.000e-07", "0.1235"]
+    assert [number(v) for v in (None, float("nan"), 0.0, 12345.6, 1e-7, 0.123456)] == [
+        "",
+        "",
+        "0",
+        "12,346",
+        "1.000e-07",
+        "0.1235",
+    ]
