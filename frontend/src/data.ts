@@ -14,15 +14,23 @@ export class Grid {
     return this.data ? this.data[row * this.cols + col]! : this.row ? this.row[col]! : NaN;
   }
   get empty(): boolean { return !this.data && !this.row; }
-  /** Appends one row; what was constant becomes explicit once it changes. */
-  append(rows: number, values: number[] | null): void {
-    if (!this.data && !values && !this.row) return;
-    if (!this.data && this.row && values && this.row.every((v, i) => v === Math.fround(values[i]!))) return;
-    const next = new Float32Array((rows + 1) * this.cols);
-    for (let r = 0; r < rows; r++) for (let c = 0; c < this.cols; c++) next[r * this.cols + c] = this.at(r, c);
-    for (let c = 0; c < this.cols; c++) next[rows * this.cols + c] = values ? values[c]! : NaN;
-    this.data = next;
-    this.row = null;
+  /** Appends one row after `rows` others; what was constant becomes explicit once it changes. */
+  append(rows: number, values: (number | null)[] | null): void {
+    const same = (c: number) => { const v = values?.[c]; return v === null || v === undefined ? NaN : Math.fround(v); };
+    if (!this.data) {
+      let still = true;
+      for (let c = 0; c < this.cols && still; c++) { const v = same(c), was = this.row ? Math.fround(this.row[c]!) : NaN; still = v === was || (v !== v && was !== was); }
+      if (still) return;
+    }
+    const needed = (rows + 1) * this.cols;
+    if (!this.data || this.data.length < needed) {
+      const next = new Float32Array(Math.max(64 * this.cols, needed + (needed >> 1)));
+      if (this.data) next.set(this.data);
+      else for (let r = 0; r < rows; r++) for (let c = 0; c < this.cols; c++) next[r * this.cols + c] = this.row ? this.row[c]! : NaN;
+      this.data = next;
+      this.row = null;
+    }
+    for (let c = 0; c < this.cols; c++) this.data[rows * this.cols + c] = same(c);
   }
 }
 
@@ -30,6 +38,8 @@ export interface Series {
   run: number; signal: string; metric: string; label: string | null; split: string | null;
   sites: (string | null)[]; rows: number; total: number; steps: Float64Array;
   values: Grid; stderr: Grid; null: Grid; n: Grid; missing: Uint8Array | null; reasons: string[]; field: Field;
+  /** Where several series are shown as one, its columns: a series and its column. */
+  parts?: { series: Series; col: number }[];
 }
 
 export interface Arrays {
@@ -41,8 +51,31 @@ export interface Finding { [key: string]: unknown; kind?: string; sentence?: str
 export interface Event { step: number; kind: string; text: string; data: Record<string, unknown>; time: number }
 
 export interface Run {
-  id: string; name: string; header: Record<string, any>; fields: Record<string, Record<string, Field>>;
+  id: string; cursor: number; name: string; header: Record<string, any>; fields: Record<string, Record<string, Field>>;
   findings: Finding[]; events: Event[]; series: Series[]; arrays: Arrays[];
+}
+
+class JoinedGrid extends Grid {
+  constructor(private parts: { series: Series; col: number }[], private name: "values" | "stderr" | "null" | "n", private steps: () => Float64Array) { super(parts.length, null, null); }
+  override at(row: number, col: number): number {
+    const { series, col: own } = this.parts[col]!, step = this.steps()[row]!;
+    const at = series.steps[row] === step ? row : rowAt(series.steps, step);
+    return at >= 0 && series.steps[at] === step ? series[this.name].at(at, own) : NaN;
+  }
+  override get empty(): boolean { return this.parts.every((p) => p.series[this.name].empty); }
+}
+
+/** Shows columns of several series as the sites of one; it follows them when they grow. */
+export function join(parts: { series: Series; col: number }[], names: string[]): Series {
+  const first = parts[0]!.series;
+  let longest = first;
+  for (const p of parts) if (p.series.rows > longest.rows) longest = p.series;
+  const grid = (name: "values" | "stderr" | "null" | "n") => new JoinedGrid(parts, name, () => longest.steps);
+  return {
+    run: first.run, signal: first.signal, metric: first.metric, label: first.label, split: first.split, sites: names, field: first.field,
+    get rows() { return longest.rows; }, get total() { return longest.total; }, get steps() { return longest.steps; },
+    values: grid("values"), stderr: grid("stderr"), null: grid("null"), n: grid("n"), missing: null, reasons: [], parts,
+  };
 }
 
 export async function inflate(bytes: Uint8Array): Promise<Uint8Array> {
@@ -86,7 +119,7 @@ export function decode(body: Uint8Array): Run[] {
       r.fields[s.signal]?.[s.metric] ??
       { metric: s.metric, title: `${s.signal} ${s.metric}`.replace(/_/g, " "), unit: "1", low: null, high: null, better: "", null: "", meaning: "", axis: "" };
     return {
-      id: r.id ?? r.name, name: r.name, header: r.header, fields: r.fields, findings: r.findings, events: r.events,
+      id: r.id ?? r.name, cursor: r.cursor ?? 0, name: r.name, header: r.header, fields: r.fields, findings: r.findings, events: r.events,
       series: r.series.map((s: any): Series => ({
         run, signal: s.signal, metric: s.metric, label: s.label, split: s.split, sites: s.sites, rows: s.rows, total: s.total,
         steps: steps(s.steps), values: grid(s.values, s.sites.length), stderr: grid(s.stderr, s.sites.length),
@@ -100,6 +133,44 @@ export function decode(body: Uint8Array): Run[] {
       })),
     };
   });
+}
+
+/** A series with no rows yet. */
+export function emptySeries(run: number, key: [string, string, string | null, string | null], sites: (string | null)[], field: Field): Series {
+  const grid = () => new Grid(sites.length, null, null);
+  return { run, signal: key[0], metric: key[1], label: key[2], split: key[3], sites, rows: 0, total: 0, steps: new Float64Array(0), values: grid(), stderr: grid(), null: grid(), n: grid(), missing: null, reasons: [], field };
+}
+
+/** Adds a row at the end; false where the step is not new. */
+export function append(s: Series, step: number, row: { values: (number | null)[]; stderr?: (number | null)[]; null?: (number | null)[]; n?: (number | null)[]; missing?: (string | null)[] }): boolean {
+  if (s.rows && step <= s.steps[s.rows - 1]!) return false;
+  const store = new Float64Array(s.steps.buffer);
+  if (store.length > s.rows) { store[s.rows] = step; s.steps = store.subarray(0, s.rows + 1); }
+  else {
+    const next = new Float64Array(Math.max(64, s.rows * 1.5 + 1));
+    next.set(s.steps);
+    next[s.rows] = step;
+    s.steps = next.subarray(0, s.rows + 1);
+  }
+  s.values.append(s.rows, row.values);
+  s.stderr.append(s.rows, row.stderr ?? null);
+  s.null.append(s.rows, row.null ?? null);
+  s.n.append(s.rows, row.n ?? null);
+  const cols = s.sites.length;
+  if (s.missing || row.missing?.some(Boolean)) {
+    const next = new Uint8Array((s.rows + 1) * cols);
+    if (s.missing) next.set(s.missing);
+    row.missing?.forEach((reason, c) => {
+      if (!reason) return;
+      let code = s.reasons.indexOf(reason) + 1;
+      if (!code && s.reasons.length < 255) code = s.reasons.push(reason);
+      next[s.rows * cols + c] = code;
+    });
+    s.missing = next;
+  }
+  s.rows++;
+  s.total++;
+  return true;
 }
 
 /** Index of the last step that is at most `step`; -1 where there is none. */
@@ -120,6 +191,8 @@ export function nearestRow(steps: Float64Array, step: number): number {
 }
 
 export function reasonAt(s: Series, row: number, col: number): string {
+  const part = s.parts?.[col];
+  if (part) { const at = rowAt(part.series.steps, s.steps[row]!); return at >= 0 && part.series.steps[at] === s.steps[row] ? reasonAt(part.series, at, part.col) : ""; }
   const code = s.missing?.[row * s.sites.length + col] ?? 0;
   return code ? s.reasons[code - 1] ?? "missing" : "";
 }

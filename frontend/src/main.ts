@@ -2,12 +2,12 @@
 
 import { decode, fromBase64, Run } from "./data";
 import { drawAll } from "./figure";
-import { page } from "./page";
-import { startDashboard } from "./dashboard";
+import { page, setReady } from "./page";
+import { receive, startDashboard } from "./dashboard";
 
-declare global { interface Window { lmtrace: { drawAll: () => void; runs: Run[]; ready: boolean; drawn: number } } }
+declare global { interface Window { lmtrace: { drawAll: () => void; runs: Run[]; ready: boolean; drawn: number; live: number; updates: number; receive: typeof receive } } }
 
-window.lmtrace = { drawAll, runs: [], ready: false, drawn: 0 };
+window.lmtrace = { drawAll, runs: [], ready: false, drawn: 0, live: 0, updates: 0, receive };
 
 async function start() {
   const holder = document.getElementById("payload");
@@ -17,7 +17,7 @@ async function start() {
     const runs = decode(await fromBase64(holder.textContent ?? ""));
     window.lmtrace.runs = runs;
     page(runs);
-    requestAnimationFrame(() => requestAnimationFrame(() => { window.lmtrace.drawn = performance.now() - began; window.lmtrace.ready = true; }));
+    requestAnimationFrame(() => requestAnimationFrame(() => { window.lmtrace.drawn = performance.now() - began; setReady(true); }));
   } catch (error) {
     const p = document.createElement("p");
     p.className = "broken";

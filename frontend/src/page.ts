@@ -1,7 +1,7 @@
 // The page around the sections: title, navigation, step axis, theme, the replay slider.
 
 import { Run } from "./data";
-import { forget, h } from "./figure";
+import { drawIdly, forget, h } from "./figure";
 import { sections } from "./sections";
 import { listen, number, state, stepText, tell } from "./state";
 
@@ -35,7 +35,7 @@ export function page(runs: Run[], extra: { side?: HTMLElement; live?: boolean } 
   const links = [...main.querySelectorAll("section")].map((s) => h("a", { href: `#${s.id}` }, ROMAN[s.id] ?? s.querySelector("h2")!.textContent!));
   const nav = h("nav", { "aria-label": "Sections" }, ...(extra.side ? [extra.side] : []), h("div", { class: "links" }, ...links));
   const old = document.getElementById("app")!, y = scrollY;
-  old.replaceChildren(bar(runs), h("div", { class: "layout" }, nav, main), replay());
+  old.replaceChildren(bar(runs), h("div", { class: extra.side ? "layout with-runs" : "layout" }, nav, main), replay());
   if (extra.live) scrollTo(0, y);
   spy(links, [...main.querySelectorAll("section")]);
   document.title = `${runs.map((r) => r.name).join(", ")} · TRACE`;
@@ -49,11 +49,11 @@ function hero(runs: Run[], live: boolean): HTMLElement {
     if (m.num_blocks) facts.push(`${m.num_blocks} blocks${m.d_model ? ` × ${m.d_model}` : ""}`);
     if (m.num_parameters) facts.push(`${number(m.num_parameters / (m.num_parameters >= 1e6 ? 1e6 : 1e3))}${m.num_parameters >= 1e6 ? " M" : " k"} parameters`);
     if (p.num_sentences) facts.push(`panel of ${Number(p.num_sentences).toLocaleString("en")} sentences`);
-    el.append(h("h1", {}, name), status(header.status), h("p", { class: "facts" }, facts.join(" · ")));
+    el.append(h("h1", {}, name), h("span", { class: "state", "data-run": runs[0]!.id }, status(header.status)), h("p", { class: "facts" }, facts.join(" · ")));
   } else el.append(h("h1", {}, `${runs.length} runs`), h("p", { class: "facts" }, runs.map((r) => r.name).join(" · ")));
   const numbers = h("dl", { class: "tiles" });
   tiles(runs, numbers);
-  if (live) listen((topic) => { if (topic === "data" && numbers.isConnected) tiles(runs, numbers); });
+  if (live) listen((topic) => { if (topic === "data") tiles(runs, numbers); }, numbers);
   if (runs.length === 1) el.append(numbers);
   return el;
 }
@@ -90,13 +90,13 @@ function short(v: number) { return v >= 1e9 ? `${number(v / 1e9)} B` : v >= 1e6 
 
 function bar(runs: Run[]): HTMLElement {
   const axis = button("", "", () => { state.axis = state.axis === "log" ? "linear" : "log"; say(); tell("view"); });
-  const say = () => { axis.textContent = state.axis === "log" ? "Log steps" : "Linear steps"; axis.setAttribute("aria-label", `Step axis is ${state.axis === "log" ? "logarithmic" : "linear"}; change`); axis.title = "Change the step axis"; };
+  const say = () => { axis.textContent = state.axis === "log" ? "Log steps" : "Linear steps"; axis.setAttribute("aria-label", `${axis.textContent}: change the step axis`); axis.title = "Change the step axis"; };
   say();
   const reset = button("Reset zoom", "Reset zoom", () => { state.range = null; tell("view"); });
   reset.hidden = true;
-  listen((topic) => { if (topic === "view") reset.hidden = state.range === null; });
+  listen((topic) => { if (topic === "view") reset.hidden = state.range === null; }, reset);
   const mode = button("", "", () => { setTheme(isDark() ? "light" : "dark"); name(); });
-  const name = () => { mode.textContent = isDark() ? "Light" : "Dark"; mode.setAttribute("aria-label", `Change to the ${isDark() ? "light" : "dark"} theme`); mode.title = "Change the theme"; };
+  const name = () => { mode.textContent = isDark() ? "Light" : "Dark"; mode.setAttribute("aria-label", `${mode.textContent}: change to the ${isDark() ? "light" : "dark"} theme`); mode.title = "Change the theme"; };
   name();
   const sites = runs.length > 1 ? sitePicker(runs) : null;
   return h("header", { class: "top" }, h("a", { class: "skip", href: "#main" }, "Skip to the content"), h("span", { class: "brand" }, "TRACE"), h("span", { class: "where" }, runs.map((r) => r.name).join(", ")), ...(sites ? [sites] : []), reset, axis, mode);
@@ -106,7 +106,7 @@ function sitePicker(runs: Run[]): HTMLElement {
   const names = [...new Set(runs.flatMap((r) => r.series.flatMap((s) => s.sites.filter((n): n is string => n !== null))))];
   const select = h("select", { "aria-label": "Site shown where runs are overlaid" }, ...names.map((n) => h("option", { value: n }, n)));
   select.value = state.site ?? names.at(-1) ?? "";
-  select.onchange = () => { state.site = select.value; page(runs, { ...(document.querySelector<HTMLElement>(".runs") ? { side: document.querySelector<HTMLElement>(".runs")!, live: true } : {}) }); };
+  select.onchange = () => { state.site = select.value; const side = document.querySelector<HTMLElement>(".runs"); page(runs, side ? { side, live: true } : {}); };
   return select;
 }
 
@@ -144,8 +144,8 @@ function replay(): HTMLElement {
   };
   const stop = () => { clearInterval(timer); timer = 0; play.textContent = "▶"; play.setAttribute("aria-label", "Replay the training"); };
   slider.oninput = () => { show(); tell("time"); };
-  listen((topic) => { if (topic === "data" && slider.isConnected) show(); });
-  state.time = null;
+  listen((topic) => { if (topic === "data") show(); }, slider);
+  if (state.time !== null) slider.value = String(Math.round(state.axis === "log" ? (N * Math.log10(1 + state.time / state.unit)) / Math.log10(1 + state.lastStep / state.unit) : (N * state.time) / state.lastStep));
   show();
   return h("footer", { class: "replay" }, play, slider, text);
 }
@@ -158,4 +158,11 @@ function spy(links: HTMLAnchorElement[], parts: HTMLElement[]) {
     links.forEach((l, i) => (i === at ? l.setAttribute("aria-current", "true") : l.removeAttribute("aria-current")));
   }, { rootMargin: "-80px 0px -55% 0px" });
   for (const p of parts) watch.observe(p);
+}
+
+/** Said on the page itself, so that whoever drives it can wait without running a script. */
+export function setReady(ready: boolean) {
+  window.lmtrace.ready = ready;
+  document.body.dataset.ready = String(ready);
+  if (ready) drawIdly();
 }

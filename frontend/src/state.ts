@@ -23,9 +23,12 @@ const listeners = new Set<Listener>();
 const waiting = new Set<Topic>();
 let scheduled = 0;
 
-export function listen(listener: Listener): () => void {
-  listeners.add(listener);
-  return () => listeners.delete(listener);
+/** Calls `listener` on every change; where it serves an element, until that element has left the page. */
+export function listen(listener: Listener, of?: Element): () => void {
+  let seen = false;
+  const bound: Listener = of ? (topic) => { if (of.isConnected) { seen = true; listener(topic); } else if (seen) listeners.delete(bound); } : listener;
+  listeners.add(bound);
+  return () => listeners.delete(bound);
 }
 
 /** Tells every figure, once per frame and topic. */

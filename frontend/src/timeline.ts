@@ -15,10 +15,11 @@ export interface Emergence {
 export class Timeline extends Plot {
   constructor(public items: Emergence[], label: string) { super(label); }
   heightFor() { return this.items.length * 17 + this.groups().length * 24 + 44; }
+  private get many() { return this.items.some((i) => i.run > 0); }
   private groups() { return [...new Set(this.items.map((i) => i.group))]; }
   private rows: { y: number; item: Emergence }[] = [];
   paint(p: Painter, width: number, height: number, t: Theme) {
-    const left = Math.min(width * 0.38, 14 + Math.max(...this.items.map((i) => textWidth(i.name, 11)), ...this.groups().map((g) => textWidth(g, 11.5, 600))));
+    const left = Math.min(width * 0.38, 22 + Math.max(...this.items.map((i) => textWidth(i.name, 11))));
     this.box = { x: left, y: 6, w: width - left - 14, h: height - 6 - 34 };
     this.paintSteps(p, t);
     this.rows = [];
@@ -26,12 +27,13 @@ export class Timeline extends Plot {
     const [low, high] = span();
     for (const group of this.groups()) {
       y += 14;
-      p.text(fit(group, left - 8), 0, y, { color: t.ink, size: 11.5, weight: 600 });
-      p.line([left, y - 4, left + this.box.w, y - 4], { color: t.rule, width: 1 });
+      const name = fit(group, width * 0.8), start = Math.max(left, textWidth(name, 11.5, 600) + 12);
+      p.text(name, 0, y, { color: t.ink, size: 11.5, weight: 600 });
+      p.line([start, y - 4, left + this.box.w, y - 4], { color: t.rule, width: 1 });
       y += 10;
       for (const item of this.items.filter((i) => i.group === group)) {
-        const at = y + 5, color = item.sites > 1 ? depth(item.depth, item.sites, t.dark) : category(item.run, t.dark);
-        p.text(fit(item.name, left - 14), left - 9, at, { color: t.muted, anchor: "end", baseline: "middle" });
+        const at = y + 5, color = item.sites > 1 && !this.many ? depth(item.depth, item.sites, t.dark) : category(item.run, t.dark);
+        p.text(fit(item.name, left - 10), left - 9, at, { color: t.muted, anchor: "end", baseline: "middle" });
         const a = item.onset, b = item.saturation ?? item.high;
         p.clip(this.box.x - 3, this.box.y, this.box.w + 8, this.box.h + 4, () => {
           if (a !== null) {

@@ -1,13 +1,14 @@
-"""The lexicon: words with Zipf-Mandelbrot frequencies, semantic clusters, paradigms and surface forms, all as arrays."""
+"""The lexicon: words with Zipf-Mandelbrot frequencies, clusters, paradigms and surface forms, all as arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from absynth.categories import CATEGORIES
+from absynth.categories import CATEGORIES, NUMBERS, TENSES
 from absynth.errors import AbsynthError
 from absynth.surface import spell
 
@@ -90,6 +91,26 @@ class Lexicon:
         """Return [entries]: index into `categories`."""
         return self.word_category[self.entry_word]
 
+    @cached_property
+    def entry_labels(self) -> list[tuple[str, str, str | None, str | None, str | None, str, str | None]]:
+        """Return for each entry: form, tag, features, number, tense, lemma, cluster; None where there is none."""
+        rows = []
+        for token, word, i in zip(self.entry_token.tolist(), self.entry_word.tolist(), self.entry_cell.tolist()):
+            c = int(self.word_category[word])
+            cell = CATEGORIES[self.categories[c]].cells[i]
+            rows.append(
+                (
+                    self.vocabulary[token],
+                    cell.xpos,
+                    None if cell.feats == "_" else cell.feats,
+                    NUMBERS[cell.number] if cell.number >= 0 else None,
+                    TENSES[cell.tense] if cell.tense >= 0 else None,
+                    self.lemmas[word],
+                    f"c{self.word_cluster[word]}" if self.num_clusters[c] > 1 else None,
+                )
+            )
+        return rows
+
     @property
     def homographs(self) -> int:
         """Return how many surface forms belong to two categories."""
@@ -97,7 +118,7 @@ class Lexicon:
 
 
 def deal_clusters(size: int, num_clusters: int) -> np.ndarray:
-    """Deal ranks 1..size to clusters of nearly equal mass: each rank goes to the lightest cluster so far. [size] int64."""
+    """Deal ranks 1..size to clusters of nearly equal mass, each to the lightest cluster so far: [size] int64."""
     weights = Zipf(*REFERENCE_LAW).probabilities(size)
     loads = np.zeros(num_clusters)
     cluster = np.empty(size, np.int64)
@@ -155,14 +176,33 @@ def build_lexicon(
     entry_of = np.full((len(names), len(vocabulary)), -1, np.int32)
     entry_of[word_category[entry_word], entry_token] = np.arange(len(entry_word))
     return Lexicon(
-        names, num_words, num_clusters, word_base, word_category, rank, cluster, probability, conditional, mass, cells,
-        num_cells, entry_base, entry_word, entry_cell, entry_token, entry_of, vocabulary, lemmas,
-    )  # fmt: skip
+        names,
+        num_words,
+        num_clusters,
+        word_base,
+        word_category,
+        rank,
+        cluster,
+        probability,
+        conditional,
+        mass,
+        cells,
+        num_cells,
+        entry_base,
+        entry_word,
+        entry_cell,
+        entry_token,
+        entry_of,
+        vocabulary,
+        lemmas,
+    )
 
 
 def check_sizes(sizes: Mapping[str, int], used: Mapping[str, set[str]]) -> dict[str, int]:
     """Return a size for every category in use, or raise; markers and the copula are one word each."""
     checked: dict[str, int] = {}
+    if not isinstance(sizes, Mapping):
+        raise AbsynthError("sizes", sizes, "a table of categories and numbers of words")
     for name, size in sizes.items():
         if name not in CATEGORIES:
             raise AbsynthError(f"sizes.{name}", name, f"a category: {', '.join(CATEGORIES)}")

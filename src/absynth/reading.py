@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absynth.checks import reshared
 from absynth.errors import AbsynthError
-from absynth.frames import Construction, Frame
+from absynth.frames import Construction, Frame, add_frames
 from absynth.grammar import Grammar
 from absynth.lexicon import Zipf
 
 _TOP = (
-    "preset", "name", "seed", "surface", "plural", "past", "ambiguity", "strength", "clusters", "zipf", "sizes", "levels", "frames",
-)  # fmt: skip
+    "preset",
+    "name",
+    "seed",
+    "surface",
+    "plural",
+    "past",
+    "ambiguity",
+    "strength",
+    "clusters",
+    "zipf",
+    "sizes",
+    "levels",
+    "shares",
+    "frames",
+)
 
 
 def from_dict(spec: Mapping[str, Any]) -> Grammar:
     """Build a grammar from `Grammar.to_dict` output, or from the content of a grammar file.
 
-    With ``preset`` the named preset is the base: ``sizes`` are merged into its sizes, everything else replaces.
+    With ``preset`` the named preset is the base: ``sizes`` are merged into its sizes, ``frames`` are added to its
+    frames (the
+    shares of the others are scaled to make room), everything else replaces. ``default`` stands for all other
+    categories.
 
     Raises
     ------
@@ -53,7 +71,10 @@ def from_dict(spec: Mapping[str, Any]) -> Grammar:
         settings["sizes"] = {**settings.get("sizes", {}), **spec["sizes"]}
     if "frames" in spec:
         _table("frames", spec["frames"])
-        settings["frames"] = tuple(_frame(name, value) for name, value in spec["frames"].items())
+        new = tuple(_frame(name, value) for name, value in spec["frames"].items())
+        settings["frames"] = add_frames(settings["frames"], new) if "preset" in spec else new
+    if "shares" in spec:
+        settings["frames"] = reshared(settings.get("frames", ()), spec["shares"])
     for key in ("sizes", "frames"):
         if key not in settings:
             raise AbsynthError(key, None, f'a table [{key}], or preset = "small"')
@@ -85,6 +106,35 @@ def from_toml(path: str | Path) -> Grammar:
         line = _line_of(text, error.field)
         where = f"{path}:{line}" if line else str(path)
         raise AbsynthError(f"{where}: {error.field}", error.value, error.allowed) from error
+
+
+def to_toml(grammar: Grammar) -> str:
+    """Return the whole grammar as TOML; `from_toml` gives an equal grammar."""
+    spec = grammar.to_dict()
+
+    def text(value: Any) -> str:
+        # JSON strings, numbers and lists of them are TOML as well.
+        return json.dumps(value, ensure_ascii=False)
+
+    def key(name: str) -> str:
+        return name if re.fullmatch(r"[A-Za-z0-9_]+", name) else text(name or "default")
+
+    def table(name: str, values: Mapping[str, Any]) -> list[str]:
+        return ["", f"[{name}]", *(f"{key(k)} = {text(v)}" for k, v in values.items())]
+
+    lines = [f"{name} = {text(spec[name])}" for name in ("name", "seed", "surface", "plural", "past", "ambiguity")]
+    for name in ("sizes", "strength", "clusters", "levels"):
+        if spec[name] is not None:
+            lines += table(name, spec[name])
+    for name, law in spec["zipf"].items():
+        lines += table(f"zipf.{key(name)}", law)
+    for name, frame in spec["frames"].items():
+        lines += table(f"frames.{name}", {k: frame[k] for k in ("verb", "core", "share")})
+        if frame["optional"]:
+            lines += table(f"frames.{name}.optional", frame["optional"])
+        for construction in frame["constructions"]:
+            lines += ["", f"[[frames.{name}.constructions]]", *(f"{k} = {text(v)}" for k, v in construction.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _line_of(text: str, field: str) -> int | None:
@@ -194,6 +244,10 @@ def _frame(name: str, value: Any) -> Frame:
             )
         )
     return Frame(
-        name=name, verb=_as(str, f"{field}.verb", value["verb"]), core=tuple(_as(str, f"{field}.core", role) for role in value["core"]),
-        optional=dict(value.get("optional", {})), share=_as(float, f"{field}.share", value["share"]), constructions=tuple(constructions),
-    )  # fmt: skip
+        name=name,
+        verb=_as(str, f"{field}.verb", value["verb"]),
+        core=tuple(_as(str, f"{field}.core", role) for role in value["core"]),
+        optional=dict(value.get("optional", {})),
+        share=_as(float, f"{field}.share", value["share"]),
+        constructions=tuple(constructions),
+    )

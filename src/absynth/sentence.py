@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from absynth.categories import CATEGORIES, NUMBERS, TENSES
 from absynth.lexicon import Lexicon
 from absynth.template import Template, Tree
 
 LAYERS = (
-    "category", "upos", "xpos", "lemma", "feats", "number", "tense", "role", "predicate", "frame", "cluster", "deprel",
-)  # fmt: skip
+    "category",
+    "upos",
+    "xpos",
+    "lemma",
+    "feats",
+    "number",
+    "tense",
+    "role",
+    "predicate",
+    "frame",
+    "cluster",
+    "deprel",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +33,8 @@ class Sentence:
     tokens
         The words.
     labels
-        Layer -> one value per word, None where the layer says nothing. Layers: category, upos, xpos, lemma, feats, number,
+        Layer -> one value per word, None where the layer says nothing. Layers: category, upos, xpos, lemma, feats,
+        number,
         tense, role (on the head word of the phrase), predicate (1-based position of the governing predicate, as text),
         frame (of the word's clause), cluster ("c0", ...; open classes only), deprel.
     heads
@@ -79,30 +90,22 @@ class Derivation:
 
     def render(self) -> Sentence:
         """Return the sentence with all annotations."""
-        template, lexicon = self.template, self.lexicon
-        words = [int(lexicon.entry_word[entry]) for entry in self.entries]
-        cells = [
-            CATEGORIES[lexicon.categories[lexicon.word_category[word]]].cells[lexicon.entry_cell[entry]]
-            for word, entry in zip(words, self.entries)
-        ]
-        lemmas = [lexicon.lemmas[word] for word in words]
-        tokens = self.tokens
+        template = self.template
+        table = self.lexicon.entry_labels
+        tokens, tags, feats, numbers, tenses, lemmas, clusters = zip(*[table[entry] for entry in self.entries])
         fixed = template.labels
         labels: dict[str, list[str | None]] = {
             "category": list(fixed["category"]),
             "upos": list(fixed["upos"]),
-            "xpos": [cell.xpos for cell in cells],
+            "xpos": list(tags),
             "lemma": list(lemmas),
-            "feats": [None if cell.feats == "_" else cell.feats for cell in cells],
-            "number": [NUMBERS[cell.number] if cell.number >= 0 else None for cell in cells],
-            "tense": [TENSES[cell.tense] if cell.tense >= 0 else None for cell in cells],
+            "feats": list(feats),
+            "number": list(numbers),
+            "tense": list(tenses),
             "role": list(fixed["role"]),
             "predicate": list(fixed["predicate"]),
             "frame": list(fixed["frame"]),
-            "cluster": [
-                f"c{lexicon.word_cluster[word]}" if lexicon.num_clusters[lexicon.word_category[word]] > 1 else None
-                for word in words
-            ],
+            "cluster": list(clusters),
             "deprel": list(fixed["deprel"]),
         }
         return Sentence(
@@ -110,7 +113,7 @@ class Derivation:
             labels=labels,
             heads=[slot.head + 1 for slot in template.slots],
             deprels=[slot.deprel for slot in template.slots],
-            tree=bracket(template.tree, tokens, [cell.xpos for cell in cells]),
+            tree=bracket(template.tree, tokens, tags),
             logical_form=self.logical_form(lemmas, labels),
             complexity=template.level,
             construction=template.construction,

@@ -64,23 +64,33 @@ def _roots(count: int, seed: int) -> list[str]:
 def _spread(
     count: int, categories: np.ndarray, upos: Sequence[str], stream: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Pair up `count` disjoint (entry, entry) of different parts of speech; `categories`: [candidates]."""
-    order = stream.permutation(len(categories))
-    piles: dict[str, list[int]] = {}
-    for i in order:
-        piles.setdefault(upos[categories[i]], []).append(int(i))
+    """Pair up `count` disjoint entries of different categories, of different parts of speech as long as there are any.
+
+    Parameters
+    ----------
+    categories : [candidates]
+        Category of each candidate entry.
+    upos
+        Part of speech of each category.
+    """
     pairs: list[tuple[int, int]] = []
-    while len(pairs) < count:
-        # Taking from the two largest piles pairs as many as can be paired.
-        largest = sorted(piles, key=lambda name: (-len(piles[name]), name))[:2]
-        if len(largest) < 2 or not piles[largest[1]]:
-            break
-        pairs.append((piles[largest[0]].pop(), piles[largest[1]].pop()))
+    left = [int(i) for i in stream.permutation(len(categories))]
+    for kind_of in (lambda i: upos[int(categories[i])], lambda i: str(categories[i])):
+        piles: dict[str, list[int]] = {}
+        for i in left:
+            piles.setdefault(kind_of(i), []).append(i)
+        while len(pairs) < count:
+            # Taking from the two largest piles pairs as many as can be paired.
+            largest = sorted(piles, key=lambda name: (-len(piles[name]), name))[:2]
+            if len(largest) < 2 or not piles[largest[1]]:
+                break
+            pairs.append((piles[largest[0]].pop(), piles[largest[1]].pop()))
+        left = [i for pile in piles.values() for i in pile]
     return pairs
 
 
 def spell(
-    names: Sequence[str],
+    names: tuple[str, ...],
     num_words: np.ndarray,
     word_category: np.ndarray,
     entry_word: np.ndarray,
@@ -101,6 +111,7 @@ def spell(
         One citation form for each word.
     """
     number = np.concatenate([np.arange(n) for n in num_words])
+    name_of = [names[int(c)] for c in word_category]
     suffixes = [[cell.suffix for cell in CATEGORIES[name].cells] for name in names]
     endings = [[cell.label_suffix for cell in CATEGORIES[name].cells] for name in names]
     total = len(word_category)
@@ -108,12 +119,7 @@ def spell(
         lemmas = _roots(total, seed)
         forms = [lemmas[w] + suffixes[word_category[w]][c] for w, c in zip(entry_word, entry_cell)]
     elif surface == "labelled":
-        lemmas = [
-            names[word_category[w]]
-            if names[word_category[w]].startswith("marker.")
-            else f"{names[word_category[w]]}{number[w]}"
-            for w in range(total)
-        ]
+        lemmas = [name if name.startswith("marker.") else f"{name}{i}" for name, i in zip(name_of, number)]
         forms = [lemmas[w] + endings[word_category[w]][c] for w, c in zip(entry_word, entry_cell)]
     elif surface == "opaque":
         codes = np.random.default_rng([seed, 3]).permutation(len(entry_word))
@@ -125,7 +131,7 @@ def spell(
         raise AbsynthError("surface", surface, f"one of {', '.join(STYLES)}")
     if ambiguity > 0:
         entry_category = word_category[entry_word]
-        candidates = np.flatnonzero([CATEGORIES[names[c]].open_class for c in entry_category])
+        candidates = np.flatnonzero([CATEGORIES[name_of[w]].open_class for w in entry_word])
         # n entries with m pairs make n - m forms, of which m are ambiguous.
         wanted = round(ambiguity * len(forms) / (1 + ambiguity))
         stream = np.random.default_rng([seed, 4])

@@ -20,10 +20,8 @@ _LAZY = {
     "open_run": "lmtrace.records.run",
     "Converged": "lmtrace.analysis.convergence",
     "TraceCallback": "lmtrace.integrations.transformers",
-    "LightningCallback": "lmtrace.integrations.lightning",
     "analyze": "lmtrace.jobs.analyze",
-    "sweep": "lmtrace.jobs.sweep",
-    "inspect": "lmtrace.jobs.inspect",
+    "verify": "lmtrace.jobs.verify",
     "functional": "lmtrace.functional",
 }
 
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from lmtrace.errors import TraceError as TraceError
     from lmtrace.integrations.transformers import TraceCallback as TraceCallback
     from lmtrace.jobs.analyze import analyze as analyze
+    from lmtrace.jobs.verify import verify as verify
     from lmtrace.observe.interface import Needs as Needs
     from lmtrace.observe.interface import Signal as Signal
     from lmtrace.records.run import open_run as open_run

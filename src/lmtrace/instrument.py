@@ -67,6 +67,7 @@ class Instrument:
     memories: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
     train_batches: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.model = unwrap(self.model)
@@ -136,6 +137,7 @@ class Instrument:
                 name = self.signals[i].name
                 spent = time.perf_counter() - start + float(captured.seconds.get(i, 0.0))
                 seconds[name] = seconds.get(name, 0.0) + spent
+        self.notes = measurement.notes
         seconds["all"] = time.perf_counter() - begin
         for label, value in seconds.items():
             records.append(Record(step=step, signal="cost", metric="seconds", label=label, value=value, n=1))

@@ -22,7 +22,7 @@ class Schedule:
     per_decade
         Measurements per factor of ten of the step, or 0: dense early, sparse late.
     strides
-        Signal -> measured at every n-th due step only (and at step 0 and the last).
+        Signal -> measured at every n-th due step only (and at step 0, and at the last one where that is known).
     """
 
     every: int = 0

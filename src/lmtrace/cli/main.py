@@ -181,11 +181,15 @@ def view(
 
 
 @app.command()
-def findings(run: RunFolder, as_json: Json = False) -> None:
+def findings(
+    run: RunFolder,
+    everything: Annotated[bool, typer.Option("--all", help="Also those on single label values.")] = False,
+    as_json: Json = False,
+) -> None:
     """Say what emerged, when, where, and how sure that is."""
     from lmtrace.records.run import open_run
 
-    _show_findings(open_run(run), as_json)
+    _show_findings(open_run(run), as_json, everything)
 
 
 @app.command()
@@ -227,6 +231,29 @@ def signals(as_json: Json = False) -> None:
 
 
 @app.command()
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint's folder.")],
+    panel: Annotated[str | None, typer.Option(help="A file of annotated sentences.")] = None,
+    signals: Annotated[str, typer.Option(help="light, standard, full, or names with commas.")] = "full",
+    steps: Annotated[int, typer.Option(help="Training steps to compare.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Prove on your own model that measuring changes nothing, bit for bit."""
+    from dataclasses import asdict
+
+    from lmtrace.jobs.analyze import checkpoint_and_panel
+    from lmtrace.jobs.verify import verify as job
+
+    loaded, built, chosen = checkpoint_and_panel(model, panel=panel, signals=signals)
+    verdict = job(loaded, built, signals=chosen, steps=steps)
+    if as_json:
+        print_json(asdict(verdict))
+    else:
+        out().print(str(verdict))
+    raise typer.Exit(0 if verdict.identical else 1)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check the environment: versions, accelerator, optional parts, speed of the disk."""
     from lmtrace.jobs.doctor import doctor as job
@@ -239,7 +266,7 @@ def doctor(as_json: Json = False) -> None:
         out().print(f"[{'green' if row['ok'] else 'yellow'}]{'ok  ' if row['ok'] else 'none'}[/] {row['name']:<14} {row['detail']}")
 
 
-def _show_findings(run: Any, as_json: bool) -> None:
+def _show_findings(run: Any, as_json: bool, everything: bool = False) -> None:
     from lmtrace.analysis.findings import findings as find
     from lmtrace.show.tables import print_findings
 
@@ -247,7 +274,7 @@ def _show_findings(run: Any, as_json: bool) -> None:
     if as_json:
         print_json([f.to_dict() for f in found])
     else:
-        print_findings(run, found, out())
+        print_findings(run, found, out(), everything)
 
 
 def main() -> None:

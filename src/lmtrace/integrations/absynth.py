@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import absynth
+from absynth.interventions import KINDS
 from lmtrace.errors import ConfigError, DataError
+from lmtrace.text.pairs import MinimalPair
 
 PREFIX = "absynth:"
 
@@ -46,3 +49,13 @@ def load_corpus(source: str, *, n: int = 50_000, seed: int = 0) -> Any:
     except absynth.AbsynthError as error:
         kind = ConfigError if source.startswith(PREFIX) else DataError
         raise kind(str(error)) from error
+
+
+def minimal_pairs(corpus: Any, *, per_kind: int = 100, seed: int = 0) -> tuple[MinimalPair, ...]:
+    """Return minimal pairs of every kind of intervention on an `absynth.Corpus`, with their exact severity in nats."""
+    found: list[MinimalPair] = []
+    for kind in KINDS:
+        for pair in absynth.minimal_pairs(corpus, kind=kind, seed=seed, limit=per_kind):
+            severity = pair.severity * math.log(2) if math.isfinite(pair.severity) else None
+            found.append(MinimalPair(tuple(pair.good.tokens), tuple(pair.bad.tokens), kind, severity))
+    return tuple(found)

@@ -50,6 +50,7 @@ class TraceCallback(TrainerCallback):
             start_step=state.global_step,
             **self.settings,
         )
+        self.tracer.last_step = state.max_steps
         self.tracer.__enter__()
         self._hooks.append(model.register_forward_hook(self._after_forward, with_kwargs=True))
 
@@ -75,6 +76,11 @@ class TraceCallback(TrainerCallback):
         self._loss, self._tokens = None, 0
         if self.tracer.should_stop:
             control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep what a resume from this checkpoint needs."""
+        if self.tracer is not None:
+            self.tracer.checkpoint()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -75,6 +75,37 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
     return model.eval()
 
 
+def checkpoint_and_panel(
+    path: str, *, panel: str | None = None, signals: str = "standard", revision: str | None = None
+) -> tuple[nn.Module, Panel, list[Signal]]:
+    """Return a saved model, the panel that belongs to it, and the signals asked for.
+
+    The panel is that of its training where `lmtrace train` wrote the checkpoint, or a file of annotated sentences.
+
+    Raises
+    ------
+    DataError
+        Where no panel is given and the checkpoint does not say which one it was measured with.
+    """
+    from lmtrace.jobs.data import DataConfig, build_panel, load_sentences, open_tokenizer, read_card, split
+    from lmtrace.jobs.train import signals_for
+    from lmtrace.observe.forward import objective_of
+
+    model = load_checkpoint(path, revision=revision)
+    card = read_card(path)
+    training: Any = None
+    if panel is not None:
+        config = DataConfig(**{**(card or {}).get("data", {}), "panel": panel})
+        held_out = load_sentences(panel, config)
+    elif card is not None:
+        config = DataConfig(**card["data"])
+        training, held_out = split(config)
+    else:
+        raise DataError(f"{path} does not say which panel it belongs to", "Pass --panel FILE (CoNLL-U, JSONL, parquet)")
+    built = build_panel(held_out, open_tokenizer(path), config, objective_of(model), training)
+    return model, built, signals_for(signals, held_out)
+
+
 def analyze_checkpoint(
     path: str,
     *,
@@ -86,37 +117,18 @@ def analyze_checkpoint(
     seed: int | None = None,
     overwrite: bool = False,
 ) -> Run:
-    """Measure a saved checkpoint; the panel is that of its training where `lmtrace train` wrote the checkpoint.
+    """Measure a saved checkpoint as the live run would have done at that step."""
+    from lmtrace.jobs.data import read_card
 
-    Raises
-    ------
-    DataError
-        Where no panel is given and the checkpoint does not say which one it was measured with.
-    """
-    from lmtrace.jobs.data import DataConfig, build_panel, load_sentences, open_tokenizer, read_card, split
-
-    model = load_checkpoint(path, revision=revision)
-    tokenizer = open_tokenizer(path)
-    card = read_card(path)
-    if panel is not None:
-        config = DataConfig(**{**(card or {}).get("data", {}), "panel": panel})
-        held_out = load_sentences(panel, config)
-    elif card is not None:
-        config = DataConfig(**card["data"])
-        _, held_out = split(config)
-    else:
-        raise DataError(f"{path} does not say which panel it belongs to", "Pass --panel FILE (CoNLL-U, JSONL, parquet)")
-    from lmtrace.observe.forward import objective_of
-
-    built = build_panel(held_out, tokenizer, config, objective_of(model))
-    card = card or {}
+    model, built, chosen = checkpoint_and_panel(path, panel=panel, signals=signals, revision=revision)
+    card = read_card(path) or {}
     return analyze(
         model,
         built,
         run=run,
-        signals=signals,
+        signals=chosen,
         step=int(card.get("step", 0)) if step is None else step,
         seed=int(card.get("seed", 0)) if seed is None else seed,
         overwrite=overwrite,
-        data={"checkpoint": Path(path).name, "corpus": config.corpus},
+        data={"checkpoint": Path(path).name, **({"corpus": card["data"]["corpus"]} if "data" in card else {})},
     )

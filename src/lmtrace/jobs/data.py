@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from lmtrace.errors import ConfigError, DataError
 from lmtrace.integrations import absynth as synthetic
 from lmtrace.text.panel import Objective, Panel
 from lmtrace.text.readers import read
+from lmtrace.text.sentences import iterate_words
 from lmtrace.text.sequences import bidirectional_affixes, causal_affixes, encode_causal, mask_id, target_ids
 from lmtrace.text.tokenizer import FILE as WORD_TOKENIZER_FILE
 from lmtrace.text.tokenizer import WordTokenizer
@@ -130,8 +132,10 @@ def _text(sentence: Any) -> str:
     return getattr(sentence, "text", None) or " ".join(sentence.tokens)
 
 
-def build_panel(sentences: Any, tokenizer: Any, config: DataConfig, objective: Objective = "causal") -> Panel:
-    """Return the panel that the configuration asks for."""
+def build_panel(
+    sentences: Any, tokenizer: Any, config: DataConfig, objective: Objective = "causal", training: Any = None
+) -> Panel:
+    """Return the panel that the configuration asks for; `training` gives it word frequencies and reference predictors."""
     return Panel.from_annotated(
         sentences,
         tokenizer,
@@ -140,6 +144,8 @@ def build_panel(sentences: Any, tokenizer: Any, config: DataConfig, objective: O
         policy=config.policy,
         max_length=config.max_length,
         objective=objective,
+        training=training,
+        frequencies=None if training is None else Counter(word for words in iterate_words(training) for word in words),
     )
 
 
@@ -162,7 +168,7 @@ def training_rows(sentences: Any, tokenizer: Any, objective: Objective, max_leng
     if objective == "causal":
         if isinstance(tokenizer, WordTokenizer):
             begin, end = causal_affixes(tokenizer)
-            rows = [[*begin, *tokenizer.encode(s.tokens), *end][:max_length] for s in sentences if len(s.tokens)]
+            rows = [[*begin, *ids, *end][:max_length] for ids in map(tokenizer.encode, iterate_words(sentences)) if ids]
         else:
             rows = encode_causal(sentences, tokenizer, max_length)
         return _not_empty(rows)

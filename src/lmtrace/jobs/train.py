@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from lmtrace.errors import ConfigError
+from lmtrace.integrations.absynth import minimal_pairs
 from lmtrace.integrations.transformers import TraceCallback
 from lmtrace.jobs.data import (
     Collator,
@@ -25,7 +26,10 @@ from lmtrace.jobs.data import (
     write_card,
 )
 from lmtrace.jobs.models import build_model
+from lmtrace.observe.interface import Signal
 from lmtrace.records.run import Run, open_run
+from lmtrace.signals import resolve
+from lmtrace.signals.pairs import Pairs
 
 Task = Literal["auto", "causal", "masked", "seq2seq"]
 TASK_OF_STYLE = {"bert": "masked", "t5": "seq2seq"}
@@ -99,7 +103,7 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
     training, held_out = split(config.data)
     tokenizer = load_tokenizer(config.data, training, task)
     tell(0, config.steps, "preparing the panel")
-    panel = build_panel(held_out, tokenizer, config.data, task)
+    panel = build_panel(held_out, tokenizer, config.data, task, training)
     rows = training_rows(training, tokenizer, task, config.data.max_length)
     specials = {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     model = build_model(
@@ -113,7 +117,7 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
     callback = TraceCallback(
         panel,
         run=folder,
-        signals=config.signals,
+        signals=signals_for(config.signals, held_out),
         every=config.every,
         budget=config.budget,
         seed=config.seed,
@@ -143,6 +147,17 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
     tokenizer.save_pretrained(final)
     write_card(final, config.data, task=task, step=config.steps, run=folder.name, seed=config.seed)
     return open_run(folder)
+
+
+def signals_for(wanted: str, sentences: Any) -> list[Signal]:
+    """Return the signals asked for; on a synthetic language, `pairs` gets interventions on the panel's sentences."""
+    chosen = resolve(wanted)
+    if not hasattr(sentences, "grammar"):
+        return chosen
+    return [
+        Pairs(pairs=minimal_pairs(sentences)) if isinstance(signal, Pairs) and not signal.pairs else signal
+        for signal in chosen
+    ]
 
 
 def _measure_only(callback: TraceCallback, trainer: Trainer) -> None:

@@ -61,7 +61,7 @@ class SpectrumShape:
     negative_mass
         Share of sum a that belongs to negative eigenvalues.
     num_negative
-        Number of eigenvalues below -1e-4 of the largest magnitude.
+        Number of eigenvalues below -1 % of the largest magnitude. (A quadrature cannot tell the sign of smaller ones.)
     """
 
     entropy_rank: float
@@ -127,10 +127,9 @@ def quadrature(
             w = product(q)
             if not bool(torch.isfinite(w).all()):
                 raise NotFiniteError("a Hessian-vector product is not finite")
-            for _ in range(2):
-                coefficients = basis[: j + 1] @ w
-                w = w - coefficients @ basis[: j + 1]
-                diagonal[j] += float(coefficients[j])
+            diagonal[j] = float(q @ w)
+            w = w - diagonal[j] * q - (off[j - 1] * basis[j - 1] if j else 0.0)
+            w = w - (basis[: j + 1] @ w) @ basis[: j + 1]  # what rounding has left
             off[j] = float(w.norm())
             if off[j] <= eps * max(np.abs(diagonal[: j + 1]).max(), off[: j + 1].max()):
                 taken = j + 1
@@ -206,7 +205,7 @@ def _shape(values: np.ndarray, counts: np.ndarray) -> SpectrumShape | None:
         condition_number=float(sorted_magnitude[0] / sorted_magnitude[last]),
         decay=_decay(sorted_magnitude[: last + 1], sorted_counts[: last + 1]),
         negative_mass=float(counts[values < 0] @ magnitude[values < 0]) / total,
-        num_negative=float(counts[values < -1e-4 * magnitude.max()].sum()),
+        num_negative=float(counts[values < -0.01 * magnitude.max()].sum()),
     )
 
 

@@ -8,8 +8,9 @@ is silently wrong.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -34,8 +35,11 @@ Loss = Callable[[], Tensor]
 Parameters = Iterable[Tensor] | Mapping[str, Tensor]
 Method = Literal["auto", "double backward", "central differences"]
 
-STEP_NORM = 1e-2
-"""Length of the step of central differences, in parameter space."""
+STEPS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+"""Lengths of the step of central differences, in parameter space. The first is best for smooth models in float32."""
+
+GOOD_AGREEMENT = 3e-3
+"""Relative difference of the products of two neighbouring steps at which the longer one is taken without trying more."""
 
 MAX_ASYMMETRY = 2e-2
 """Above this, relative to the norm of H, products by double backward are not those of a Hessian."""
@@ -53,8 +57,9 @@ class HessianOperator:
         Parameters, as an iterable or a mapping from names. Frozen ones are left out, tied ones count once.
     method
         "double backward" keeps the gradient graph: about 2.1 gradients per product. "central differences" moves the
-        parameters by +-1e-2 along v and puts them back bit for bit: 2 gradients per product, relative error about 1e-4
-        in float32 on smooth models. "auto" takes the first, and the second where the first fails.
+        parameters by +-1e-2 along v (less where the loss has kinks) and puts them back bit for bit: 2 gradients per
+        product, relative error about 1e-4 in float32 on smooth models. "auto" takes the first, and the second where
+        the first fails.
 
     Attributes
     ----------
@@ -70,6 +75,8 @@ class HessianOperator:
         Which of the two methods is in use; `reason` says why, after a fall-back.
     num_products : int
         Products taken so far.
+    step : float or None
+        Length of the step of central differences, once it is chosen.
 
     Raises
     ------
@@ -98,6 +105,7 @@ class HessianOperator:
             end += p.numel()
         self.size = end
         self.num_products = 0
+        self.step: float | None = None
         self.reason = ""
         self._fixed = method != "auto"
         self._graph: list[Tensor | None] = []
@@ -114,17 +122,21 @@ class HessianOperator:
         if not bool(torch.isfinite(self.gradient).all()):
             raise NotFiniteError("the gradient is not finite")
 
-    def __call__(self, vector: Tensor) -> Tensor:
-        """Return H v: [P] -> [P]."""
+    def __call__(self, vector: Tensor, only: Collection[str] | None = None) -> Tensor:
+        """Return H v: [P] -> [P].
+
+        With `only`, names of parameters: return their rows of H v for a `vector` that is zero elsewhere (and zero in
+        the other rows), that is the product with a diagonal block, for less than a whole product.
+        """
         self.num_products += 1
         if self.method == "double backward":
             if self.num_products > 1:
-                return self._double_backward(vector)
+                return self._double_backward(vector, only)
             try:
-                return self._double_backward(vector)
+                return self._double_backward(vector, only)
             except RuntimeError as error:
                 self.fall_back(_first_line(error))
-        return self.central_differences(vector)
+        return self.central_differences(vector, only)
 
     def fall_back(self, reason: str) -> None:
         """Use central differences from now on; the graph is freed. With a fixed method this is an error."""
@@ -147,21 +159,39 @@ class HessianOperator:
         self._graph = [g if g is not None and g.requires_grad else None for g in grads]
         return float(loss.detach()), self._flat([None if g is None else g.detach() for g in grads])
 
-    def _double_backward(self, vector: Tensor) -> Tensor:
-        pairs = [(g, part) for g, part in zip(self._graph, self._split(vector)) if g is not None]
+    def _double_backward(self, vector: Tensor, only: Collection[str] | None) -> Tensor:
+        wanted = [only is None or name in only for name in self.params]
+        pairs = [(g, part) for g, part, want in zip(self._graph, self._split(vector), wanted) if want and g is not None]
         if not pairs:
             return torch.zeros_like(vector)
         grads, parts = zip(*pairs)
-        return self._flat(
-            torch.autograd.grad(grads, self._tensors, grad_outputs=parts, retain_graph=True, allow_unused=True)
-        )
+        inputs = [p for p, want in zip(self._tensors, wanted) if want]
+        found = iter(torch.autograd.grad(grads, inputs, grad_outputs=parts, retain_graph=True, allow_unused=True))
+        return self._flat([next(found) if want else None for want in wanted])
 
-    def central_differences(self, vector: Tensor) -> Tensor:
-        """Return H v from two gradients, whatever the method in use."""
-        norm = float(vector.norm())
-        if norm == 0.0:
+    def central_differences(self, vector: Tensor, only: Collection[str] | None = None) -> Tensor:
+        """Return H v from two gradients, whatever the method in use.
+
+        The first call also chooses the step: the first one, unless kinks (ReLU, routing) lie within it, which shows in
+        the difference to a shorter one. Then the step at which the product changes least.
+        """
+        if float(vector.norm()) == 0.0:
             return torch.zeros_like(vector)
-        scale = STEP_NORM / norm
+        if self.step is not None:
+            return self._difference(vector, self.step, only)
+        longer, best = self._difference(vector, STEPS[0], only), (math.inf, STEPS[0], vector)
+        for step, shorter in itertools.pairwise(STEPS):
+            product = self._difference(vector, shorter, only)
+            disagreement = float((longer - product).norm()) / max(float(product.norm()), torch.finfo(self.dtype).tiny)
+            best = min(best, (disagreement, step, longer), key=lambda found: found[0])
+            if disagreement <= GOOD_AGREEMENT:
+                break
+            longer = product
+        self.step = best[1]
+        return best[2]
+
+    def _difference(self, vector: Tensor, step: float, only: Collection[str] | None) -> Tensor:
+        scale = step / float(vector.norm())
         saved = [p.detach().clone() for p in self._tensors]
         sides = []
         try:
@@ -169,17 +199,19 @@ class HessianOperator:
                 # `.data`: the values come back bit for bit, so no graph that was saved elsewhere has to be invalidated.
                 for p, old, part in zip(self._tensors, saved, self._split(vector)):
                     p.data.copy_(torch.add(old, part, alpha=sign))
-                sides.append(self._gradient()[1])
+                sides.append(self._gradient(only)[1])
         finally:
             for p, old in zip(self._tensors, saved):
                 p.data.copy_(old)
         return (sides[0] - sides[1]) / (2 * scale)
 
-    def _gradient(self) -> tuple[float, Tensor]:
+    def _gradient(self, only: Collection[str] | None = None) -> tuple[float, Tensor]:
+        wanted = [only is None or name in only for name in self.params]
         with torch.enable_grad():
             loss = self._scalar()
-            grads = torch.autograd.grad(loss, self._tensors, allow_unused=True)
-        return float(loss.detach()), self._flat(grads)
+            inputs = [p for p, want in zip(self._tensors, wanted) if want]
+            found = iter(torch.autograd.grad(loss, inputs, allow_unused=True))
+        return float(loss.detach()), self._flat([next(found) if want else None for want in wanted])
 
     def _scalar(self) -> Tensor:
         loss = self._loss()
@@ -226,8 +258,8 @@ def hessian_spectrum(
     k
         How many of the largest.
     tol
-        An eigenpair counts when ||H v - lambda v|| <= tol * max |lambda|. The eigenvalue's error is at most that
-        residual, and usually of the order of its square.
+        An eigenpair counts when ||H v - lambda v|| <= tol * max |lambda| (the smallest: tol * |lambda| itself, or 1 %
+        of the former). The eigenvalue's error is at most that residual, and usually of the order of its square.
     smallest
         Whether the most negative eigenvalue is wanted too (more products).
     start
@@ -282,6 +314,11 @@ def operator_spectrum(
     if spectrum.asymmetry > MAX_ASYMMETRY and operator.method == "double backward":
         operator.fall_back(f"double backward is not symmetric here (by {spectrum.asymmetry:.1e} of the norm)")
         spectrum = lanczos(operator, start, **options)
+    if spectrum.asymmetry > MAX_ASYMMETRY:
+        spectrum = missing_spectrum(
+            f"products are not symmetric (by {spectrum.asymmetry:.1e} of the norm): the loss has kinks, or is not the same "
+            "at every call"
+        )
     return replace(spectrum, method=operator.method, reason=operator.reason)
 
 

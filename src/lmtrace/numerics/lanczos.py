@@ -123,7 +123,8 @@ def lanczos(
     k
         How many of the largest eigenvalues.
     tol
-        Bound on the residual, relative to the largest magnitude among the eigenvalues.
+        Bound on the residual, relative to the largest magnitude among the eigenvalues; for the smallest eigenvalue
+        relative to its own magnitude, or to 1 % of the largest where that is more.
     smallest
         Whether the smallest eigenvalue has to converge too.
     max_products
@@ -149,76 +150,115 @@ def lanczos(
     size = start.numel()
     k = min(k, size)
     capacity = min(max(max_basis, 2 * k + 12), size)
-    floor = max(1e-3 * tol, 10 * torch.finfo(start.dtype).eps)
+    exhausted = max(1e-3 * tol, 10 * torch.finfo(start.dtype).eps)
     basis = start.new_empty(capacity, size)
     projected = np.zeros((capacity, capacity))
-    dropped = np.zeros(capacity)  # norm of the part of H q_j that is neither in the basis nor the next candidate
-    candidate, num_basis, chain, since_fresh, num_products = start, 0, 0, 0, 0
-    values, mix, residuals, scale, asymmetry = np.zeros(0), np.zeros((0, 0)), np.zeros(0), 0.0, 0.0
+    queue: list[_Pending] = [_Pending(start, 0.0, np.zeros(capacity))]
+    num_basis, num_products, since_fresh, asymmetry = 0, 0, 0, 0.0
+    values, mix, residuals = np.zeros(0), np.zeros((0, 0)), np.zeros(0)
     confirmed: np.ndarray | None = None
 
     while num_products < max_products:
         if num_basis == capacity:
             keep = np.unique(np.r_[0:3, max(0, capacity - k - max(k, 5)) : capacity])
-            kept = len(keep)
-            basis[:kept] = torch.as_tensor(mix[:, keep].T.copy(), dtype=basis.dtype, device=basis.device) @ basis
-            dropped[:kept] = dropped @ np.abs(mix[:, keep])
-            dropped[kept:] = 0.0
+            num_basis = len(keep)
+            basis[:num_basis] = _rows(basis, mix, keep)
             projected[:] = 0.0
-            projected[range(kept), range(kept)] = values[keep]
-            num_basis = chain = kept
-        basis[num_basis] = _orthonormal(candidate, basis[:num_basis], generator)
+            projected[range(num_basis), range(num_basis)] = values[keep]
+            queue = [pending.rotated(mix[:, keep]) for pending in queue]
+        absorbed = ~np.any([pending.owners != 0 for pending in queue], axis=0)[:num_basis]
+        # A fresh direction goes ahead until it has shown what it can find; otherwise the oldest is next.
+        pending = queue.pop(-1 if since_fresh < EXTRA else 0)
+        basis[num_basis] = _orthonormal(pending.vector, basis[:num_basis], generator)
         image = product(basis[num_basis])
         num_basis, num_products, since_fresh = num_basis + 1, num_products + 1, since_fresh + 1
         if not bool(torch.isfinite(image).all()):
             raise NotFiniteError("a Hessian-vector product is not finite")
-        column, candidate = _project_out(image, basis[:num_basis])
+        column, rest = _project_out(image, basis[:num_basis])
         projected[:num_basis, num_basis - 1] = projected[num_basis - 1, :num_basis] = column
         values, mix = np.linalg.eigh(projected[:num_basis, :num_basis])
         scale = float(np.abs(values).max())
-        if chain < num_basis - 2 and scale > 0:
-            asymmetry = max(asymmetry, float(np.abs(column[chain : num_basis - 2]).max()) / scale)
+        if absorbed.any() and scale > 0:
+            asymmetry = max(asymmetry, float(np.abs(column[:-1][absorbed]).max()) / scale)
         if num_basis == size:
             residuals = np.zeros(size)
             break
-        beta = float(candidate.norm())
-        residuals = beta * np.abs(mix[-1]) + dropped[:num_basis] @ np.abs(mix)
+        beta = float(rest.norm())
+        if beta > exhausted * scale:
+            queue.append(_Pending(rest, beta, np.eye(1, capacity, num_basis - 1)[0]))
+        residuals = sum((p.norm * np.abs(p.owners[:num_basis] @ mix) for p in queue), np.zeros(num_basis))
 
-        wanted = np.append(residuals[-k:], residuals[:1] if smallest else [])
-        settled = since_fresh >= EXTRA and num_basis >= k and bool(np.all(wanted <= tol * scale))
+        settled = since_fresh >= EXTRA and num_basis >= k and _converged(values, residuals, k, tol, smallest)
         if settled:
             if k == 1 or (confirmed is not None and np.all(np.abs(values[-k:] - confirmed) <= tol * scale)):
                 break
             confirmed = values[-k:].copy()
-        if settled or beta <= floor * scale:  # go on from a random direction
-            dropped[num_basis - 1] += beta
-            candidate, chain, since_fresh = torch.zeros_like(candidate), num_basis, 0
+        if settled or not queue:  # go on from a random direction
+            queue.append(_Pending(torch.zeros_like(start), 0.0, np.zeros(capacity)))
+            since_fresh = 0
     return _spectrum(basis, values, mix, residuals, k, tol, smallest, num_products, asymmetry)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pending:
+    """A direction that waits to enter the basis: what products left outside it.
+
+    The part of H Q outside the basis is the sum of `vector owners'` over the queue. A zero vector asks for a random
+    one.
+    """
+
+    vector: Tensor
+    norm: float
+    owners: np.ndarray
+
+    def rotated(self, mix: np.ndarray) -> _Pending:
+        owners = np.zeros_like(self.owners)
+        owners[: mix.shape[1]] = self.owners[: len(mix)] @ mix
+        return _Pending(self.vector, self.norm, owners)
+
+
+def _limits(values: np.ndarray, tol: float) -> tuple[float, float]:
+    """Return the largest residuals allowed for the largest eigenvalues and for the smallest one.
+
+    The smallest is often a hundred times smaller in magnitude: a residual relative to the norm of H would say nothing.
+    """
+    scale = float(np.abs(values).max())
+    return tol * scale, max(tol * abs(float(values[0])), 0.01 * tol * scale)
+
+
+def _converged(values: np.ndarray, residuals: np.ndarray, k: int, tol: float, smallest: bool) -> bool:
+    top, bottom = _limits(values, tol)
+    return bool(np.all(residuals[-k:] <= top)) and (not smallest or residuals[0] <= bottom)
+
+
+def _rows(basis: Tensor, mix: np.ndarray, columns: np.ndarray) -> Tensor:
+    """Return the Ritz vectors [columns, P]."""
+    return torch.as_tensor(mix[:, columns].T.copy(), dtype=basis.dtype, device=basis.device) @ basis[: len(mix)]
 
 
 def _project_out(vector: Tensor, basis: Tensor) -> tuple[np.ndarray, Tensor]:
     """Return the coefficients of `vector` on the orthonormal rows of `basis` (float64), and what is left of it."""
-    total = np.zeros(len(basis))
-    for _ in range(2):  # twice is enough (Giraud, Langou and Rozloznik 2005)
-        coefficients = basis @ vector
-        vector = vector - coefficients @ basis
-        total += coefficients.double().cpu().numpy()
-    return total, vector
+    coefficients = basis @ vector
+    return coefficients.double().cpu().numpy(), vector - coefficients @ basis
 
 
 def _orthonormal(candidate: Tensor, basis: Tensor, generator: torch.Generator) -> Tensor:
     """Return the direction of `candidate` outside `basis`, or a random one where nothing is left of it."""
-    norm = candidate.norm()
+    norm = float(candidate.norm())
     for _ in range(5):
-        if float(norm) > 0:
-            _, rest = _project_out(candidate / norm, basis)
-            if float(rest.norm()) > 1e-3:
-                return rest / rest.norm()
+        if norm > 0:
+            rest, before = candidate / norm, 1.0
+            for _ in range(3):  # until a pass takes little away: twice is enough (Giraud, Langou and Rozloznik 2005)
+                _, rest = _project_out(rest, basis)
+                left = float(rest.norm())
+                if left > 0.7 * before:
+                    return rest / left
+                if left < 1e-3:
+                    break
+                before = left
         candidate = random_start(candidate.numel(), generator, candidate.dtype, candidate.device)
-        norm = candidate.norm()
-    raise NotFiniteError(
-        "no direction outside the Lanczos basis was found: the start vector or a product is not finite"
-    )
+        norm = float(candidate.norm())
+    raise NotFiniteError("no direction outside the Lanczos basis: the start vector or a product is not finite")
 
 
 def _spectrum(
@@ -232,33 +272,27 @@ def _spectrum(
     num_products: int,
     asymmetry: float,
 ) -> Spectrum:
-    limit = tol * float(np.abs(values).max())
+    top, bottom = _limits(values, tol)
     order = np.arange(len(values))[::-1][:k]
     # Only an unbroken run from the top is known to be "the j largest".
-    good = int(np.cumprod(residuals[order] <= limit).sum())
+    good = int(np.cumprod(residuals[order] <= top).sum())
     order = order[:good]
-
-    def rows(columns: np.ndarray) -> Tensor:
-        return torch.as_tensor(mix[:, columns].T.copy(), dtype=basis.dtype, device=basis.device) @ basis[: len(mix)]
-
+    has_smallest = smallest and bool(residuals[0] <= bottom)
     notes = []
     if good < k:
-        worst = residuals[::-1][good] / limit * tol if limit else 0.0
-        notes.append(
-            f"{good} of {k} largest converged after {num_products} products (residual {worst:.1e} > {tol:.1e})"
-        )
-    has_smallest = smallest and bool(residuals[0] <= limit)
+        got = f"residual {residuals[::-1][good]:.2g}, limit {top:.2g}" if good < len(values) else "too few products"
+        notes.append(f"{good} of {k} largest converged after {num_products} products ({got})")
     if smallest and not has_smallest:
-        worst = residuals[0] / limit * tol
-        notes.append(f"the smallest did not converge after {num_products} products (residual {worst:.1e} > {tol:.1e})")
+        got = f"residual {residuals[0]:.2g}, limit {bottom:.2g}"
+        notes.append(f"the smallest did not converge after {num_products} products ({got})")
     return Spectrum(
         largest=float(values[-1]) if good else None,
         smallest=float(values[0]) if has_smallest else None,
         eigenvalues=values[order].copy(),
         residuals=residuals[order].copy(),
         smallest_residual=float(residuals[0]) if has_smallest else None,
-        vectors=rows(order),
-        smallest_vector=rows(np.array([0]))[0] if has_smallest else None,
+        vectors=_rows(basis, mix, order),
+        smallest_vector=_rows(basis, mix, np.array([0]))[0] if has_smallest else None,
         num_products=num_products,
         asymmetry=asymmetry,
         note="; ".join(notes),

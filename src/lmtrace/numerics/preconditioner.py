@@ -17,8 +17,8 @@ class NoPreconditionerError(SignalError):
 def adam_preconditioner(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor]) -> list[Tensor]:
     """Return the diagonal of Adam's preconditioner, one tensor per parameter.
 
-    P = (1 - beta_1^t) (sqrt(v / (1 - beta_2^t)) + eps) with the second moments v after t steps (Cohen et al. 2022, eq. 2), so that
-    the next step is -eta P^-1 m.
+    P = (1 - beta_1^t) (sqrt(v / (1 - beta_2^t)) + eps) with the second moments v after t steps (Cohen et al. 2022, eq.
+    2), so that the next step is -eta P^-1 m.
 
     Raises
     ------

@@ -93,12 +93,35 @@ def ridge(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> 
     grid
         Penalties per row; lambda = penalty x n.
     """
-    n, values = basis.moments.n, basis.values
+    n = basis.moments.n
     prior = classes.counts / n
     cross = classes.counts * ((classes.means - basis.moments.mean) / basis.scale).T  # X'Y, [d, classes]
+    return _solve(basis, cross, prior, float(n * (prior * (1 - prior)).sum()), grid)
+
+
+def ridge_regression(basis: Basis, x: Tensor, y: Tensor, grid: tuple[float, ...] = GRID) -> Linear:
+    """Return the ridge regression to several real targets at once, under one penalty chosen as in `ridge`.
+
+    Parameters
+    ----------
+    basis
+        Of x.
+    x : [n, d]
+        Training rows.
+    y : [n, targets]
+        float64.
+    """
+    mean = y.mean(0)
+    centred = y - mean
+    cross = ((x.double() - basis.moments.mean) / basis.scale).T @ centred
+    return _solve(basis, cross, mean, float(centred.square().sum()), grid)
+
+
+def _solve(basis: Basis, cross: Tensor, target_mean: Tensor, total: float, grid: tuple[float, ...]) -> Linear:
+    """Solve for the penalty of least GCV; cross: X'Y [d, targets], total: ||Y - mean||^2."""
+    n, values = basis.moments.n, basis.values
     z = basis.vectors.T @ cross
     z2 = z.square().sum(1)
-    total = float(n * (prior * (1 - prior)).sum())  # ||Y - mean||^2
     penalties = torch.tensor(grid, dtype=values.dtype, device=values.device) * n
     shrunk = values + penalties[:, None]
     rss = total - (z2 * (values + 2 * penalties[:, None]) / shrunk.square()).sum(1)
@@ -108,7 +131,7 @@ def ridge(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> 
     gcv = torch.where(usable, rss.clamp(min=0) / (1 - dof / n).square(), torch.inf)
     best = int(gcv.argmin()) if bool(usable.any()) else len(grid) - 1
     weight = (basis.vectors @ (z / shrunk[best][:, None])) / basis.scale[:, None]
-    return Linear(weight, prior - basis.moments.mean @ weight, float(grid[best]), float(dof[best]))
+    return Linear(weight, target_mean - basis.moments.mean @ weight, float(grid[best]), float(dof[best]))
 
 
 def lda(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> Linear:

@@ -47,9 +47,9 @@ def lexical_split(types: np.ndarray, seed: int = 0, test_share: float = TEST_SHA
 def control_labels(codes: np.ndarray, types: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray:
     """Return [n] int64 labels of the control task: a random class per word type, with the marginals of `codes`.
 
-    Types are taken from the most frequent to the rarest; each draws a class in proportion to the tokens that the class
-    still has to receive. The marginals therefore agree to within a few tokens of rare types, which independent draws
-    do not give on text, where few types hold most tokens.
+    Types are taken from the most frequent to the rarest. Each draws a class in proportion to the tokens that the class
+    still has to receive, among the classes with room for all of the type's tokens. So the marginals agree to within a
+    few tokens of rare types, which independent draws do not give on text, where few types hold most tokens.
 
     Source: control tasks, Hewitt and Liang 2019 (doi:10.18653/v1/D19-1275).
 
@@ -66,7 +66,8 @@ def control_labels(codes: np.ndarray, types: np.ndarray, num_classes: int, seed:
     label = np.zeros(len(counts), np.int64)
     ties = rng.permutation(len(counts))
     for kind, u in zip(ties[np.argsort(-counts[ties], kind="stable")], rng.random(len(counts)), strict=True):
-        room = np.cumsum(np.maximum(left, 0.0))
+        fits = left >= counts[kind]
+        room = np.cumsum(np.where(fits, left, 0.0) if fits.any() else np.maximum(left, 0.0))
         label[kind] = min(int(np.searchsorted(room, u * room[-1], side="right")), num_classes - 1)
         left[label[kind]] -= counts[kind]
     return label[index]

@@ -144,7 +144,7 @@ def capture(
                 logits, maps = logits_of(forward(model, inputs), inputs), None
             else:
                 output = default_forward(model, inputs, **({"output_attentions": True} if attention else {}))
-                maps = _attention_maps(output, model) if attention else None
+                maps = attention_maps(output, model) if attention else None
                 logits = logits_of(output, inputs)
             recorder.finish_batch()
             batch = PassBatch(panel, panel_batch, logits, maps, device)
@@ -261,7 +261,7 @@ class _Joined:
         return self.parts
 
 
-def _attention_maps(output: Any, model: nn.Module) -> dict[str, Tensor]:
+def attention_maps(output: Any, model: nn.Module) -> dict[str, Tensor]:
     """Return site -> attention map; encoder-decoder models give both streams' self-attention."""
     found: dict[str, Tensor] = {}
     for attribute, prefix in (

@@ -23,7 +23,7 @@ COMPONENTS = (
     "head",
     "other",
 )
-"""All names, in the order in which figures show them. "attention.qkv" is a fused projection that cannot be told apart."""
+"""All names, in the order in which figures show them; "attention.qkv" is a fused projection of unknown layout."""
 
 _PROJECTIONS = {
     "q": ("q", "q_proj", "query", "wq", "to_q", "q_lin", "q_attn"),
@@ -63,8 +63,8 @@ class Part:
 def parts_of(model: nn.Module, params: Mapping[str, Tensor], sites: Mapping[str, Site] | None = None) -> list[Part]:
     """Return the parts of the parameters; together they cover every entry once.
 
-    The rules read the class of the owning module (embeddings, norms) and the words of the parameter's path, so that they hold
-    for the families of transformers and for what people write themselves; what no rule knows is "other".
+    The rules read the class of the owning module (embeddings, norms) and the words of the parameter's path, so that
+    they hold for the families of transformers and for what people write themselves; what no rule knows is "other".
 
     Parameters
     ----------
@@ -113,7 +113,9 @@ def _component(owner: nn.Module, path: str, leaf: str, in_block: bool) -> str:
             return f"attention.{letter}"
     if attention:
         return "attention.other"
-    if isinstance(owner, nn.Embedding) or (not in_block and any("emb" in w for w in (*words, leaf)) and "out" not in last):
+    if isinstance(owner, nn.Embedding) or (
+        not in_block and any("emb" in w for w in (*words, leaf)) and "out" not in last
+    ):
         return "embedding"
     if in_block:
         known = any(word in part for part in words for word in _MLP) or last.startswith(_MLP_LEAVES)

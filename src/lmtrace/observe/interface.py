@@ -163,6 +163,10 @@ class View(Protocol):
         """Return the module whose output a site is (the final norm for "final"); needs `model`."""
         ...
 
+    def attentions(self, inputs: dict[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return site -> attention map for inputs of the signal's own (no gradient); needs `model` and `attention`."""
+        ...
+
     def loss(self, num_sequences: int, start: int = 0) -> Callable[[], Tensor]:
         """Return a closure: mean loss (nats) over the predictions of `num_sequences` panel sequences from `start` on."""
         ...
@@ -188,6 +192,10 @@ class View(Protocol):
     @property
     def memory(self) -> dict[str, Tensor]:
         """Return this signal's own tensors from the measurement before (empty at first); saved for resume."""
+        ...
+
+    def note(self, kind: str, text: str, data: dict[str, Any]) -> None:
+        """Leave an event beside the records: examples, say, that are words and not numbers."""
         ...
 
     def generator(self, purpose: str = "") -> torch.Generator:

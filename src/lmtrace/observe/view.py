@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import DataError, ModelError, SignalError
-from lmtrace.observe.capture import Captured
+from lmtrace.observe.capture import Captured, attention_maps
 from lmtrace.observe.forward import (
     Forward,
     accepted,
     default_forward,
     device_of,
+    eager_attention,
     inputs_of,
     logits_of,
     mean_loss,
@@ -41,6 +42,7 @@ class Measurement:
     optimizer: torch.optim.Optimizer | None = None
     train_batches: list[dict[str, Any]] = field(default_factory=list)
     cache: dict[Any, Any] = field(default_factory=dict)
+    notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -130,6 +132,13 @@ class MeasurementView:
         with torch.no_grad():
             return logits_of(forward(self.model, inputs), inputs)
 
+    def attentions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Site -> [sequences, heads, queries, keys] for inputs of the signal's own."""
+        if not self.needs.attention:
+            raise SignalError(f"{self.signal.name} reads attention maps without having declared it", UNDECLARED)
+        with torch.no_grad(), eager_attention(self.model):
+            return attention_maps(default_forward(self.model, inputs, output_attentions=True), self.model)
+
     def module(self, site: str) -> nn.Module:
         """The module whose output a site is."""
         model, sites = self.model, self.measurement.sites
@@ -185,6 +194,10 @@ class MeasurementView:
         if self.measurement.optimizer is None:
             raise DataError("no optimizer was given", "Pass optimizer= to Tracer")
         return self.measurement.optimizer
+
+    def note(self, kind: str, text: str, data: dict[str, Any]) -> None:
+        """Leave an event beside the records."""
+        self.measurement.notes.append((kind, text, data))
 
     def generator(self, purpose: str = "") -> torch.Generator:
         """Return a generator seeded by (run seed, signal, purpose): the same at every step."""

@@ -25,12 +25,21 @@ MAX_BYTES = 2_050_000
 MAX_ARRAY_STEPS = 48
 
 SCALARS = {
-    "loss": Field(metric="loss", title="Training loss", unit="nats", better="down", meaning="Loss of the training batch."),
-    "learning_rate": Field(metric="learning_rate", title="Learning rate", meaning="What the optimizer's schedule gave."),
+    "loss": Field(
+        metric="loss", title="Training loss", unit="nats", better="down", meaning="Loss of the training batch."
+    ),
+    "learning_rate": Field(
+        metric="learning_rate", title="Learning rate", meaning="What the optimizer's schedule gave."
+    ),
 }
 
 
-def build(runs: Sequence[Any], findings: Sequence[Iterable[Any]] | None = None, max_bytes: int = MAX_BYTES) -> bytes:
+def build(
+    runs: Sequence[Any],
+    findings: Sequence[Iterable[Any]] | None = None,
+    max_bytes: int = MAX_BYTES,
+    marks: Sequence[dict[str, Any]] | None = None,
+) -> bytes:
     """Return the payload of some runs, thinned until it is no larger than `max_bytes`.
 
     Parameters
@@ -41,6 +50,8 @@ def build(runs: Sequence[Any], findings: Sequence[Iterable[Any]] | None = None, 
         One iterable of findings per run; by default each run's own.
     max_bytes
         Limit of the packed payload. The measurements shown are reduced, never the numbers' precision.
+    marks
+        Plain data to add to each run (the dashboard's name and cursor).
     """
     sources = [Source.of(run, None if findings is None else findings[i]) for i, run in enumerate(runs)]
     cells = sum(s.cells for s in sources)
@@ -49,7 +60,7 @@ def build(runs: Sequence[Any], findings: Sequence[Iterable[Any]] | None = None, 
         limit = min(limit, _limit_for(sources, max_bytes))
     array_steps = MAX_ARRAY_STEPS
     while True:
-        data = _pack(sources, limit, array_steps)
+        data = _pack(sources, limit, array_steps, marks or [{} for _ in sources])
         if len(data) <= max_bytes or (limit <= 16 and array_steps <= 4):
             if len(data) > max_bytes:
                 log.warning("the payload has %d bytes, more than the %d wanted", len(data), max_bytes)
@@ -162,11 +173,12 @@ def _varies(array: np.ndarray) -> bool:
     return bool(np.isfinite(array).any() and not ((array == first) | (np.isnan(array) & np.isnan(first))).all())
 
 
-def _pack(sources: Sequence[Source], limit: int, array_steps: int) -> bytes:
+def _pack(sources: Sequence[Source], limit: int, array_steps: int, marks: Sequence[dict[str, Any]]) -> bytes:
     packer = Packer()
     runs = []
-    for source in sources:
+    for source, mark in zip(sources, marks):
         runs.append({
+            **mark,
             "name": source.name,
             "header": source.header,
             "fields": source.fields,

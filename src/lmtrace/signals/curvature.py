@@ -1,21 +1,23 @@
-"""Curvature of the loss: how sharp is the valley, in which part of the model, and is the training batch's valley the panel's?
+"""Curvature of the loss: how sharp is the valley, where in the model, and is it the same for the training batch.
 
-H is the Hessian of the mean loss (nats) over the valid predictions of a fixed batch of panel sequences, with respect to the P
-trained parameters (tied ones once, frozen ones not). Units are nats per squared unit of parameter, "nats/param^2".
+H is the Hessian of the mean loss (nats) over the valid predictions of a fixed batch of panel sequences, with respect to
+the P trained parameters (tied ones once, frozen ones not). Its entries are in nats per squared unit of parameter.
 
-- **spectrum**: the largest and the smallest eigenvalue (Lanczos), the k largest, and lambda_max * eta / 2: 1 is the edge of
-  stability of gradient descent (Cohen et al. 2021).
-- **trace**: Hutchinson, with the same probes at every step, so that differences between steps are less noisy than the value.
-- **components**: the trace of the diagonal block of every component and every block of layers, from the same products.
+- **spectrum**: the largest and the smallest eigenvalue (Lanczos), the k largest, and lambda_max * eta / 2, which is 1 at
+  the edge of stability of gradient descent (Cohen et al. 2021).
+- **trace**: Hutchinson, with the same probes at every step, so that differences between steps are less noisy than the
+  value.
+- **components**: the trace of the diagonal block of every component and every layer, from the same products.
 - **alignment**: how the gradient lies in the Hessian, from one product.
 - **landscape**: the same quantities on as many sequences of the last training batch.
 - **component_spectrum**: the largest eigenvalue of every component's diagonal block.
-- **preconditioned**: the largest eigenvalue of P^-1/2 H P^-1/2 with the optimizer's Adam preconditioner (Cohen et al. 2022).
-- **density**: spectral density (stochastic Lanczos quadrature), and from it ranks, condition number, decay, negative mass and the
-  curvature score Tr H / sqrt(r_eff).
+- **preconditioned**: the largest eigenvalue of P^-1/2 H P^-1/2 with the optimizer's Adam preconditioner (Cohen et al.
+  2022).
+- **density**: spectral density (stochastic Lanczos quadrature), and from it ranks, condition number, decay, negative
+  mass and the curvature score Tr H / sqrt(r_eff).
 
-It misleads where sequences are few: the sharpness of a small batch is larger than that of the whole data, so compare steps, not
-batch sizes. The null of every curve is step 0.
+It misleads where sequences are few: the sharpness of a small batch is larger than that of the whole data, so compare
+steps, not batch sizes. The null of every curve is step 0.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ from lmtrace.errors import ConfigError, DataError, ModelError
 from lmtrace.numerics.density import Density, density_of, quadrature, shape_of_density, shape_of_eigenvalues
 from lmtrace.numerics.hessian import HessianOperator, Method, operator_spectrum
 from lmtrace.numerics.hutchinson import mean_estimate, quadratic_forms
-from lmtrace.numerics.landscape import alignment, random_cosine, subspace_overlap
 from lmtrace.numerics.lanczos import NotFiniteError, Spectrum, lanczos, random_start, warm_start
+from lmtrace.numerics.landscape import alignment, random_cosine, subspace_overlap
 from lmtrace.numerics.preconditioner import NoPreconditionerError, adam_preconditioner, common_setting
 from lmtrace.observe.components import COMPONENTS, Part, parts_of
 from lmtrace.observe.interface import Needs, Signal, View
@@ -46,8 +48,8 @@ logger = logging.getLogger(__name__)
 
 UNIT = "nats/param^2"
 MAX_DISAGREEMENT = 0.1
-"""Between a product by double backward and by central differences along the sharpest direction, relative to lambda_max; checked
-once per run. Some kernels' second derivatives are silently wrong."""
+"""Between a product by double backward and by central differences along the sharpest direction, relative to
+lambda_max; checked once per run. Some kernels' second derivatives are silently wrong."""
 
 
 def _field(metric: str, title: str, meaning: str, unit: str = "1", **rest: Any) -> Field:
@@ -104,7 +106,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         _field("condition_number", "Condition number", "|lambda| at rank 1 over rank_95.", low=0.0),
         _field("decay", "Decay of the spectrum", "Exponent s of |lambda_i| ~ i^-s up to rank_95."),
         _field("negative_mass", "Negative mass", "Share of sum |lambda| with lambda < 0.", **_SHARE),
-        _field("num_negative", "Negative eigenvalues", "Below -1e-4 of the largest magnitude.", "dimensions", low=0.0),
+        _field("num_negative", "Negative eigenvalues", "Below -1 % of the largest magnitude.", "dimensions", low=0.0),
         _field("frobenius", "Frobenius norm", "Root of the sum of squared eigenvalues.", UNIT, low=0.0),
         _field("score", "Curvature score", "Tr H / sqrt(effective rank).", UNIT),
     ),
@@ -128,9 +130,11 @@ class Curvature(Signal):
     num_probes
         Products for traces.
     tolerance
-        Residual of an eigenpair relative to the largest magnitude; the eigenvalue's error is of the order of its square.
+        Residual of an eigenpair relative to the largest magnitude (lambda_min: to its own); the eigenvalue's error is
+        of the order of its square.
     max_products
-        Limit per spectrum; what has not converged by then is missing. Bounds the memory too: that many vectors of P entries.
+        Limit per spectrum; what has not converged by then is missing. Bounds the memory too: that many vectors of P
+        entries.
     density_probes, density_steps
         Start vectors and Lanczos steps of the density.
     """
@@ -139,7 +143,7 @@ class Curvature(Signal):
     sequences: int = 16
     top: int = 1
     num_probes: int = 10
-    tolerance: float = 0.03
+    tolerance: float = 0.05
     max_products: int = 60
     density_probes: int = 4
     density_steps: int = 40
@@ -251,11 +255,16 @@ class Curvature(Signal):
     def _component_spectrum(self, work: _Work) -> Iterator[Record]:
         operator, view = work.operator, work.view
         for name in [c for c in COMPONENTS if any(p.component == c for p in work.parts)]:
-            mask = work.mask([part for part in work.parts if part.component == name])
+            chosen = [part for part in work.parts if part.component == name]
+            mask, only = work.mask(chosen), {part.parameter for part in chosen}
+
+            def block(v: Tensor, mask: Tensor = mask, only: set[str] = only) -> Tensor:
+                return operator(v, only).mul_(mask)
+
             start = random_start(operator.size, view.generator("lanczos"), operator.dtype, operator.device) * mask
             found = lanczos(
-                lambda v, mask=mask: operator(v) * mask, start, tol=self.tolerance, smallest=False,
-                max_products=self.max_products, generator=view.generator("fresh"),
+                block, start, tol=self.tolerance, smallest=False, max_products=self.max_products,
+                max_basis=20, generator=view.generator("fresh"),
             )  # fmt: skip
             yield self._or_missing(view, "component_lambda_max", found.largest, found.note, site=name, n=1)
 
@@ -326,7 +335,8 @@ class Curvature(Signal):
 
     def _or_missing(self, view: View, metric: str, value: float | None, reason: str, **rest: Any) -> Record:
         if value is None or not math.isfinite(value):
-            return self.record(view, metric, site=rest.get("site"), split=rest.get("split"), missing=reason or "not finite")
+            place = {key: rest[key] for key in ("site", "split") if key in rest}
+            return self.record(view, metric, missing=reason or "not finite", **place)
         return self.record(view, metric, value, **rest)
 
 
@@ -477,4 +487,4 @@ def _unique(names: list[str | None]) -> list[str]:
 
 def _out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "allocate memory" in text
+    return isinstance(error, MemoryError) or any(words in text for words in ("out of memory", "allocate memory"))

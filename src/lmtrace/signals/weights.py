@@ -1,7 +1,7 @@
 """What the weights themselves show: size, how far they moved, and how many directions a matrix uses.
 
-Per parameter W: Frobenius norm; update-to-weight ratio ``|W - W_before| / |W_before|`` since the measurement before; for
-matrices the stable rank ``|W|_F^2 / |W|_2^2`` (Rudelson and Vershynin 2007), between 1 and the smaller side.
+Per matrix W: Frobenius norm; update-to-weight ratio ``|W - W_before| / |W_before|`` since the measurement before; the
+stable rank ``|W|_F^2 / |W|_2^2`` (Rudelson and Vershynin 2007), between 1 and the smaller side.
 
 The update is measured on a fixed random sample of at most `num_entries` entries per parameter, so that what is remembered stays
 small; where the parameter has more, the ratio has a sampling error (its standard error is given).
@@ -28,7 +28,7 @@ from lmtrace.text.panel import Panel
 
 @dataclass(frozen=True, kw_only=True)
 class Weights(Signal):
-    """Norm, update-to-weight ratio and stable rank per parameter.
+    """Norm, update-to-weight ratio and stable rank per matrix.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Weights(Signal):
     cost = "no pass; about 50 products of each matrix with 8 vectors"
     source = "Rudelson and Vershynin 2007 (stable rank)"
     fields = (
-        Field(metric="norm", title="Weight norm", low=0.0, meaning="Frobenius norm of the parameter."),
+        Field(metric="norm", title="Weight norm", low=0.0, meaning="Frobenius norm of the matrix."),
         Field(
             metric="update_ratio",
             title="Update-to-weight ratio",
@@ -68,12 +68,14 @@ class Weights(Signal):
         return Needs(model=True)
 
     def measure(self, view: View) -> Iterator[Record]:
-        """Yield the fields of every trained parameter; its name is the label."""
+        """Yield the fields of every trained matrix; its name is the label."""
         before = dict(view.memory)
         since = view.step - int(before["step"]) if "step" in before else 0
         view.memory.clear()
         view.memory["step"] = torch.tensor(view.step)
         for name, parameter in view.parameters().items():
+            if parameter.ndim < 2:
+                continue
             weight = parameter.detach()
             norm = float(torch.linalg.vector_norm(weight, dtype=torch.float64))
             if not math.isfinite(norm):
@@ -84,8 +86,7 @@ class Weights(Signal):
             now = self._entries(view, name, weight)
             yield self._update(view, name, before.get(name), now, weight.numel(), since)
             view.memory[name] = now
-            if weight.ndim >= 2:
-                yield self._rank(view, name, weight)
+            yield self._rank(view, name, weight)
 
     def _entries(self, view: View, name: str, weight: Tensor) -> Tensor:
         """Return the sampled entries, the same ones at every step, in the parameter's own precision."""

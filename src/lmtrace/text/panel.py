@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 
 from lmtrace.errors import ConfigError, DataError
+from lmtrace.text.sentences import iterate_words
 
 if TYPE_CHECKING:
     from lmtrace.text.alignment import Encoding
     from lmtrace.text.lexicon import Lexicon
+    from lmtrace.text.references import Reference
     from lmtrace.text.sentences import AnnotatedSentence
 
 Objective = Literal["causal", "masked", "seq2seq"]
@@ -199,13 +201,14 @@ class Panel:
         provenance: Mapping[str, Any],
         originals: Any = (),
         oracle: Any = None,
+        training: Any = None,
     ) -> None:
         from lmtrace.text import layers, streams
         from lmtrace.text.truth import find_truth
 
         self.sentences, self.encodings, self.tokenizer = tuple(sentences), tuple(encodings), tokenizer
         self.settings, self.provenance = settings, dict(provenance)
-        self._originals, self._oracle = originals, oracle
+        self._originals, self._oracle, self._training = originals, oracle, training
         lengths = np.array([len(s) for s in sentences], np.int64)
         self.word_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.word_sentence = np.repeat(np.arange(len(lengths)), lengths).astype(np.int64)
@@ -251,6 +254,7 @@ class Panel:
         frequencies: Mapping[str, int] | None = None,
         decoder_start_id: int | None = None,
         min_coverage: float = 0.9,
+        training: Iterable[Any] | None = None,
     ) -> Panel:
         """Sample a panel from annotated sentences.
 
@@ -280,6 +284,9 @@ class Panel:
             First input of the decoder (seq2seq); by default bos, else pad.
         min_coverage
             Least share of words that must reach a token.
+        training
+            The annotated training corpus, for the reference predictors of the signal `ladder`; read when they are first
+            asked for.
 
         Raises
         ------
@@ -331,14 +338,21 @@ class Panel:
         }  # fmt: skip
         return cls(
             [sentences[i] for i in full], [encodings[i] for i in full], tokenizer, settings, provenance,
-            take(items, [chosen[i] for i in full]), getattr(corpus, "oracle", None),
+            take(items, [chosen[i] for i in full]), getattr(corpus, "oracle", None), training,
         )  # fmt: skip
 
     def with_objective(self, objective: Objective, decoder_start_id: int | None = None) -> Panel:
         """Return the same sentences, tokenized for another objective."""
         settings = replace(self.settings, objective=objective, decoder_start_id=decoder_start_id)
         return Panel(
-            self.sentences, self.encodings, self.tokenizer, settings, self.provenance, self._originals, self._oracle
+            self.sentences,
+            self.encodings,
+            self.tokenizer,
+            settings,
+            self.provenance,
+            self._originals,
+            self._oracle,
+            self._training,
         )
 
     def _flat_heads(self) -> np.ndarray | None:
@@ -404,6 +418,20 @@ class Panel:
         codes = self.labels(layer).codes
         word = self.predictions.word
         return np.where(word >= 0, codes[np.maximum(word, 0)], -1)
+
+    @cached_property
+    def training_texts(self) -> frozenset[str] | None:
+        """Training sentences, words joined by a space; None where the panel was built without the training corpus."""
+        if self._training is None:
+            return None
+        return frozenset(" ".join(words) for words in iterate_words(self._training))
+
+    @cached_property
+    def references(self) -> tuple[dict[str, Reference], dict[str, str]]:
+        """Reference predictors by rung, and why others are missing (see `lmtrace.text.references`); counted once."""
+        from lmtrace.text import references
+
+        return references.build(self, self._training)
 
     @cached_property
     def lexicon(self) -> Lexicon | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from lmtrace.errors import DataError
 from lmtrace.numerics.estimate import Estimate
+from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.text.panel import take
 from lmtrace.text.sequences import special_id
 
@@ -44,33 +44,6 @@ def find_truth(panel: Panel, oracle: Any, originals: Any) -> tuple[Truth | None,
             "build it with WordTokenizer.from_words(oracle.vocabulary)"
         )
     return Truth(panel, oracle, originals, np.append(ids, eos)), ""
-
-
-@dataclass(frozen=True, slots=True)
-class SparseLaw:
-    """Laws of several predictions, one after the other: only tokens that may come.
-
-    Attributes
-    ----------
-    offsets : [predictions + 1]
-    tokens, probabilities : [allowed]
-        int32 ids in rising order, and float64 probabilities.
-    """
-
-    offsets: np.ndarray
-    tokens: np.ndarray
-    probabilities: np.ndarray
-
-    def padded(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (tokens [n, most allowed] int64, probabilities [n, most allowed]); padding has token 0, probability 0."""
-        counts = self.offsets[index + 1] - self.offsets[index]
-        width = int(counts.max(initial=0))
-        column = np.arange(width)
-        real = column < counts[:, None]
-        at = (self.offsets[index][:, None] + column)[real]
-        tokens, probabilities = np.zeros(real.shape, np.int64), np.zeros(real.shape)
-        tokens[real], probabilities[real] = self.tokens[at], self.probabilities[at]
-        return tokens, probabilities
 
 
 class Truth:
@@ -160,19 +133,19 @@ class Truth:
         return result
 
     @cached_property
-    def sparse(self) -> SparseLaw:
-        """Return the law of every prediction as the tokens that it allows; made once (12 bytes an allowed token)."""
+    def sparse(self) -> SparseRows:
+        """Return the law of every prediction as the tokens that it allows; made once (16 bytes an allowed token)."""
         tokens, values, counts = [], [], []
         for at in range(0, len(self._targets), 1024):
             law = self.law(np.arange(at, min(at + 1024, len(self._targets))))
             row, column = np.nonzero(law > FORBIDDEN)
-            tokens.append(column.astype(np.int32))
+            tokens.append(column)
             values.append(law[row, column])
             counts.append(np.bincount(row, minlength=len(law)))
         self._laws.clear()
         self._law_bytes = 0
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-        return SparseLaw(offsets, np.concatenate(tokens), np.concatenate(values))
+        return SparseRows(offsets, np.concatenate(tokens), np.concatenate(values))
 
     def ceiling(self, layer: str) -> Any:
         """Return the oracle's best possible accuracy of a label layer on the panel, or None where it knows none."""

@@ -58,15 +58,15 @@ def test_the_sharpest_direction_is_not_the_one_of_largest_magnitude():
 
 def test_trace_and_density_of_a_tiny_gpt(gpt):
     _, loss, params, dense = gpt
-    trace = hessian_trace(loss, params, num_probes=400, generator=generator(1))
-    assert trace.n == 400
+    trace = hessian_trace(loss, params, num_probes=200, generator=generator(1))
+    assert trace.n == 200
     assert trace.stderr is not None
     assert trace.value == pytest.approx(float(dense.trace()), abs=4 * trace.stderr)
-    expected_stderr = (2 * ((dense**2).sum() - (dense.diagonal() ** 2).sum()) / 400) ** 0.5
+    expected_stderr = (2 * ((dense**2).sum() - (dense.diagonal() ** 2).sum()) / 200) ** 0.5
     assert trace.stderr == pytest.approx(float(expected_stderr), rel=0.2)
-    density = hessian_density(loss, params, num_probes=30, num_steps=40)
+    density = hessian_density(loss, params, num_probes=12, num_steps=30)
     frobenius = (density.size * density.weights @ density.nodes**2) ** 0.5
-    assert frobenius == pytest.approx(float(dense.norm()), rel=0.1)
+    assert frobenius == pytest.approx(float(dense.norm()), rel=0.15)
     expected = torch.linalg.eigvalsh(dense)
     assert density.nodes.max() == pytest.approx(float(expected[-1]), rel=1e-4)
     assert density.nodes.min() == pytest.approx(float(expected[0]), rel=1e-4)

@@ -1,0 +1,231 @@
+"""Logit lens: what each block would predict if the model ended there, and where the final prediction appears.
+
+Final norm and unembedding are applied to the residual stream after every block: loss and accuracy of those predictions, agreement
+with the model's own most probable token, and the depth from which this agreement holds to the end (in blocks, 1 to the
+number of blocks; nostalgebraist 2020, Geva et al. 2022).
+
+What follows the last block is checked on one sequence: where norm and head do not give the model's own logits (up to a
+constant factor), the signal is missing with that reason. When it misleads: early blocks write in directions that the final norm
+was never trained on, so a high loss at a block is not absence of information (compare a probe).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmtrace.errors import ConfigError, ModelError
+from lmtrace.observe.interface import Needs, Signal, View
+from lmtrace.records.schema import Field, Record
+from lmtrace.text.panel import Panel
+
+MAX_LOGITS = 2**23
+"""Numbers in the logits of one chunk of predictions."""
+
+Tail = Callable[[Tensor], Tensor]
+"""[rows, d_model] after a block -> [rows, vocabulary] logits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lens(Signal):
+    """Loss, accuracy and agreement of every block read through the model's own head.
+
+    Parameters
+    ----------
+    num_predictions
+        Predictions in the sample, the same ones at every step.
+    """
+
+    num_predictions: int = 512
+
+    name = "lens"
+    cost = "one unembedding of num_predictions per block"
+    source = "nostalgebraist 2020, interpreting GPT: the logit lens; Geva et al. 2022"
+    fields = (
+        Field(
+            metric="loss",
+            title="Logit-lens loss",
+            unit="nats",
+            low=0.0,
+            better="down",
+            null="uniform prediction: log of the vocabulary's size",
+            meaning="Loss of final norm and unembedding on the residual stream after this block.",
+        ),
+        Field(
+            metric="accuracy",
+            title="Logit-lens accuracy",
+            low=0.0,
+            high=1.0,
+            better="up",
+            null="always the most frequent target",
+            meaning="Share of predictions whose most probable token is the right one.",
+        ),
+        Field(
+            metric="agreement",
+            title="Agreement with the final prediction",
+            low=0.0,
+            high=1.0,
+            better="",
+            null="always the most frequent final prediction",
+            meaning="Share of predictions whose most probable token is already that of the last block.",
+        ),
+        Field(
+            metric="depth",
+            title="Depth of the final prediction",
+            unit="blocks",
+            low=1.0,
+            meaning="Mean number of blocks after which the most probable token is, and stays, the final one.",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_predictions < 2:
+            raise ConfigError(f"lens: num_predictions must be at least 2, got {self.num_predictions}")
+
+    def needs(self, panel: Panel) -> Needs:
+        """Return the need of the sites that lead to the predictions, and of the model."""
+        return Needs(sites="all", model=True)
+
+    def measure(self, view: View) -> Iterator[Record]:
+        """Yield loss, accuracy and agreement of every block, and the mean depth."""
+        blocks = [s for s in view.sites if "block." in s and not s.startswith("encoder.")]
+        rows, targets = self._sample(view)
+        tail, reason = find_tail(view, blocks[-1])
+        if not reason and len(targets) < 2:
+            reason = "the panel holds fewer than 2 predictions"
+        if reason or tail is None:
+            for field in self.fields:
+                yield self.record(view, field.metric, missing=reason)
+            return
+        losses, choices = [], []
+        with torch.no_grad():
+            for block in blocks:
+                loss, choice = _read(view.tokens(block)[rows], targets, tail)
+                losses.append(loss)
+                choices.append(choice)
+        vocabulary = _vocabulary(view.tokens(blocks[0])[rows[:1]], tail)
+        yield from self._records(view, blocks, np.array(losses), np.array(choices), targets.cpu().numpy(), vocabulary)
+
+    def _records(
+        self,
+        view: View,
+        blocks: list[str],
+        losses: np.ndarray,
+        choices: np.ndarray,
+        targets: np.ndarray,
+        vocabulary: int,
+    ) -> Iterator[Record]:
+        n = len(targets)
+        right, agree = choices == targets, choices == choices[-1]
+        nulls = (math.log(vocabulary), _majority(targets), _majority(choices[-1]))
+        for i, block in enumerate(blocks):
+            for metric, values, null in zip(("loss", "accuracy", "agreement"), (losses[i], right[i], agree[i]), nulls):
+                if not np.isfinite(values).all():
+                    yield self.record(view, metric, site=block, missing="the loss is not finite")
+                    continue
+                stderr = float(values.std(ddof=1) / math.sqrt(n))
+                yield self.record(view, metric, float(values.mean()), site=block, stderr=stderr, n=n, null=null)
+        # Going down from the last block, agreement holds without a break up to this depth.
+        unbroken = np.cumprod(agree[::-1], axis=0).sum(axis=0)
+        depth = len(blocks) - unbroken + 1
+        stderr = float(depth.std(ddof=1) / math.sqrt(n))
+        yield self.record(view, "depth", float(depth.mean()), stderr=stderr, n=n)
+
+    def _sample(self, view: View) -> tuple[Tensor, Tensor]:
+        """Return the token rows that predict, and the right tokens."""
+        rows, targets = prediction_rows(view.panel)
+        if len(rows) > self.num_predictions:
+            chosen = torch.randperm(len(rows), generator=view.generator("sample"))[: self.num_predictions]
+            chosen = chosen.sort().values.numpy()
+            rows, targets = rows[chosen], targets[chosen]
+        device = next(view.model.parameters()).device
+        return torch.as_tensor(rows, device=device), torch.as_tensor(targets, device=device)
+
+
+def prediction_rows(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+    """Return [predictions] the flat token row whose logits predict, and [predictions] the target."""
+    side = panel.encoder if panel.decoder is None else panel.decoder
+    rows = np.empty(len(panel.predictions), np.int64)
+    for batch in panel.batches(256):
+        rows[batch.index] = side.offsets[batch.sequences[batch.predict_row]] + batch.predict_column
+    return rows, np.asarray(panel.predictions.target)
+
+
+def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
+    """Return what the model does after its last block, or why it cannot be told."""
+    head = _head(view.model)
+    if head is None:
+        return None, "no head found: the model has no get_output_embeddings() and no child with a head's name"
+    try:
+        norm = view.module(last.split("block.")[0] + "final")
+    except ModelError:
+        norm = nn.Identity()  # post-norm models: the last block ends with its norm
+    batch = next(iter(view.panel.batches(1, indices=[0])))
+    arrays = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "decoder_input_ids": batch.decoder_input_ids,
+        "decoder_attention_mask": batch.decoder_attention_mask,
+    }
+    device = next(view.model.parameters()).device
+    expected = view.logits({k: torch.as_tensor(v, device=device) for k, v in arrays.items() if v is not None})[
+        0
+    ].double()
+    side = view.panel.encoder if view.panel.decoder is None else view.panel.decoder
+    hidden = view.tokens(last)[side.offsets[0] : side.offsets[1]]
+    dtype = next(view.model.parameters()).dtype
+
+    def plain(x: Tensor) -> Tensor:
+        return head(norm(x.to(dtype)))
+
+    with torch.no_grad():
+        found = plain(hidden)
+    if not isinstance(found, Tensor) or found.shape != expected.shape:
+        return None, f"what follows the last block is not norm and {type(head).__name__}"
+    found = found.double()
+    factor = float((found * expected).sum() / found.square().sum())  # T5 and Cohere scale before or after the head
+    error = float((factor * found - expected).norm() / expected.norm())
+    if not error < (1e-3 if dtype == torch.float32 else 3e-2):
+        return (
+            None,
+            f"what follows the last block is more than a norm and {type(head).__name__}: logits differ by {error:.1%}",
+        )
+    factor = 1.0 if abs(factor - 1) < 1e-2 else factor
+    return (lambda x: plain(x).float() * factor), ""
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    """Return the child of the model that holds the unembedding: a linear layer, or a head with its own transform."""
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    children = dict(model.named_children())
+    for name, child in children.items():
+        if output is not None and any(module is output for module in child.modules()):
+            return child
+        if output is None and any(word in name.lower() for word in ("head", "cls", "unembed", "embed_out", "output")):
+            return child
+    return output
+
+
+def _read(hidden: Tensor, targets: Tensor, tail: Tail) -> tuple[np.ndarray, np.ndarray]:
+    """Return each prediction's loss (nats) and most probable token."""
+    losses, choices = [], []
+    step = max(1, MAX_LOGITS // _vocabulary(hidden[:1], tail))
+    for start in range(0, len(hidden), step):
+        logits = tail(hidden[start : start + step])
+        losses.append(nn.functional.cross_entropy(logits, targets[start : start + step], reduction="none"))
+        choices.append(logits.argmax(dim=1))
+    return torch.cat(losses).double().cpu().numpy(), torch.cat(choices).cpu().numpy()
+
+
+def _vocabulary(row: Tensor, tail: Tail) -> int:
+    with torch.no_grad():
+        return tail(row).shape[1]
+
+
+def _majority(values: np.ndarray) -> float:
+    return float(np.unique(values, return_counts=True)[1].max() / len(values))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
+
+from lmtrace.numerics.splits import sentence_split
+from lmtrace.signals.belief import Belief
+from probe_views import PlantedTruth, PlantedView, by, word_panel
+
+
+@pytest.fixture(scope="module")
+def panel():
+    panel = copy.copy(word_panel())
+    panel.truth = PlantedTruth()
+    return panel
+
+
+def beliefs_of(panel, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.ones(5), panel.num_words)
+
+
+def test_a_linear_image_of_the_belief_is_read_and_noise_is_not(panel):
+    rng = np.random.default_rng(1)
+    beliefs = beliefs_of(panel)
+    read = beliefs @ rng.standard_normal((5, 20)) + 0.01 * rng.standard_normal((panel.num_words, 20))
+    sites = {"embed": rng.standard_normal((panel.num_words, 20)), "block.0": read}
+    view = PlantedView(panel, {k: torch.as_tensor(v).float() for k, v in sites.items()}, truth=PlantedTruth(beliefs))
+    records = list(Belief().measure(view))
+    found = by(records, "r2", site="block.0")
+    assert found.value > 0.98
+    assert abs(found.null) < 0.1
+    assert abs(by(records, "r2", site="embed").value) < 0.1
+    gain = by(records, "r2_gain_over_embed", site="block.0")
+    assert gain.value == pytest.approx(found.value - by(records, "r2", site="embed").value)
+    assert 0 < gain.stderr < 0.1
+
+
+def test_the_score_is_that_of_scikit_learn_where_the_penalty_is_nothing(panel):
+    rng = np.random.default_rng(2)
+    beliefs = beliefs_of(panel)
+    x = beliefs @ rng.standard_normal((5, 6)) + 0.3 * rng.standard_normal((panel.num_words, 6))
+    view = PlantedView(panel, {"block.0": torch.as_tensor(x)}, truth=PlantedTruth(beliefs))
+    test = sentence_split(panel.word_sentence, 0)
+    fitted = LinearRegression().fit(x[~test], beliefs[~test])
+    residual = ((beliefs[test] - fitted.predict(x[test])) ** 2).sum()
+    expected = 1 - residual / ((beliefs[test] - beliefs[test].mean(0)) ** 2).sum()
+    found = by(list(Belief().measure(view)), "r2")
+    assert found.value == pytest.approx(expected, abs=0.01)
+    weighted = r2_score(beliefs[test], fitted.predict(x[test]), multioutput="variance_weighted")
+    assert weighted == pytest.approx(expected)
+
+
+def test_without_beliefs_there_is_a_reason(panel):
+    ones = {"embed": torch.ones(panel.num_words, 3)}
+    (record,) = Belief().measure(PlantedView(panel, ones, truth=PlantedTruth(None)))
+    assert record.missing == "the corpus's oracle offers no beliefs"
+    (record,) = Belief().measure(PlantedView(word_panel(), ones))
+    assert record.missing.startswith("no oracle")
+    constant = np.full((panel.num_words, 2), 0.5)
+    (record,) = Belief().measure(PlantedView(panel, ones, truth=PlantedTruth(constant)))
+    assert record.missing == "the beliefs are the same at every word"

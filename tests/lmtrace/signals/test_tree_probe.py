@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from lmtrace.numerics.structural import distance_spearman, linear_chain, tree_distances, uuas
+from lmtrace.numerics.splits import sentence_split
+from lmtrace.signals.tree_probe import TreeProbe
+from lmtrace.testing import check_signal
+from probe_views import PlantedView, by, word_panel
+from reference.probing import tree_distance_by_walk, uuas_by_hand
+
+
+def random_heads(rng, n):
+    order = rng.permutation(n)
+    heads = np.full(n, -1)
+    for place in range(1, n):
+        heads[order[place]] = order[rng.integers(place)]
+    return heads
+
+
+def test_distances_and_scores_agree_with_walks_and_kruskal():
+    rng = np.random.default_rng(0)
+    for n in (3, 5, 9, 17):
+        heads = random_heads(rng, n)
+        gold = tree_distances(heads)
+        np.testing.assert_array_equal(gold, tree_distance_by_walk(heads.tolist()))
+        predicted = rng.random((n, n))
+        predicted = predicted + predicted.T
+        np.fill_diagonal(predicted, 0)
+        edges = {(min(i, h), max(i, h)) for i, h in enumerate(heads.tolist()) if h >= 0}
+        assert uuas(predicted, gold) == pytest.approx(uuas_by_hand(predicted, edges))
+        assert uuas(gold, gold) == 1.0
+        others = ~np.eye(n, dtype=bool)
+        expected = [spearmanr(predicted[i][others[i]], gold[i][others[i]]).statistic for i in range(n)
+                    if len(set(gold[i][others[i]])) > 1]  # fmt: skip
+        varied = sum(len(set(gold[i][others[i]])) > 1 for i in range(n))
+        assert distance_spearman(predicted, gold) * n == pytest.approx(np.mean(expected) * varied)
+
+
+def test_heads_that_are_no_single_tree_have_no_distances():
+    assert tree_distances(np.array([-1, -1, 0])) is None
+    assert tree_distances(np.array([1, 0, -1])) is None
+
+
+def test_words_at_one_place_are_not_an_error():
+    gold = tree_distances(np.array([-1, 0, 1, 2]))
+    assert 0.0 <= uuas(np.zeros((4, 4)), gold) <= 1.0
+    assert distance_spearman(np.zeros((4, 4)), gold) == 0.0
+
+
+def tree_embedding(panel, rng, d=24, noise=0.02):
+    """Word vectors whose squared distances are exactly the tree's, in the same directions of every sentence, and noise."""
+    x = np.zeros((panel.num_words, d))
+    path = np.eye(d)
+    for i in range(panel.num_words):
+        head = panel.heads[i]
+        if head >= 0:  # one step from the head, along a direction that the words of the sentence do not share
+            x[i] = x[head] + path[panel.word_position[i]]
+    return torch.as_tensor(x + noise * rng.standard_normal(x.shape)).float()
+
+
+@pytest.fixture(scope="module")
+def panel():
+    return word_panel(num_sentences=160, min_words=5, max_words=10)
+
+
+def test_a_planted_tree_is_found_and_noise_is_not(panel):
+    rng = np.random.default_rng(0)
+    mixed = tree_embedding(panel, rng) @ torch.as_tensor(rng.standard_normal((24, 24))).float()
+    noise = torch.as_tensor(rng.standard_normal((panel.num_words, 24))).float()
+    records = list(TreeProbe(rank=24, num_steps=300).measure(PlantedView(panel, {"block.0": mixed, "embed": noise})))
+    assert by(records, "uuas", site="block.0").value > 0.9
+    assert by(records, "spearman", site="block.0").value > 0.9
+    found = by(records, "uuas", site="embed")
+    assert found.value < 0.45
+    assert by(records, "uuas_gain_over_embed").value == pytest.approx(
+        by(records, "uuas", site="block.0").value - found.value
+    )
+    assert 0 < found.null < 1
+
+
+def test_the_chain_finds_all_edges_of_a_chain():
+    gold = tree_distances(np.array([-1, 0, 1, 2, 3]))
+    assert uuas(linear_chain(5), gold) == 1.0
+    assert distance_spearman(linear_chain(5), gold) == 1.0
+
+
+def test_the_null_is_the_linear_chain(panel):
+    position = torch.as_tensor(panel.word_position.astype(np.float32))[:, None]
+    steps = (position > torch.arange(12)[None]).float()  # ||x_i - x_j||^2 = |i - j|
+    records = list(TreeProbe(rank=12, num_steps=300).measure(PlantedView(panel, {"block.0": steps})))
+    found = by(records, "uuas", site="block.0")
+    assert found.null is not None
+    expected = []
+    for sentence in np.flatnonzero(sentence_split(np.arange(panel.num_sentences), 0)):
+        rows = np.flatnonzero(panel.word_sentence == sentence)
+        heads = [int(h - rows[0]) if h >= 0 else -1 for h in panel.heads[rows]]
+        expected.append(np.mean([abs(i - h) == 1 for i, h in enumerate(heads) if h >= 0]))
+    assert found.null == pytest.approx(np.mean(expected))
+
+
+def test_too_few_trees_are_missing():
+    small = word_panel(num_sentences=8)
+    (record,) = TreeProbe().measure(PlantedView(small, {"embed": torch.ones(small.num_words, 4)}))
+    assert "8 sentences of 3 to 40 words are whole trees" in record.missing
+
+
+def test_contract_on_a_model(panel):
+    from lmtrace_helpers import PlainModel
+
+    records = check_signal(TreeProbe(num_steps=5), PlainModel(len(panel.tokenizer)), panel)
+    assert by(records, "uuas", site="final").n == 40
