@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from lmtrace.analysis.noise import Array, autocorrelation, curve
 from lmtrace.errors import ConfigError
@@ -108,7 +108,7 @@ def _judge(x: Array, y: Array, tolerance: float | None, change: float) -> tuple[
     rho = autocorrelation(residual, 2)
     variance = float(residual @ residual) / (n - 2) * (1 + rho) / (1 - rho)
     freedom = max((n - 2) * (1 - rho) / (1 + rho), 1.0)
-    margin = float(student.ppf((1 + LEVEL) / 2, freedom)) * np.sqrt(variance / power)
+    margin = float(stdtrit(freedom, (1 + LEVEL) / 2)) * np.sqrt(variance / power)
     interval = (slope - margin, slope + margin)
     if not (-tolerance < interval[0] and interval[1] < tolerance):
         return False, slope, interval, "slope"

@@ -7,8 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
-from scipy.stats import f as fisher
+from scipy.special import expit, fdtri
 
 from lmtrace.analysis.noise import Array, ar1, autocorrelation, curve, thin, whiten
 from lmtrace.errors import ConfigError
@@ -188,7 +187,7 @@ def _fit(time: Array, y: Array, error: Array | None) -> _Fit:
     freedom = max(y.size - 4, 1)
     if y.size >= 12:
         freedom = max(freedom * (1 - rho) / (1 + rho), 3.0)
-    limit = 1 + fisher.ppf(LEVEL, 1, freedom) / freedom
+    limit = 1 + fdtri(1, freedom, LEVEL) / freedom
     floor = y.size * (_RESOLUTION / 10 * np.ptp(y)) ** 2
     for _ in range(4):
         rss, m, w = _surface(time, y, weight, rho, box)

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from lmtrace.analysis import emergence as emerging
 from lmtrace.analysis.emergence import Emergence, emergence
@@ -188,7 +188,7 @@ def gain_findings(run: Readable) -> Iterator[Finding]:
         if not known:
             continue
         value, error, site = max(known, key=lambda row: row[0] / max(row[1], 1e-12))
-        quantile = float(norm.isf(0.025 / len(known)))  # the best of several sites
+        quantile = float(-ndtri(0.025 / len(known)))  # the best of several sites
         low, high = float(value - quantile * error), float(value + quantile * error)
         clear = low > 0
         what = f"{name_of(series, site)}: {say_error(float(value), float(error))} at the end"

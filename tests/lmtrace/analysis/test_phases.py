@@ -106,6 +106,7 @@ def test_false_alarm_rate_holds_on_matched_nulls(name):
     assert alarms <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_the_standard_segmentation_fails_on_the_same_nulls():
     rate = {k: np.mean([bic_segmentation(NULLS[k](seed)) > 0 for seed in range(20)]) for k in NULLS}
@@ -114,6 +115,7 @@ def test_the_standard_segmentation_fails_on_the_same_nulls():
     assert rate["AR(.5)"] > 3 * rate["iid"]
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_power_on_jumps_of_five_standard_deviations():
     hits = [change_points(STEPS, 5.0 * np.heaviside(T - 0.3 - 0.01 * s, 1) + noise(1.0, s), seed=s) for s in range(40)]

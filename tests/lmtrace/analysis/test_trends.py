@@ -82,6 +82,7 @@ def test_no_compression_of_what_does_not_rise_and_fall(curve):
     assert compression(STEPS, curve + 0.02 * rng().standard_normal(60)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
 @pytest.mark.parametrize("trend", [0 * T, 4 / (1 + np.exp(-(T - 0.4) / 0.08)), 4 * np.exp(-T / 0.2)])
