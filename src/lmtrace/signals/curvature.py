@@ -133,8 +133,8 @@ class Curvature(Signal):
         Residual of an eigenpair relative to the largest magnitude (lambda_min: to its own); the eigenvalue's error is
         of the order of its square.
     max_products
-        Limit per spectrum; what has not converged by then is missing. Bounds the memory too: that many vectors of P
-        entries.
+        Limit per spectrum; what has not converged by then is missing. Memory beyond the gradient graph: that many
+        vectors of P entries, 48 at most.
     density_probes, density_steps
         Start vectors and Lanczos steps of the density.
     """
