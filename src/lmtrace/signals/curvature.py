@@ -323,8 +323,9 @@ class Curvature(Signal):
         yield self._or_missing(view, "trace_ratio", ratio, "the trace on the training batch is not positive", null=1.0)
         yield self._or_missing(view, "train_lambda_max", spectrum.largest, spectrum.note, n=1)
         note = panel.note or spectrum.note
-        both = panel.largest is not None and spectrum.largest is not None
-        difference = panel.largest - spectrum.largest if both else None  # pyright: ignore[reportOptionalOperand]
+        difference = None
+        if panel.largest is not None and spectrum.largest is not None:
+            difference = panel.largest - spectrum.largest
         yield self._or_missing(view, "lambda_max_gap", difference, note, n=1, null=0.0)
         ratio = _ratio(panel.largest, spectrum.largest)
         yield self._or_missing(view, "lambda_max_ratio", ratio, note or "it is not positive", n=1, null=1.0)
