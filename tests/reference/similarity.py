@@ -13,7 +13,9 @@ def hsic(k: np.ndarray, l: np.ndarray, debiased: bool) -> float:  # noqa: E741  
         return float(np.trace(k @ h @ l @ h)) / (n - 1) ** 2
     k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))  # noqa: E741
     one = np.ones(n)
-    total = np.trace(k @ l) + (one @ k @ one) * (one @ l @ one) / ((n - 1) * (n - 2)) - 2 * (one @ k @ l @ one) / (n - 2)
+    total = (
+        np.trace(k @ l) + (one @ k @ one) * (one @ l @ one) / ((n - 1) * (n - 2)) - 2 * (one @ k @ l @ one) / (n - 2)
+    )
     return float(total) / (n * (n - 3))
 
 

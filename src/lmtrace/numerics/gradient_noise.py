@@ -39,7 +39,9 @@ def noise_scale(products: np.ndarray, batch: int) -> Estimate:
     squares, pairs = float(np.trace(products)), float(products.sum() - np.trace(products))
     value = _scale(squares, pairs, m, batch)
     if value is None:
-        return Estimate(None, n=m, note="the micro-batches' gradients do not agree: the noise scale is above what they show")
+        return Estimate(
+            None, n=m, note="the micro-batches' gradients do not agree: the noise scale is above what they show"
+        )
     if m < 3:
         return Estimate(value, n=m)
     without = [

@@ -57,7 +57,13 @@ _WORDS = {
         "the neighbouring word is always the other end",
     ),
     "same_role": ("Weight on words of the same role", "1", 1.0, "Weight on other words of the query's role.", UNIFORM),
-    "induction": ("Induction score", "1", 1.0, "Weight on the token after the last occurrence, repeated tokens.", UNIFORM),
+    "induction": (
+        "Induction score",
+        "1",
+        1.0,
+        "Weight on the token after the last occurrence, repeated tokens.",
+        UNIFORM,
+    ),
 }
 
 
@@ -121,7 +127,9 @@ class Attention(Signal):
         reduced = view.reduced()
         for key in [k for k in reduced if k.endswith("sums")]:
             stream = key.removeprefix("sequence_").removesuffix("sums")
-            sums, null, counts = (reduced[f"sequence_{stream}{k}"].double().cpu().numpy() for k in ("sums", "null", "counts"))
+            sums, null, counts = (
+                reduced[f"sequence_{stream}{k}"].double().cpu().numpy() for k in ("sums", "null", "counts")
+            )
             for i, metric in enumerate(ALL):
                 if counts[:, i].sum() == 0:
                     reason = self._reason(view.panel, metric)
@@ -153,7 +161,9 @@ class Attention(Signal):
 
     def _reason(self, panel: Panel, metric: str) -> str:
         if metric.startswith("dependency"):
-            return "the panel has no dependency heads" if panel.heads is None else "no edge between words of this stream"
+            return (
+                "the panel has no dependency heads" if panel.heads is None else "no edge between words of this stream"
+            )
         if metric == "same_role":
             if self.role not in panel.layers:
                 return f"the panel has no layer {self.role!r}"
@@ -177,7 +187,9 @@ class Attention(Signal):
                 yield self.record(view, name, missing=reason)
             return
         generator = view.generator("induction")
-        once = torch.stack([torch.randperm(len(known), generator=generator)[:period] for _ in range(self.num_sequences)])
+        once = torch.stack(
+            [torch.randperm(len(known), generator=generator)[:period] for _ in range(self.num_sequences)]
+        )
         once = torch.from_numpy(known)[once]
         ids = torch.cat([torch.tensor(begin, dtype=torch.int64).expand(len(once), -1), once, once], dim=1)
         ids = ids.to(next(view.model.parameters()).device)
@@ -220,7 +232,9 @@ class _Tokens:
         last = [np.where(h, side.word_last[w] - side.offsets[s], -1) for w, h, s in zip(words, here, rows)]
         self.first, self.last = self._tensor(_padded(first, -1)), self._tensor(_padded(last, -1))
         exists = self.first >= 0
-        self.pairs = visible_keys(exists, self.causal) & ~torch.eye(exists.shape[1], dtype=torch.bool, device=self.device)
+        self.pairs = visible_keys(exists, self.causal) & ~torch.eye(
+            exists.shape[1], dtype=torch.bool, device=self.device
+        )
         edges = [self._edges(panel, w, h) for w, h in zip(words, here)]
         self.query = self._tensor(_padded([e[0] for e in edges], -1))
         self.key = self._tensor(_padded([e[1] for e in edges], -1))

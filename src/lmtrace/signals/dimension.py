@@ -58,7 +58,7 @@ class Dimension(Signal):
     num_points: int = 2000
     level: Literal["token", "sentence"] = "token"
     k: int = 20
-    scales: tuple[int, ...] = (1, 2, 4, 8, 16)
+    scales: tuple[int, ...] = (1, 2, 4, 8)
 
     name = "dimension"
     cost = "no pass of its own; num_points^2 x d_model operations per site"

@@ -112,7 +112,13 @@ class Lens(Signal):
         yield from self._records(view, blocks, np.array(losses), np.array(choices), targets.cpu().numpy(), vocabulary)
 
     def _records(
-        self, view: View, blocks: list[str], losses: np.ndarray, choices: np.ndarray, targets: np.ndarray, vocabulary: int
+        self,
+        view: View,
+        blocks: list[str],
+        losses: np.ndarray,
+        choices: np.ndarray,
+        targets: np.ndarray,
+        vocabulary: int,
     ) -> Iterator[Record]:
         n = len(targets)
         right, agree = choices == targets, choices == choices[-1]
@@ -167,7 +173,9 @@ def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
         "decoder_attention_mask": batch.decoder_attention_mask,
     }
     device = next(view.model.parameters()).device
-    expected = view.logits({k: torch.as_tensor(v, device=device) for k, v in arrays.items() if v is not None})[0].double()
+    expected = view.logits({k: torch.as_tensor(v, device=device) for k, v in arrays.items() if v is not None})[
+        0
+    ].double()
     side = view.panel.encoder if view.panel.decoder is None else view.panel.decoder
     hidden = view.tokens(last)[side.offsets[0] : side.offsets[1]]
     dtype = next(view.model.parameters()).dtype
@@ -183,7 +191,10 @@ def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
     factor = float((found * expected).sum() / found.square().sum())  # T5 and Cohere scale before or after the head
     error = float((factor * found - expected).norm() / expected.norm())
     if not error < (1e-3 if dtype == torch.float32 else 3e-2):
-        return None, f"what follows the last block is more than a norm and {type(head).__name__}: logits differ by {error:.1%}"
+        return (
+            None,
+            f"what follows the last block is more than a norm and {type(head).__name__}: logits differ by {error:.1%}",
+        )
     factor = 1.0 if abs(factor - 1) < 1e-2 else factor
     return (lambda x: plain(x).float() * factor), ""
 

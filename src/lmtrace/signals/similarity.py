@@ -131,9 +131,7 @@ class Similarity(Signal):
         chosen = torch.randperm(len(points), generator=view.generator("sample"))[: self.num_points]
         return points[chosen.sort().values.to(points.device)]
 
-    def _cka(
-        self, view: View, metric: str, site: str, matrix: Tensor | None, other: Tensor | None, of: str
-    ) -> Record:
+    def _cka(self, view: View, metric: str, site: str, matrix: Tensor | None, other: Tensor | None, of: str) -> Record:
         reason = ""
         if matrix is None:
             reason = FLAT
@@ -156,7 +154,9 @@ class Similarity(Signal):
             return self.record(view, f"drift_{when}", site=site, missing="nothing to compare with yet")
         value = subspace_drift(before.to(directions), directions)
         null = 1 - self.num_directions / len(directions)
-        return self.record(view, f"drift_{when}", value, site=site, n=min(self.num_points, len(view.tokens(site))), null=null)
+        return self.record(
+            view, f"drift_{when}", value, site=site, n=min(self.num_points, len(view.tokens(site))), null=null
+        )
 
     def _remember(self, view: View, site: str, matrix: Tensor | None, directions: Tensor | None) -> None:
         for what, value in (("gram", matrix), ("directions", directions)):

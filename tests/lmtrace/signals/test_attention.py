@@ -1,0 +1,204 @@
+"""The signal attention on a model whose heads are hand-made: previous token, uniform, induction, dependency."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lmtrace.errors import ConfigError
+from lmtrace.instrument import Instrument
+from lmtrace.signals.attention import Attention
+from lmtrace.text.panel import Panel
+from lmtrace_helpers import PlainModel, tiny
+from planted_view import find
+
+
+class Handmade(PlainModel):
+    """Returns the maps of four hand-made heads per block; block 1 has them in reverse order."""
+
+    def __init__(self, vocabulary: int, heads_of: dict[tuple[int, ...], list[int]] | None = None) -> None:
+        super().__init__(vocabulary, length=64)
+        self.config = SimpleNamespace(_attn_implementation="sdpa")
+        self.heads_of = heads_of or {}
+
+    def set_attn_implementation(self, name: str) -> None:
+        self.config._attn_implementation = name
+
+    def forward(self, input_ids, attention_mask=None, output_attentions=False):
+        assert not output_attentions or self.config._attn_implementation == "eager"
+        logits = super().forward(input_ids)
+        maps = torch.stack([self.heads(row, mask) for row, mask in zip(input_ids.tolist(), attention_mask.tolist())])
+        return SimpleNamespace(logits=logits, attentions=(maps, maps.flip(1)) if output_attentions else None)
+
+    def heads(self, ids: list[int], mask: list[int]) -> torch.Tensor:
+        n = len(ids)
+        previous, uniform, induction, dependency = torch.zeros(4, n, n)
+        real = ids[: sum(mask)]
+        looks = self.heads_of.get(tuple(real), [-1] * len(real))
+        for q in range(n):
+            uniform[q, : q + 1] = 1 / (q + 1)
+            previous[q, max(0, q - 1)] = 1
+            before = [k for k in range(q) if ids[k] == ids[q]]
+            induction[q, before[-1] + 1 if before else 0] = 1
+            dependency[q, looks[q] if q < len(looks) and looks[q] >= 0 else 0] = 1
+        return torch.stack([previous, uniform, induction, dependency])
+
+
+def tree_heads(panel: Panel) -> dict[tuple[int, ...], list[int]]:
+    """Ids of a sequence -> for every token the earlier one at the other end of its first edge; panel words are one token."""
+    found = {}
+    for s, ids in enumerate(panel.encoder.ids):
+        looks = [-1] * len(ids)
+        words = np.flatnonzero(panel.word_sentence == s)
+        for w in words:
+            if panel.heads[w] >= 0:
+                a, b = sorted((w, int(panel.heads[w])))
+                looks[panel.encoder.word_first[b] - panel.encoder.offsets[s]] = int(
+                    panel.encoder.word_first[a] - panel.encoder.offsets[s]
+                )
+        found[tuple(ids.tolist())] = looks
+    return found
+
+
+@pytest.fixture(scope="module")
+def records(panel, tokenizer):
+    model = Handmade(len(tokenizer), tree_heads(panel))
+    found = Instrument(model, panel, [Attention(period=10)], on_error="raise").measure(0)
+    return [r for r in found if r.signal == "attention"]
+
+
+PREVIOUS, EVEN, INDUCTION, DEPENDENCY = range(4)
+
+
+def test_arrays_are_heads_by_blocks(records):
+    for record in records:
+        if record.array is not None:
+            assert record.array.shape == (4, 2)
+            np.testing.assert_allclose(record.array[:, 1], record.array[::-1, 0])
+
+
+def test_hand_made_heads_read_as_what_they_are(records):
+    def head(metric: str) -> np.ndarray:
+        return find(records, f"{metric}_heads").array[:, 0]
+
+    assert head("previous")[PREVIOUS] == pytest.approx(1)
+    assert head("entropy")[[PREVIOUS, INDUCTION, DEPENDENCY]] == pytest.approx(0, abs=1e-6)
+    assert head("distance")[PREVIOUS] == pytest.approx(1)
+    assert head("induction")[INDUCTION] == pytest.approx(1)
+    assert head("induction")[PREVIOUS] == pytest.approx(0)
+    assert head("dependency_right")[DEPENDENCY] > 0.6  # a word with two edges finds one of them
+    assert head("dependency_right")[DEPENDENCY] > head("dependency_right")[EVEN]
+    for metric in ("entropy", "distance", "previous", "first", "self", "same_token", "dependency"):
+        assert head(metric)[EVEN] == pytest.approx(find(records, f"{metric}_heads").null, rel=1e-5), metric
+
+
+def test_dependency_edges_one_by_one(records, panel):
+    """The neighbouring word and the tree head, counted by hand."""
+    looks, edges, neighbours, found = tree_heads(panel), 0, 0, 0
+    for s, ids in enumerate(panel.encoder.ids):
+        first = panel.encoder.word_first - panel.encoder.offsets[s]
+        for w in np.flatnonzero(panel.word_sentence == s):
+            if panel.heads[w] >= 0:
+                a, b = sorted((int(w), int(panel.heads[w])))
+                edges += 1
+                neighbours += b - a == 1
+                found += looks[tuple(ids.tolist())][first[b]] == first[a]
+    record = find(records, "dependency_right_heads")
+    assert record.n == edges
+    assert record.null == pytest.approx(neighbours / edges)
+    assert record.array[DEPENDENCY, 0] == pytest.approx(found / edges)
+
+
+def test_numbers_per_block_are_the_best_head_or_the_mean(records):
+    for metric, of in (("previous", np.max), ("induction", np.max), ("entropy", np.mean), ("first", np.mean)):
+        array = find(records, f"{metric}_heads").array
+        for block in (0, 1):
+            assert find(records, metric, site=f"block.{block}").value == pytest.approx(of(array[:, block]))
+    assert find(records, "first", site="block.0").stderr > 0
+    assert find(records, "induction", site="block.0").null == pytest.approx(
+        np.mean([1 / (q + 1) for q in range(11, 21)])
+    )
+
+
+def test_standard_errors_are_those_of_sequences(gpt2, panel):
+    found = Instrument(gpt2, panel, [Attention()], on_error="raise").measure(0)
+    record = find(found, "previous", site="block.1", signal="attention")
+    assert 0 < record.stderr < 0.05
+    assert record.n == sum(len(ids) - 1 for ids in panel.encoder.ids)
+
+
+@pytest.mark.parametrize("style", ["gpt2", "llama", "bert", "t5"])
+def test_maps_do_not_depend_on_padding(style, panel, tokenizer):
+    """One sequence at a time gives the same sums as batches of many lengths."""
+    model = tiny(style, tokenizer)
+    instrument = Instrument(model, panel, [Attention()], on_error="raise")
+    whole = {(r.metric, r.site, r.split): r for r in instrument.measure(0) if r.signal == "attention"}
+    import lmtrace.instrument as module
+
+    original = module.batch_size_for
+    try:
+        module.batch_size_for = lambda *args, **kwargs: 1
+        single = {(r.metric, r.site, r.split): r for r in instrument.measure(0) if r.signal == "attention"}
+    finally:
+        module.batch_size_for = original
+    for key, record in whole.items():
+        if record.value is not None:
+            assert single[key].value == pytest.approx(record.value, abs=1e-4), key
+
+
+def test_the_model_is_left_as_it_was(panel, tokenizer):
+    model = tiny("gpt2", tokenizer)
+    Instrument(model, panel, [Attention()], on_error="raise").measure(0)
+    assert model.config._attn_implementation == "sdpa"
+    assert not any(module._forward_hooks for module in model.modules())
+    ids = torch.tensor([[3, 4, 5]])
+    model.set_attn_implementation("eager")
+    assert len(model(ids, output_attentions=True).attentions) == 2  # capturing can still be installed
+    model.set_attn_implementation("sdpa")
+
+
+def test_models_without_maps_give_the_reason(panel, tokenizer):
+    found = Instrument(PlainModel(len(tokenizer)), panel, [Attention()]).measure(0)
+    reasons = {r.missing for r in found if r.signal == "attention"}
+    assert len(reasons) == 1
+    assert "has no set_attn_implementation" in reasons.pop()
+
+
+def test_panels_without_trees_or_roles_give_the_reason(sentences, tokenizer, gpt2):
+    plain = [SimpleNamespace(tokens=s.tokens, labels={"upos": s.labels["upos"]}) for s in sentences[:40]]
+    bare = Panel.from_annotated(plain, tokenizer, size=40, seed=0)
+    found = Instrument(gpt2, bare, [Attention()], on_error="raise").measure(0)
+    assert find(found, "dependency").missing == "the panel has no dependency heads"
+    assert find(found, "same_role_heads").missing == "the panel has no layer 'role'"
+    assert find(found, "same_role").missing == "the panel has no layer 'role'"
+
+
+def test_masked_models_have_no_induction_heads(panel, tokenizer):
+    found = Instrument(tiny("bert", tokenizer), panel, [Attention()], on_error="raise").measure(0)
+    assert find(found, "induction").missing == "only models that read from left to right have induction heads"
+
+
+def test_same_role_words(sentences, tokenizer, panel):
+    both = [SimpleNamespace(tokens=s.tokens, labels={"role": s.labels["upos"]}) for s in sentences[:40]]
+    nouns = Panel.from_annotated(both, tokenizer, size=40, seed=0)
+    found = Instrument(Handmade(len(tokenizer)), nouns, [Attention()], on_error="raise").measure(0)
+    expected, count = 0.0, 0
+    codes = nouns.labels("role").codes
+    for s in range(nouns.num_sentences):
+        words = np.flatnonzero(nouns.word_sentence == s)
+        for w in words:
+            same = [v for v in words if v < w and codes[v] == codes[w]]
+            if same:
+                count += 1
+                expected += len(same) / (nouns.encoder.word_first[w] - nouns.encoder.offsets[s] + 1)
+    record = find(found, "same_role_heads")
+    assert record.n == count
+    assert record.array[EVEN, 0] == pytest.approx(expected / count, rel=1e-5)
+
+
+def test_wrong_settings_are_errors():
+    with pytest.raises(ConfigError, match="num_sequences and period must be at least 2, got 16 and 1"):
+        Attention(period=1)

@@ -1,0 +1,127 @@
+"""The logit lens: the last block is the model itself, the depth is that of planted predictions, other heads are refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lmtrace.errors import ConfigError
+from lmtrace.instrument import Instrument
+from lmtrace.observe.forward import default_forward, inputs_of, logits_of
+from lmtrace.signals.lens import Lens, prediction_rows
+from lmtrace_helpers import PlainModel, tiny
+from planted_view import find
+
+STYLES = ("gpt2", "llama", "gpt_neox", "mixtral", "bert", "t5", "plain")
+
+
+def model_of(style, tokenizer):
+    return PlainModel(len(tokenizer)) if style == "plain" else tiny(style, tokenizer)
+
+
+def run(model, panel, **settings):
+    instrument = Instrument(model, panel, [Lens(**settings)], on_error="raise")
+    return [r for r in instrument.measure(0) if r.signal == "lens"], instrument.panel
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_last_block_reads_as_the_model_does(style, panel, tokenizer):
+    model = model_of(style, tokenizer)
+    records, panel = run(model, panel, num_predictions=10**6)
+    losses, right = [], []
+    for batch in panel.batches(16):
+        inputs = inputs_of(batch, torch.device("cpu"))
+        with torch.no_grad():
+            logits = logits_of(default_forward(model.eval(), inputs), inputs)[batch.predict_row, batch.predict_column]
+        targets = torch.as_tensor(batch.targets)
+        losses.append(nn.functional.cross_entropy(logits, targets, reduction="none"))
+        right.append(logits.argmax(dim=1) == targets)
+    prefix = "decoder." if style == "t5" else ""
+    last = find(records, "loss", site=f"{prefix}block.1")
+    assert last.value == pytest.approx(float(torch.cat(losses).mean()), abs=1e-4)
+    assert find(records, "accuracy", site=f"{prefix}block.1").value == pytest.approx(
+        float(torch.cat(right).float().mean()), abs=0.01
+    )
+    assert find(records, "agreement", site=f"{prefix}block.1").value == 1.0
+    assert last.n == len(panel.predictions)
+    assert last.null == pytest.approx(math.log(len(tokenizer)))
+
+
+def test_an_earlier_block_is_the_model_cut_off_there(panel, tokenizer):
+    model = tiny("gpt2", tokenizer)
+    records, panel = run(model, panel, num_predictions=10**6)
+    model.transformer.h = model.transformer.h[:1]
+    losses = []
+    for batch in panel.batches(16):
+        inputs = inputs_of(batch, torch.device("cpu"))
+        with torch.no_grad():
+            logits = model.eval()(**inputs, use_cache=False).logits[batch.predict_row, batch.predict_column]
+        losses.append(nn.functional.cross_entropy(logits, torch.as_tensor(batch.targets), reduction="none"))
+    assert find(records, "loss", site="block.0").value == pytest.approx(float(torch.cat(losses).mean()), abs=1e-4)
+
+
+def test_depth_is_one_where_later_blocks_add_nothing_and_last_where_they_decide(panel, tokenizer):
+    model = tiny("gpt2", tokenizer)
+    with torch.no_grad():
+        for part in (model.transformer.h[1].attn.c_proj, model.transformer.h[1].mlp.c_proj):
+            part.weight.zero_()
+            part.bias.zero_()
+    records, _ = run(model, panel)
+    assert find(records, "depth").value == 1.0
+    assert find(records, "agreement", site="block.0").value == 1.0
+    target = tokenizer.words.index("noun3")
+    with torch.no_grad():  # the last block decides for one word, against whatever came before
+        head = model.lm_head.weight
+        model.transformer.h[1].mlp.c_proj.bias.copy_(1e4 * (head[target] - head.mean(dim=0)))
+    records, _ = run(model, panel)
+    assert find(records, "depth").value == pytest.approx(2 - find(records, "agreement", site="block.0").value)
+    assert find(records, "depth").value > 1.8
+    assert find(records, "agreement", site="block.1").null == 1.0
+
+
+def test_a_head_that_is_more_than_a_head_is_refused(panel, tokenizer):
+    class Capped(PlainModel):
+        def forward(self, ids):
+            return torch.tanh(3 * super().forward(ids))
+
+    records, _ = run(Capped(len(tokenizer)), panel)
+    assert len(records) == 4
+    assert all("more than a norm and Linear: logits differ by" in r.missing for r in records)
+
+
+def test_a_model_without_a_head_is_a_reason(panel, tokenizer):
+    class Headless(PlainModel):
+        def __init__(self, vocabulary):
+            super().__init__(vocabulary)
+            del self.lm_head
+
+        def forward(self, ids):
+            x = self.transformer["wte"](ids)
+            for block in self.transformer["h"]:
+                x = block(x)
+            return self.transformer["ln_f"](x) @ self.transformer["wte"].weight.T
+
+    records, _ = run(Headless(len(tokenizer)), panel)
+    assert all("no head found" in r.missing for r in records)
+
+
+def test_the_sample_is_the_same_at_every_step(gpt2, panel):
+    instrument = Instrument(gpt2, panel, [Lens(num_predictions=50)], on_error="raise")
+    first, second = ([r.value for r in instrument.measure(step) if r.signal == "lens"] for step in (0, 1))
+    assert first == second
+
+
+def test_prediction_rows_point_at_the_token_before(panel):
+    rows, targets = prediction_rows(panel)
+    ids = np.concatenate(panel.encoder.ids)
+    np.testing.assert_array_equal(ids[rows + 1], targets)
+    np.testing.assert_array_equal(targets, panel.predictions.target)
+
+
+def test_wrong_settings_are_errors():
+    with pytest.raises(ConfigError, match="num_predictions must be at least 2, got 1"):
+        Lens(num_predictions=1)
