@@ -28,8 +28,8 @@ lint: setup
 
 test: lint
 	@scripts/install-chromium
-	$(BIN)/python -m pytest -m "not slow and not browser" -q
-	$(BIN)/python -m pytest -m "slow or browser" -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or browser"
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -33,13 +33,20 @@ export function limits(all: Arrays[]): { low: number; high: number } {
 }
 
 export class Matrix extends Framed {
-  constructor(arrays: Arrays, label: string, private scale: { low: number; high: number }) { super(arrays, label); }
-  private shape(): [number, number] { const s = this.arrays.shapes[this.frame()]!; return [s[0]!, s[1]!]; }
+  /** Depth runs upwards, as in every other figure: "head, block" is turned. */
+  private flip: boolean;
+  constructor(arrays: Arrays, label: string, private scale: { low: number; high: number }) { super(arrays, label); this.flip = /,\s*(block|layer)/.test(arrays.field.axis); }
+  private shape(): [number, number] { const s = this.arrays.shapes[this.frame()]!; return this.flip ? [s[1]!, s[0]!] : [s[0]!, s[1]!]; }
+  private axes(): [string, string] {
+    const words = (this.arrays.field.axis || "row, column").split(",").map((w) => w.trim());
+    return this.flip ? [words[1]!, words[0]!] : [words[0]!, words[1] ?? ""];
+  }
+  private at(i: number, j: number): number { const [rows, cols] = this.shape(), f = this.arrays.frames[this.frame()]!; return this.flip ? f[j * rows + i]! : f[i * cols + j]!; }
   private cell(width: number) { const [rows, cols] = this.shape(); return Math.max(8, Math.min(42, (width - 70) / cols, rows > 10 ? 340 / rows : 42)); }
   heightFor(width: number) { return Math.round(this.cell(width) * this.shape()[0] + 48); }
   paint(p: Painter, width: number, _height: number, t: Theme) {
-    const [rows, cols] = this.shape(), cell = this.cell(width), data = this.arrays.frames[this.frame()]!;
-    const [down, across] = (this.arrays.field.axis || "row, column").split(",").map((w) => w.trim());
+    const [rows, cols] = this.shape(), cell = this.cell(width);
+    const [down, across] = this.axes();
     this.box = { x: 58, y: 20, w: cell * cols, h: cell * rows };
     const { x, y } = this.box, scale = { ...this.scale, middle: null, colors: sequential(t.dark) };
     p.text(`step ${stepText(this.arrays.steps[this.frame()]!)}`, x, 12, { color: t.muted, size: 10.5 });
@@ -47,7 +54,7 @@ export class Matrix extends Framed {
       const at = y + (rows - 1 - i) * cell;
       if (cell >= 11 || i % 2 === 0) p.text(`${down} ${i}`, x - 7, at + cell / 2, { color: t.muted, anchor: "end", baseline: "middle", size: 10.5 });
       for (let j = 0; j < cols; j++) {
-        const v = data[i * cols + j]!;
+        const v = this.at(i, j);
         p.rect(x + j * cell, at, cell - 1, cell - 1, v === v ? colorOf(scale, v) : t.surface);
         if (cell >= 30 && v === v) p.text(v.toFixed(2).replace(/^0/, ""), x + j * cell + cell / 2, at + cell / 2, { color: (v - scale.low) / (scale.high - scale.low || 1) > 0.5 ? t.paper : t.ink, anchor: "middle", baseline: "middle", size: 10 });
       }
@@ -57,8 +64,8 @@ export class Matrix extends Framed {
     p.text(across ?? "", x + cols * cell, y + rows * cell + 26, { color: t.muted, anchor: "end", size: 10.5 });
   }
   private hitAt(i: number, j: number): Hit {
-    const [rows, cols] = this.shape(), cell = this.box.w / cols, a = this.arrays, v = a.frames[this.frame()]![i * cols + j]!;
-    const [down, across] = (a.field.axis || "row, column").split(",").map((w) => w.trim());
+    const [rows, cols] = this.shape(), cell = this.box.w / cols, a = this.arrays, v = this.at(i, j);
+    const [down, across] = this.axes();
     const fact: Fact = {
       title: a.field.title, meaning: a.field.meaning, short: `step ${a.steps[this.frame()]} · ${down} ${i} · ${across} ${j}\n${withUnit(v, a.field.unit, 4)}`,
       lines: [["Step", String(a.steps[this.frame()])], [down!, String(i)], [across!, String(j)], ["Value", withUnit(v, a.field.unit, 4)], ["Series", `${a.signal}.${a.metric}`]],
@@ -74,9 +81,8 @@ export class Matrix extends Framed {
     return this.hitAt(Math.max(0, Math.min(rows - 1, i + dy)), Math.max(0, Math.min(cols - 1, j + dx)));
   }
   table(): Table {
-    const [rows, cols] = this.shape(), data = this.arrays.frames[this.frame()]!;
-    const [down, across] = (this.arrays.field.axis || "row, column").split(",").map((w) => w.trim());
-    return { head: [down!, ...Array.from({ length: cols }, (_, j) => `${across} ${j}`)], rows: Array.from({ length: rows }, (_, i) => [i, ...data.slice(i * cols, (i + 1) * cols)]) };
+    const [rows, cols] = this.shape(), [down, across] = this.axes();
+    return { head: [down!, ...Array.from({ length: cols }, (_, j) => `${across} ${j}`)], rows: Array.from({ length: rows }, (_, i) => [i, ...Array.from({ length: cols }, (_, j) => this.at(i, j))]) };
   }
 }
 

@@ -36,8 +36,9 @@ export class Curves extends Plot {
     const [first, last] = span();
     let low = Infinity, high = -Infinity;
     for (const { series: s, col, quiet } of this.spec.lines) {
-      const seen: number[] = [];
-      for (let r = 0; r < s.rows; r++) {
+      // A noisy line is scaled by what nearly all of it does; some thousand of its points tell that.
+      const seen: number[] = [], stride = quiet ? Math.max(1, Math.floor(s.rows / 4000)) : 1;
+      for (let r = 0; r < s.rows; r += stride) {
         if (s.steps[r]! < first || s.steps[r]! > last) continue;
         const v = s.values.at(r, col);
         if (v !== v) continue;
@@ -130,21 +131,22 @@ export class Curves extends Plot {
 
   /** Pixels of a line; where there are many more points than pixels, first, lowest, highest and last of each pixel column. */
   private points(s: Series, col: number, value: (s: Series, r: number, c: number) => number): number[] {
-    const [first, last] = span();
+    const [first, last] = span(), px = this.pxOf();
+    const { y, h } = this.box, per = h / (this.high - this.low), base = y + h + this.low * per;
     let from = 0, to = s.rows;
     while (from + 1 < s.rows && s.steps[from + 1]! < first) from++;
     while (to - 2 > from && s.steps[to - 2]! > last) to--;
     const out: number[] = [];
     if (to - from <= 3 * this.box.w) {
-      for (let r = from; r < to; r++) out.push(this.px(s.steps[r]!), this.py(value(s, r, col)));
+      for (let r = from; r < to; r++) out.push(px(s.steps[r]!), base - value(s, r, col) * per);
       return out;
     }
     let column = NaN, lo = 0, hi = 0, begin = 0, end = 0;
     const flush = () => { if (column === column) out.push(column, begin, column, lo, column, hi, column, end); };
     for (let r = from; r < to; r++) {
-      const v = value(s, r, col), c = Math.round(this.px(s.steps[r]!) * 2) / 2;
+      const v = value(s, r, col), c = Math.round(px(s.steps[r]!) * 2) / 2;
       if (v !== v) { flush(); out.push(NaN, NaN); column = NaN; continue; }
-      const at = this.py(v);
+      const at = base - v * per;
       if (c !== column) { flush(); column = c; lo = hi = begin = end = at; }
       else { if (at < lo) lo = at; if (at > hi) hi = at; end = at; }
     }

@@ -107,7 +107,7 @@ async function open() {
   if (!found || mine !== turn) return;
   const byRun = (await found.json()) as Record<string, Run["findings"]>;
   for (const run of runs) run.findings = byRun[run.id] ?? [];
-  if (runs.some((r) => r.findings.length)) page(runs, { side: list, live: true });
+  if (runs.some((r) => r.findings.length)) { page(runs, { side: list, live: true }); setReady(true); }
 }
 
 function follow() {

@@ -38,6 +38,8 @@ export interface Series {
   run: number; signal: string; metric: string; label: string | null; split: string | null;
   sites: (string | null)[]; rows: number; total: number; steps: Float64Array;
   values: Grid; stderr: Grid; null: Grid; n: Grid; missing: Uint8Array | null; reasons: string[]; field: Field;
+  /** Where several series are shown as one, its columns: a series and its column. */
+  parts?: { series: Series; col: number }[];
 }
 
 export interface Arrays {
@@ -51,6 +53,29 @@ export interface Event { step: number; kind: string; text: string; data: Record<
 export interface Run {
   id: string; cursor: number; name: string; header: Record<string, any>; fields: Record<string, Record<string, Field>>;
   findings: Finding[]; events: Event[]; series: Series[]; arrays: Arrays[];
+}
+
+class JoinedGrid extends Grid {
+  constructor(private parts: { series: Series; col: number }[], private name: "values" | "stderr" | "null" | "n", private steps: () => Float64Array) { super(parts.length, null, null); }
+  override at(row: number, col: number): number {
+    const { series, col: own } = this.parts[col]!, step = this.steps()[row]!;
+    const at = series.steps[row] === step ? row : rowAt(series.steps, step);
+    return at >= 0 && series.steps[at] === step ? series[this.name].at(at, own) : NaN;
+  }
+  override get empty(): boolean { return this.parts.every((p) => p.series[this.name].empty); }
+}
+
+/** Shows columns of several series as the sites of one; it follows them when they grow. */
+export function join(parts: { series: Series; col: number }[], names: string[]): Series {
+  const first = parts[0]!.series;
+  let longest = first;
+  for (const p of parts) if (p.series.rows > longest.rows) longest = p.series;
+  const grid = (name: "values" | "stderr" | "null" | "n") => new JoinedGrid(parts, name, () => longest.steps);
+  return {
+    run: first.run, signal: first.signal, metric: first.metric, label: first.label, split: first.split, sites: names, field: first.field,
+    get rows() { return longest.rows; }, get total() { return longest.total; }, get steps() { return longest.steps; },
+    values: grid("values"), stderr: grid("stderr"), null: grid("null"), n: grid("n"), missing: null, reasons: [], parts,
+  };
 }
 
 export async function inflate(bytes: Uint8Array): Promise<Uint8Array> {
@@ -166,6 +191,8 @@ export function nearestRow(steps: Float64Array, step: number): number {
 }
 
 export function reasonAt(s: Series, row: number, col: number): string {
+  const part = s.parts?.[col];
+  if (part) { const at = rowAt(part.series.steps, s.steps[row]!); return at >= 0 && part.series.steps[at] === s.steps[row] ? reasonAt(part.series, at, part.col) : ""; }
   const code = s.missing?.[row * s.sites.length + col] ?? 0;
   return code ? s.reasons[code - 1] ?? "missing" : "";
 }

@@ -25,6 +25,24 @@ const pending = new IntersectionObserver((entries) => {
   for (const e of entries) if (e.isIntersecting) for (const f of figures) if (f.el === e.target) f.mount();
 }, { rootMargin: "600px" });
 
+let idle = 0;
+/** Draws what is further down while nothing else is to be done, so that it is there when it is reached. */
+export function drawIdly() {
+  const ask = window.requestIdleCallback ?? ((f: IdleRequestCallback) => setTimeout(() => f({ timeRemaining: () => 8, didTimeout: false }), 30));
+  const mine = ++idle;
+  const step: IdleRequestCallback = (deadline) => {
+    if (mine !== idle) return;
+    for (const f of figures) {
+      if (f.mounted && f.plots.every((p) => p.el.dataset.drawn || !p.el.clientWidth)) continue;
+      if (deadline.timeRemaining() < 3) break;
+      f.mount();
+      for (const p of f.plots) if (!p.el.dataset.drawn) p.draw();
+    }
+    if ([...figures].some((f) => !f.mounted || f.plots.some((p) => !p.el.dataset.drawn && p.el.clientWidth))) ask(step);
+  };
+  ask(step);
+}
+
 /** Draws everything that has not been drawn yet (print, tests). */
 export function drawAll() { for (const f of figures) { f.mount(); for (const p of f.plots) if (!p.el.dataset.drawn) p.draw(); } }
 export function forget() { for (const f of figures) f.destroy(); figures.clear(); }
@@ -34,7 +52,7 @@ export class Figure {
   plots: Plot[] = [];
   private facets: HTMLElement;
   private holder = h("div", { class: "numbers", hidden: "" });
-  private mounted = false;
+  mounted = false;
   private stop: () => void = () => {};
 
   constructor(public spec: FigureSpec) {
@@ -48,11 +66,11 @@ export class Figure {
       this.facets.append(holder);
     }
     const tool = (name: string, what: string, act: () => void) => {
-      const b = h("button", { type: "button", "aria-label": `${what}: ${spec.title}` }, name);
+      const b = h("button", { type: "button", "aria-label": `${name}: ${what}, ${spec.title}` }, name);
       b.onclick = act;
       return b;
     };
-    const toggle = tool("Table", "Show the numbers", () => {
+    const toggle = tool("Table", "show the numbers", () => {
       const open = this.holder.hidden;
       this.holder.hidden = !open;
       toggle.setAttribute("aria-expanded", String(open));
@@ -60,7 +78,7 @@ export class Figure {
       if (open) this.holder.replaceChildren(...this.tables());
     });
     toggle.setAttribute("aria-expanded", "false");
-    const tools = h("div", { class: "tools" }, toggle, tool("CSV", "Save the numbers", () => this.saveCsv()), tool("SVG", "Save as SVG", () => this.saveSvg()), tool("PNG", "Save as PNG", () => void this.savePng()));
+    const tools = h("div", { class: "tools" }, toggle, tool("CSV", "save the numbers", () => this.saveCsv()), tool("SVG", "save the figure", () => this.saveSvg()), tool("PNG", "save the figure", () => void this.savePng()));
     const caption = h("figcaption", {}, h("div", { class: "heading" }, h(spec.level === 4 ? "h4" : "h3", {}, spec.title), tools));
     if (spec.meaning) caption.append(h("p", { class: "meaning" }, spec.meaning));
     if (spec.bar) caption.append(this.barCanvas());

@@ -29,16 +29,20 @@ function keyOf(f: Finding): { signal?: string; metric?: string; label?: string |
   return f as any;
 }
 
+/** Said about the run, neither found nor looked for in vain. */
+const PLAIN = new Set(["floor", "descriptor", "curvature", "cost", "difference", "missing"]);
 const TONE: Record<string, string> = { alert: "alert", warning: "alert", leak: "alert", memorisation: "alert", emergence: "found", phase: "found", phases: "found", compression: "found", order: "found", convergence: "found" };
 
 export function tone(f: Finding): string {
+  if (PLAIN.has(String(f.kind))) return "plain";
+  if (/^(no|not) /.test(String(f.kind))) return "none";
   const text = `${f.verdict ?? ""} ${f.outcome ?? ""} ${f.kind ?? ""}`.toLowerCase();
   if (/not resolved|unresolved|no transition|no emergence|none|undecided|not converged/.test(text + (/(not resolved|no transition|no emergence|did not emerge|not converged)/i.test(String(f.sentence ?? "")) ? " none" : ""))) return "none";
   return TONE[String(f.kind ?? "").toLowerCase()] ?? (/alert|warn/.test(text) ? "alert" : "found");
 }
 
 export function findingCards(run: Run): HTMLElement | null {
-  const order = { alert: 0, found: 1, none: 2 } as Record<string, number>;
+  const order = { alert: 0, found: 1, plain: 1, none: 2 } as Record<string, number>;
   const alerts: Finding[] = run.events.filter((e) => e.kind === "alert").map((e) => ({ kind: "alert", sentence: e.text, numbers: { step: e.step } }));
   const seen = new Set(run.findings.map((f) => f.sentence));
   const all = [...alerts.filter((a) => !seen.has(a.sentence)), ...run.findings];

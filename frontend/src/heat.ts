@@ -3,6 +3,7 @@
 import { colorOf, diverging, Scale, sequential, Theme } from "./color";
 import { nearestRow, reasonAt, Series, siteName } from "./data";
 import { Painter, textWidth } from "./painter";
+import { fit } from "./curves";
 import { Hit, Plot, Table } from "./plot";
 import { factOf } from "./record";
 import { number, place, span, stepText, stepTicks } from "./state";
@@ -10,7 +11,7 @@ import { number, place, span, stepText, stepTicks } from "./state";
 const ZERO = 12, GAP = 4;
 
 /** Where values have a null, colour says how far they are from their own: `relative`, and 0 is the null. */
-export interface HeatScale { low: number; high: number; middle: number | null; relative: boolean }
+export interface HeatScale { low: number; high: number; middle: number | null; relative: boolean; flip: boolean }
 
 export function heatScale(all: Series[]): HeatScale {
   let low = Infinity, high = -Infinity;
@@ -22,11 +23,11 @@ export function heatScale(all: Series[]): HeatScale {
   if (!(low <= high)) { low = 0; high = 1; }
   const middle = relative || (low < 0 && high > 0) ? 0 : null;
   if (middle === null && all[0]?.field.low === 0 && low < 0.3 * high) low = 0;
-  return { low: middle === null ? low : Math.min(low, middle), high: middle === null ? high : Math.max(high, middle), middle, relative };
+  return { low: middle === null ? low : Math.min(low, middle), high: middle === null ? high : Math.max(high, middle), middle, relative, flip: relative && (all[0]!.field.better === "down" || (!all[0]!.field.better && -low > high)) };
 }
 
 export function scaleFor(h: HeatScale, t: Theme): Scale {
-  return { low: h.low, high: h.high, middle: h.middle, colors: h.middle === null ? sequential(t.dark) : diverging(t.dark) };
+  return { low: h.low, high: h.high, middle: h.middle, colors: h.middle === null ? sequential(t.dark) : h.flip ? [...diverging(t.dark)].reverse() : diverging(t.dark) };
 }
 
 export class Heat extends Plot {
@@ -34,7 +35,7 @@ export class Heat extends Plot {
   private main = { x: 0, w: 1 };
   constructor(public series: Series, label: string, private scale: () => HeatScale) { super(label); this.rows = series.rows; }
 
-  private cell() { const n = this.series.sites.length; return n <= 8 ? 19 : n <= 16 ? 13 : Math.max(6, Math.round(230 / n)); }
+  private cell() { const n = this.series.sites.length; return n <= 8 ? 19 : this.series.parts ? 13 : n <= 16 ? 13 : Math.max(6, Math.round(230 / n)); }
   heightFor() { return this.series.sites.length * this.cell() + 6 + 32; }
   protected changed() { const before = this.rows; this.rows = this.series.rows; return before !== this.rows; }
 
@@ -46,12 +47,13 @@ export class Heat extends Plot {
     const right = r + 1 < rows ? mid(r, r + 1) : r > first ? x + (x - left) : x + 4;
     return [Math.max(left, this.box.x), Math.min(right, this.box.x + this.box.w)];
   }
+  private rowName(n: string | null) { return this.series.parts ? n! : siteName(n); }
   /** Row of a site on the drawing: the first site lies at the bottom, as in the model's diagram. */
   private top(c: number) { return this.box.y + (this.series.sites.length - 1 - c) * this.cell(); }
 
   paint(p: Painter, width: number, height: number, t: Theme) {
     const s = this.series, sites = s.sites.length, cell = this.cell(), scale = scaleFor(this.scale(), t);
-    const left = Math.max(...s.sites.map((n) => textWidth(siteName(n), 10.5))) + 10, { relative } = this.scale();
+    const left = Math.min(width * 0.4, Math.max(...s.sites.map((n) => textWidth(this.rowName(n), 10.5))) + 10), { relative } = this.scale();
     const zero = s.steps[0] === 0 && span()[0] <= 0;
     const lead = zero ? ZERO + GAP : 0;
     this.box = { x: left + lead, y: 6, w: width - left - lead - 6, h: height - 6 - 32 };
@@ -61,7 +63,7 @@ export class Heat extends Plot {
     p.rect(x0, y, width - left - 6, h, t.surface);
     const every = Math.ceil(13 / cell);
     s.sites.forEach((name, c) => {
-      if ((sites - 1 - c) % every === 0 || c === 0) p.text(siteName(name), left - 7, this.top(c) + cell / 2, { color: t.muted, anchor: "end", baseline: "middle", size: 10.5 });
+      if ((sites - 1 - c) % every === 0 || c === 0) p.text(fit(this.rowName(name), left - 10), left - 7, this.top(c) + cell / 2, { color: t.muted, anchor: "end", baseline: "middle", size: 10.5 });
     });
     const [low, high] = span();
     const column = (r: number, a: number, b: number) => {
@@ -144,7 +146,7 @@ export class Heat extends Plot {
     p.line([a, at, b, at, b, at + c, a, at + c, a, at], { color: t.ink, width: 1.4 });
   }
   table(): Table {
-    const s = this.series, head = ["step", ...s.sites.map(siteName)];
+    const s = this.series, head = ["step", ...s.sites.map((n) => this.rowName(n))];
     const rows = Array.from({ length: s.rows }, (_, r) => [s.steps[r]!, ...s.sites.map((_, c) => s.values.at(r, c))]);
     return { head, rows };
   }

@@ -1,7 +1,7 @@
 // The page around the sections: title, navigation, step axis, theme, the replay slider.
 
 import { Run } from "./data";
-import { forget, h } from "./figure";
+import { drawIdly, forget, h } from "./figure";
 import { sections } from "./sections";
 import { listen, number, state, stepText, tell } from "./state";
 
@@ -90,13 +90,13 @@ function short(v: number) { return v >= 1e9 ? `${number(v / 1e9)} B` : v >= 1e6 
 
 function bar(runs: Run[]): HTMLElement {
   const axis = button("", "", () => { state.axis = state.axis === "log" ? "linear" : "log"; say(); tell("view"); });
-  const say = () => { axis.textContent = state.axis === "log" ? "Log steps" : "Linear steps"; axis.setAttribute("aria-label", `Step axis is ${state.axis === "log" ? "logarithmic" : "linear"}; change`); axis.title = "Change the step axis"; };
+  const say = () => { axis.textContent = state.axis === "log" ? "Log steps" : "Linear steps"; axis.setAttribute("aria-label", `${axis.textContent}: change the step axis`); axis.title = "Change the step axis"; };
   say();
   const reset = button("Reset zoom", "Reset zoom", () => { state.range = null; tell("view"); });
   reset.hidden = true;
   listen((topic) => { if (topic === "view") reset.hidden = state.range === null; }, reset);
   const mode = button("", "", () => { setTheme(isDark() ? "light" : "dark"); name(); });
-  const name = () => { mode.textContent = isDark() ? "Light" : "Dark"; mode.setAttribute("aria-label", `Change to the ${isDark() ? "light" : "dark"} theme`); mode.title = "Change the theme"; };
+  const name = () => { mode.textContent = isDark() ? "Light" : "Dark"; mode.setAttribute("aria-label", `${mode.textContent}: change to the ${isDark() ? "light" : "dark"} theme`); mode.title = "Change the theme"; };
   name();
   const sites = runs.length > 1 ? sitePicker(runs) : null;
   return h("header", { class: "top" }, h("a", { class: "skip", href: "#main" }, "Skip to the content"), h("span", { class: "brand" }, "TRACE"), h("span", { class: "where" }, runs.map((r) => r.name).join(", ")), ...(sites ? [sites] : []), reset, axis, mode);
@@ -164,4 +164,5 @@ function spy(links: HTMLAnchorElement[], parts: HTMLElement[]) {
 export function setReady(ready: boolean) {
   window.lmtrace.ready = ready;
   document.body.dataset.ready = String(ready);
+  if (ready) drawIdly();
 }

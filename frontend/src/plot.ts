@@ -92,7 +92,7 @@ export abstract class Plot {
     }
     if (this.timed && state.cursor !== null) {
       const at = this.px(state.cursor);
-      if (at >= x - 1 && at <= x + w + 1) p.line([at, y, at, y + h], { color: t.ink, width: 1, alpha: 0.45 });
+      if (at >= x - 1 && at <= x + w + 1) { p.line([at, y, at, y + h], { color: t.paper, width: 3, alpha: 0.45 }); p.line([at, y, at, y + h], { color: t.ink, width: 1, alpha: 0.6 }); }
     }
     this.paintCursor(p, t);
     if (this.hit) p.circle(this.hit.x, this.hit.y, 4, t.paper, t.ink);
@@ -110,6 +110,13 @@ export abstract class Plot {
   protected px(step: number): number {
     const [low, high] = span(), a = place(low), b = place(high);
     return this.box.x + (b > a ? (place(step) - a) / (b - a) : 0) * this.box.w;
+  }
+  /** `px` for many steps: the ends of the axis are looked up once. */
+  protected pxOf(): (step: number) => number {
+    const [low, high] = span(), a = place(low), scale = this.box.w / (place(high) - a || 1), x = this.box.x - a * scale;
+    if (state.axis === "linear") return (step) => x + step * scale;
+    const unit = 1 / state.unit;
+    return (step) => x + Math.log10(1 + step * unit) * scale;
   }
   protected stepAt(px: number): number {
     const [low, high] = span(), a = place(low), b = place(high);

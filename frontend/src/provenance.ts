@@ -41,7 +41,7 @@ export function provenance(runs: Run[]): HTMLElement | null {
       const list = h("dl", {});
       for (const [k, v] of Object.entries(value as object)) {
         if (v === "" || v === null) continue;
-        list.append(h("dt", {}, k.replace(/_/g, " ")), h("dd", {}, text(v)));
+        list.append(h("dt", {}, k.replace(/_/g, " ")), h("dd", {}, said(v)));
       }
       return h("div", { class: `block${name === "Signals" ? " span" : ""}` }, h("h3", {}, runs.length > 1 && name === "Run" ? run.name : name), list);
     });
@@ -50,9 +50,17 @@ export function provenance(runs: Run[]): HTMLElement | null {
   return section("provenance", "Where the numbers come from", "", ...parts);
 }
 
+/** Long values are folded. */
+function said(v: unknown): Node | string {
+  const whole = text(v);
+  if (whole.length <= 140) return whole;
+  const count = v && typeof v === "object" ? Object.keys(v).length : 0;
+  return h("details", {}, h("summary", {}, count ? `${count} entries` : `${whole.slice(0, 60)}…`), whole);
+}
+
 function text(v: unknown): string {
   if (Array.isArray(v)) return v.every((x) => typeof x !== "object") ? v.join(", ") : JSON.stringify(v);
   if (typeof v === "number") return Number.isInteger(v) ? v.toLocaleString("en") : number(v, 5);
-  if (v && typeof v === "object") return Object.entries(v).map(([a, b]) => `${a} ${text(b)}`).join(", ");
+  if (v && typeof v === "object") return Object.entries(v).map(([a, b]) => `${a}: ${text(b)}`).join(", ");
   return String(v);
 }

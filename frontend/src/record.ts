@@ -1,11 +1,13 @@
 // What is known of one point: the short form beside the pointer, the whole record in a dialog.
 
-import { labelName, reasonAt, Series, siteName } from "./data";
+import { labelName, reasonAt, rowAt, Series, siteName } from "./data";
 import { number, state, withUnit } from "./state";
 
 export interface Fact { title: string; short: string; lines: [string, string][]; meaning: string }
 
 export function factOf(s: Series, row: number, col: number): Fact {
+  const part = s.parts?.[col];
+  if (part) { const at = rowAt(part.series.steps, s.steps[row]!); if (at >= 0 && part.series.steps[at] === s.steps[row]) return factOf(part.series, at, part.col); }
   const { field } = s, value = s.values.at(row, col), se = s.stderr.at(row, col), null_ = s.null.at(row, col), n = s.n.at(row, col);
   const reason = reasonAt(s, row, col), run = state.runNames.length > 1 ? state.runNames[s.run]! : "";
   const where = [run, s.label === null ? "" : labelName(s.label), s.sites[col] === null ? "" : siteName(s.sites[col]!)].filter(Boolean);

@@ -1,8 +1,8 @@
 // The order in which a reader needs it: verdicts, loss, when, where, then every signal, costs, provenance.
 
 import { category, depth, theme } from "./color";
-import { Curves, Level, Line } from "./curves";
-import { Arrays, labelLayer, labelName, labelValue, Run, Series, siteName } from "./data";
+import { Curves, lastFinite, Level, Line } from "./curves";
+import { Arrays, join, labelLayer, labelName, labelValue, Run, Series, siteName } from "./data";
 import { emergences, findingCards } from "./findings";
 import { Facet, Figure, h } from "./figure";
 import { Heat, heatScale, HeatScale, paintBar } from "./heat";
@@ -70,10 +70,11 @@ function lossSection(runs: Run[], all: Series[]): HTMLElement | null {
     lines.push({ series: s, col: 0, name: many ? runs[s.run]!.name : "panel", color: color(s.run, 0), width: 2, band: true });
   if (!lines.length) return null;
   if (many && lines.every((l) => !l.name)) lines.forEach((l) => { l.name = runs[l.series.run]!.name; l.alpha = 0.9; });
-  const floor = runs[0]!.header.data?.floor_nats;
-  if (typeof floor === "number") levels.push({ name: "floor", value: floor });
-  for (const s of all) if (s.run === 0 && s.signal === "ladder" && s.rows && s.sites.length === 1 && /(^|_)loss$|reference/.test(s.metric) && s.label) {
-    const name = labelValue(s.label), v = s.values.at(s.rows - 1, 0);
+  const law = all.find((s) => s.run === 0 && s.signal === "truth" && s.metric === "floor" && s.label === null && s.rows);
+  const floor = runs[0]!.header.data?.floor_nats ?? (law ? lastFinite(law, 0, false) : null);
+  if (typeof floor === "number" && Number.isFinite(floor)) levels.push({ name: "floor", value: floor });
+  for (const s of all) if (s.run === 0 && s.signal === "ladder" && s.rows && s.sites.length === 1 && /(^|_)loss$|reference/.test(s.metric) && (s.label ?? s.split)) {
+    const name = labelValue(s.label ?? s.split), v = s.values.at(s.rows - 1, 0);
     if (!(typeof floor === "number" && Math.abs(v - floor) < 0.01) && v === v) levels.push({ name, value: v });
   }
   const facet: Facet = { title: "", plot: () => new Curves({ label: "Loss over the training steps", lines, levels, low: null, high: null, unit: "nats", height: 340 }) };
@@ -104,123 +105,199 @@ function timelineSection(runs: Run[]): HTMLElement | null {
   return section("emergence", "When it emerged", "", figure.el);
 }
 
-// ------------------------------------------------------------------------------------------------------------------ maps
-function mapSection(runs: Run[], all: Series[]): HTMLElement | null {
-  const maps = all.filter((s) => s.sites.length > 1 && !HIDDEN.has(s.signal));
-  const groups = groupBy(maps, (s) => `${s.signal}|${s.metric}|${s.split ?? ""}`);
-  const shown: Figure[] = [], more: Figure[] = [], seen = new Set<string>();
-  for (const group of groups.values()) {
-    const top = group.some((s) => !s.label?.includes("=")) ? group.filter((s) => !s.label?.includes("=")) : group;
-    const figure = heatFigure(runs, top);
-    if (seen.has(group[0]!.signal)) more.push(figure); else shown.push(figure);
-    seen.add(group[0]!.signal);
-  }
-  return section("maps", "Where and when", "Every site of the model over the training steps. The untrained model is the separate column 0. Where a quantity has a null, colour is the distance from it: paper means nothing found, orange below it, and dotted cells cannot be told from it. Hatched cells are missing.", shown.length ? grid(shown) : null, folded("more maps", more));
+// ------------------------------------------------------------------------------------------------------------------ order
+/** What a reader asks for first; the rest follows in the order in which the signal declares it. */
+const FIRST = ["accuracy", "loss", "two_nn", "lambda_max", "sharpness", "trace", "kl", "well_formed", "rate", "norm", "selectivity", "gain_over_embed", "component_trace", "f1", "participation_ratio", "illegal_mass", "excess", "margin", "category_mass", "cka_previous"];
+
+function ordered(groups: Series[][], runs: Run[]): Series[][] {
+  const rank = (g: Series[]) => {
+    const { run, signal, metric } = g[0]!, at = FIRST.indexOf(metric), declared = Object.keys(runs[run]!.fields[signal] ?? {}).indexOf(metric);
+    return at >= 0 ? at : 100 + (declared < 0 ? 100 : declared);
+  };
+  return groups.map((g, i) => ({ g, i, r: rank(g) })).sort((a, b) => a.r - b.r || a.i - b.i).map(({ g }) => g);
 }
 
-function heatFigure(runs: Run[], group: Series[]): Figure {
+/** Facets are named by what tells them apart. */
+function facetName(s: Series, group: Series[], runs: Run[]): string {
+  const several = (of: (s: Series) => unknown) => group.some((g) => of(g) !== of(group[0]!));
+  return [runs.length > 1 && several((g) => g.run) ? runs[s.run]!.name : "", s.label === null ? "" : labelName(s.label), several((g) => g.split) ? `${s.split} split` : ""].filter(Boolean).join(" · ");
+}
+
+const splitOf = (group: Series[]) => (group.every((s) => s.split === group[0]!.split) && group[0]!.split ? `, ${group[0]!.split} split` : "");
+const columnsFor = (n: number) => (n === 2 || n === 4 ? 2 : 3);
+
+// ------------------------------------------------------------------------------------------------------------------ maps
+function mapSection(runs: Run[], all: Series[]): HTMLElement | null {
+  const maps = all.filter((s) => s.sites.length > 1 && s.rows && !HIDDEN.has(s.signal));
+  const rank = new Map(CHAPTERS.flatMap((c) => c.signals).map((name, i) => [name, i]));
+  const signals = [...new Set(maps.map((s) => s.signal))].sort((a, b) => (rank.get(a) ?? 99) - (rank.get(b) ?? 99));
+  const shown: Figure[] = [], more: Figure[] = [];
+  for (const signal of signals) {
+    const groups = [...groupBy(maps.filter((s) => s.signal === signal), (s) => s.metric).values()].flatMap((group) => {
+      const top = group.filter((s) => !s.label?.includes("="));
+      return top.length ? [top] : group.length <= 12 ? [group] : [];
+    });
+    ordered(groups, runs).forEach((group, i) => (i ? more : shown).push(heatFigure(runs, group)));
+  }
+  return section("maps", "Where and when", "Every site of the model over the training steps. The untrained model is the separate column 0. Where a quantity has a null, colour is the distance from it: paper is the null, orange lies on the wrong side of it, and dotted cells cannot be told from it. Hatched cells are missing.", shown.length ? grid(shown) : null, folded("more maps", more));
+}
+
+function heatFigure(runs: Run[], group: Series[], id = "map", names: ((s: Series) => string) | null = null): Figure {
   let scale: HeatScale | null = null, rows = -1;
   const current = () => { const now = group.reduce((a, s) => a + s.rows, 0); if (now !== rows) { rows = now; scale = heatScale(group); } return scale!; };
-  const { field, split, signal, metric } = group[0]!;
+  const { field, signal, metric } = group[0]!, name = names ?? ((s: Series) => facetName(s, group, runs));
   return new Figure({
-    id: `map-${slug(`${signal}-${metric}-${split ?? ""}`)}`, title: field.title + (split ? `, ${split} split` : ""), meaning: field.meaning, columns: group.length === 2 || group.length === 4 ? 2 : 3,
-    note: [field.null ? `Colour is the distance from the null: ${field.null}.` : "", thinned(group)].filter(Boolean).join(" "),
+    id: `${id}-${slug(`${signal}-${metric}`)}`, title: field.title + splitOf(group) + (names ? ", by value" : ""), meaning: field.meaning, columns: names ? 2 : columnsFor(group.length),
+    note: [group.every((s) => !s.null.empty) ? `Colour is the distance from the null${field.null ? `: ${field.null}` : ""}.` : "", thinned(group)].filter(Boolean).join(" "),
     bar: (p, x, y, w) => paintBar(p, x, y, w, current(), field.unit, theme()),
-    facets: group.map((s) => ({ title: [runs.length > 1 ? runs[s.run]!.name : "", s.label === null ? "" : labelName(s.label)].filter(Boolean).join(" · "), plot: () => new Heat(s, `${field.title}, ${labelName(s.label)}, site by step`, current) })),
+    facets: group.map((s) => ({ title: name(s), plot: () => new Heat(s, [field.title, name(s), names ? "value by step" : "site by step"].filter(Boolean).join(", "), current) })),
   });
 }
 
 // -------------------------------------------------------------------------------------------------------------- chapters
+/** How much of a signal is shown at once: its first figures, large ones counted twice. */
+const SHOWN = 6;
+
 function chapter(c: Chapter, runs: Run[], all: Series[], arrays: Arrays[]): HTMLElement | null {
   const parts: (Node | null)[] = [];
   for (const signal of c.signals) {
-    const own = all.filter((s) => s.signal === signal), groups = groupBy(own, (s) => `${s.metric}|${s.split ?? ""}`);
-    const figures: Figure[] = [], more: Figure[] = [];
-    for (const group of groups.values()) {
+    const own = all.filter((s) => s.signal === signal && s.rows), figures: Figure[] = [], more: Figure[] = [];
+    const room = c.signals[0] === signal ? SHOWN : SHOWN / 2;
+    let used = 0;
+    const hasAccuracy = own.some((s) => s.metric === "accuracy");
+    const heads = arrayFigures(runs, arrays.filter((a) => a.signal === signal));
+    const lead = signal === "attention" ? heads : [];
+    figures.push(...lead);
+    for (const group of ordered([...groupBy(own, (s) => s.metric).values()], runs)) {
       if (signal === "output" && group[0]!.metric === "loss" && group.length === 1 && group[0]!.label === null) continue;
-      if (/^control/.test(group[0]!.metric) && own.some((s) => s.metric === "accuracy")) continue;
-      for (const part of byKind(group)) (figures.length < 4 ? figures : more).push(curveFigure(runs, part, own));
+      if (hasAccuracy && /^(control|ceiling)/.test(group[0]!.metric)) continue;
+      for (const figure of metricFigures(runs, group, own)) {
+        (used < room ? figures : more).push(figure);
+        used += figure.spec.facets.length > 4 ? 2 : 1;
+      }
     }
-    for (const group of groupBy(arrays.filter((a) => a.signal === signal), (a) => a.metric).values()) figures.push(...arrayFigures(runs, group));
-    if (figures.length) parts.push(grid(figures), folded(`more measures of ${signal.replace(/_/g, " ")}`, more));
+    if (!lead.length) heads.forEach((f, i) => (i < 4 ? figures : more).push(f));
+    if (figures.length) parts.push(c.signals.length > 1 && parts.length ? h("div", { class: "gap" }) : null, grid(figures), folded(`more of ${signal.replace(/_/g, " ")}`, more));
   }
   if (c.id === "errors") parts.push(errorSection(runs));
   return section(c.id, c.title, c.about, ...parts);
 }
 
-/** Whole layers and their single values are different figures. */
-function byKind(group: Series[]): Series[][] {
+/** The figures of one metric: whole layers as curves, few values as curves, many values as maps. */
+function metricFigures(runs: Run[], group: Series[], own: Series[]): Figure[] {
+  const out: Figure[] = [];
   const top = group.filter((s) => !s.label?.includes("=")), values = group.filter((s) => s.label?.includes("="));
-  return [top, values].filter((g) => g.length);
+  const single = (s: Series) => s.sites.length === 1;
+  if (top.length > 8 && top.every((s) => single(s) && s.label !== null)) out.push(heatFigure(runs, joined(top, runs, () => ""), "values", (s) => s.label ?? ""));
+  else if (top.length) out.push(curveFigure(runs, top, own));
+  if (!values.length) return out;
+  const layers = [...groupBy(values, (s) => labelLayer(s.label)!).values()];
+  const few = layers.filter((l) => new Set(l.map((s) => s.label)).size <= 8 && l.every(single)).flat();
+  const many = layers.filter((l) => !few.includes(l[0]!)).flat();
+  if (few.length) out.push(curveFigure(runs, few, own));
+  if (many.length) out.push(heatFigure(runs, joined(many, runs, (s) => labelLayer(s.label)!), "values", (s) => s.label ?? ""));
+  return out;
+}
+
+/** One map per layer (and run, and split): its values as rows, sorted by where they ended; at the site where they ended highest. */
+function joined(all: Series[], runs: Run[], layer: (s: Series) => string): Series[] {
+  const splits = new Set(all.map((s) => s.split)).size > 1;
+  return [...groupBy(all, (s) => `${s.run}|${layer(s)}|${s.split ?? ""}`).values()].map((group) => {
+    const first = group[0]!, down = first.field.better === "down";
+    let col = 0, most = -Infinity;
+    first.sites.forEach((_, c) => {
+      let sum = 0;
+      for (const s of group) { const v = c < s.sites.length ? lastFinite(s, c, false) : NaN; if (v === v) sum += down ? -v : v; }
+      if (sum > most) { most = sum; col = c; }
+    });
+    const parts = group.map((series) => ({ series, col: Math.min(col, series.sites.length - 1), last: lastFinite(series, Math.min(col, series.sites.length - 1), false) }));
+    parts.sort((a, b) => (Number.isFinite(a.last) ? a.last : -Infinity) - (Number.isFinite(b.last) ? b.last : -Infinity));
+    const shown = parts.length > 48 ? [...parts.slice(0, 24), ...parts.slice(-24)] : parts;
+    const out = join(shown, shown.map((p) => (layer(p.series) ? labelValue(p.series.label) : p.series.label ?? "")));
+    const title = [runs.length > 1 ? runs[first.run]!.name : "", capital(layer(first).replace(/_/g, " ")), splits ? `${first.split} split` : "", first.sites.length > 1 ? `at ${siteName(first.sites[col]!)}` : "", shown.length < parts.length ? `24 lowest and 24 highest of ${parts.length}` : ""];
+    out.label = title.filter(Boolean).join(" · ");
+    return out;
+  });
 }
 
 function curveFigure(runs: Run[], group: Series[], own: Series[]): Figure {
-  const { field, signal, metric, split } = group[0]!, many = runs.length > 1, nested = group[0]!.label?.includes("=") ?? false;
+  const many = runs.length > 1, { field, signal, metric } = group[0]!, nested = group[0]!.label?.includes("=") ?? false;
+  // The split of a quantity of the whole model names one of several (the rungs of a ladder): they are lines of one drawing.
+  const variants = group.length > 1 && group.every((s) => s.sites.length === 1 && s.label === null) && new Set(group.map((s) => s.split)).size > 1;
   const facets: { title: string; lines: Line[]; levels: Level[] }[] = [];
-  const deep = group.some((s) => s.sites.length > 1);
-  if (deep) {
-    for (const same of groupBy(group, (s) => s.label ?? "").values()) {
-      const lines: Line[] = [];
+  if (group.some((s) => s.sites.length > 1)) {
+    for (const same of groupBy(group, (s) => `${s.label ?? ""}|${s.split ?? ""}`).values()) {
+      const lines: Line[] = [], levels = nulls(same[0]!);
       for (const s of same) {
         const sites = many ? [siteIndex(s)] : s.sites.map((_, i) => i);
         sites.forEach((col) => lines.push({
           series: s, col, color: (t) => (many ? category(s.run, t.dark) : depth(col, s.sites.length, t.dark)),
           name: many ? runs[s.run]!.name : s.sites.length <= 8 || col === 0 || col === s.sites.length - 1 ? siteName(s.sites[col]!) : "", width: 1.5, band: many || s.sites.length <= 8,
         }));
-        const control = own.find((o) => o.run === s.run && /^control/.test(o.metric) && metric === "accuracy" && o.label === s.label && o.split === s.split);
-        if (control && !many) { const col = best(control); lines.push({ series: control, col, name: "control", color: (t) => category(1, t.dark), dash: [2, 3], width: 1.6 }); }
+        if (many || metric !== "accuracy") continue;
+        const beside = (name: RegExp) => own.find((o) => o.run === s.run && name.test(o.metric) && o.label === s.label && (o.split === s.split || o.split === null));
+        const control = beside(/^control/), ceiling = beside(/^ceiling$/);
+        if (control) lines.push({ series: control, col: best(control), name: "control", color: (t) => category(1, t.dark), dash: [2, 3], width: 1.6 });
+        if (ceiling) { const v = lastFinite(ceiling, 0, false); if (Number.isFinite(v)) levels.push({ name: "ceiling", value: v }); }
       }
-      facets.push({ title: same[0]!.label === null ? "" : labelName(same[0]!.label), lines, levels: nulls(same[0]!) });
+      facets.push({ title: facetName(same[0]!, group.filter((s) => s.run === same[0]!.run), runs), lines, levels });
     }
   } else if (many) {
-    for (const same of groupBy(group, (s) => s.label ?? "").values())
-      facets.push({ title: same[0]!.label === null ? "" : labelName(same[0]!.label), lines: same.map((s) => ({ series: s, col: 0, name: runs[s.run]!.name, color: (t) => category(s.run, t.dark), band: true })), levels: nulls(same[0]!) });
+    for (const same of groupBy(group, (s) => (variants ? s.split ?? "" : `${s.label ?? ""}|${s.split ?? ""}`)).values())
+      facets.push({ title: variants ? labelValue(same[0]!.split) : facetName(same[0]!, group.filter((s) => s.run === same[0]!.run), runs), lines: same.map((s) => ({ series: s, col: 0, name: runs[s.run]!.name, color: (t) => category(s.run, t.dark), band: true })), levels: nulls(same[0]!) });
   } else {
-    for (const layer of groupBy(group, (s) => labelLayer(s.label) ?? "").values()) {
-      const title = nested ? capital((labelLayer(layer[0]!.label) ?? "").replace(/_/g, " ")) : "";
-      if (layer.length <= 8) facets.push({ title, lines: layer.map((s, i) => ({ series: s, col: 0, name: layer.length > 1 || nested ? labelValue(s.label) : "", color: (t) => category(i, t.dark), band: true })), levels: commonNull(layer) });
-      else for (const s of layer) facets.push({ title: labelName(s.label), lines: [{ series: s, col: 0, name: "", color: (t) => category(0, t.dark), band: true }], levels: nulls(s) });
+    for (const layer of groupBy(group, (s) => `${nested ? labelLayer(s.label) : ""}|${variants ? "" : s.split ?? ""}`).values()) {
+      const title = [nested ? capital((labelLayer(layer[0]!.label) ?? "").replace(/_/g, " ")) : "", !variants && splitOf(group) === "" && layer[0]!.split ? `${layer[0]!.split} split` : ""].filter(Boolean).join(" · ");
+      facets.push({ title, lines: layer.map((s, i) => ({ series: s, col: 0, name: variants ? labelValue(s.split) : s.label !== null || layer.length > 1 ? labelValue(s.label) : "", color: (t) => category(i, t.dark), band: true })), levels: commonNull(layer) });
     }
   }
   let plots: Curves[] = [];
   const share = () => {
-    plots ||= [];
     const ranges = plots.map((p) => p.range());
     const low = Math.min(...ranges.map((r) => r[0])), high = Math.max(...ranges.map((r) => r[1]));
     for (const p of plots) p.setRange(low, high);
+    plots = [];
   };
-  const id = `curves-${slug([signal, metric, split ?? "", nested ? "values" : ""].filter(Boolean).join("-"))}`;
-  const banded = facets.some((f) => f.lines.some((l) => l.band && !l.series.stderr.empty));
-  const note = [facets.some((f) => f.levels.length) && field.null ? `Dashed: ${field.null}.` : "", facets.some((f) => f.lines.some((l) => l.name === "control")) ? "Dotted: the same probe on random labels, at its best site." : "", thinned(group)].filter(Boolean).join(" ");
+  const banded = facets.some((f) => f.lines.some((l) => l.band && !l.series.stderr.empty)), control = facets.some((f) => f.lines.some((l) => l.name === "control"));
+  const note = [facets.some((f) => f.levels.length) && field.null ? `Dashed: ${field.null}.` : "", control ? "Dotted: the same probe on random labels, at its best site." : "", thinned(group)].filter(Boolean).join(" ");
+  const by = nested && facets.length === 1 && !/ by /.test(field.title) ? ` by ${labelLayer(group[0]!.label)!.replace(/_/g, " ")}` : "";
   return new Figure({
-    id, title: field.title + (nested && facets.length === 1 && !/ by /.test(field.title) ? ` by ${labelLayer(group[0]!.label)!.replace(/_/g, " ")}` : "") + (split ? `, ${split} split` : ""), meaning: field.meaning, note, banded,
-    columns: facets.length === 2 || facets.length === 4 ? 2 : 3,
+    id: `curves-${slug([signal, metric, nested ? "values" : ""].filter(Boolean).join("-"))}`, title: field.title + by + (variants ? "" : splitOf(group)), meaning: field.meaning, note, banded, columns: columnsFor(facets.length),
     facets: facets.map((f, i) => ({
-      title: facets.length > 1 || deep ? f.title : "",
+      title: facets.length > 1 || (!nested && f.title) ? f.title : "",
       plot: () => {
         const plot = new Curves({ label: [field.title, f.title].filter(Boolean).join(", "), lines: f.lines, levels: f.levels, low: field.low, high: field.high, unit: field.unit });
         plots.push(plot);
-        if (i === facets.length - 1) { share(); plots = []; }
+        if (i === facets.length - 1) share();
         return plot;
       },
     })),
   });
 }
 
-function arrayFigures(runs: Run[], group: Arrays[]): Figure[] {
-  const { field, signal, metric } = group[0]!, flat = group[0]!.shapes.at(-1)!;
-  const name = (a: Arrays) => [runs.length > 1 ? runs[a.run]!.name : "", a.label ? labelName(a.label) : "", a.site ? siteName(a.site) : ""].filter(Boolean).join(" · ");
-  if (flat.length > 2 || metric === "nodes") return [];
-  const square = flat.length === 2 && flat[0]! > 1 && !/^rows:|density|weight/.test(field.axis) && !(flat[0]! <= 3 && flat[1]! > 24);
-  const ridges = !square && /density/.test(field.axis);
-  const scale = square ? limits(group) : { low: 0, high: 1 };
-  const shown = group.length > 12 ? group.filter((_, i) => i % Math.ceil(group.length / 12) === 0) : group;
-  return [new Figure({
-    id: `array-${slug(`${signal}-${metric}`)}`, title: field.title, meaning: field.meaning, columns: 3,
-    note: !ridges ? "" : "One ridge per shown step, the untrained model at the bottom; height is the logarithm of the density.",
-    bar: square ? (p, x, y, w) => paintBar(p, x, y, w, { ...scale, middle: null, relative: false }, field.unit, theme()) : undefined,
-    facets: shown.map((a) => ({ title: name(a), plot: () => (square ? new Matrix(a, `${field.title}, ${name(a)}`, scale) : ridges ? new Ridges(a, `${field.title}, ${name(a)}`) : new Profiles(a, `${field.title}, ${name(a)}`)) })),
-  })];
+function arrayFigures(runs: Run[], own: Arrays[]): Figure[] {
+  const out: Figure[] = [], kind = (a: Arrays) => {
+    const flat = a.shapes.at(-1)!, { axis } = a.field;
+    if (flat.length > 2 || a.metric === "nodes") return "";
+    if (flat.length === 2 && flat[0]! > 1 && !/^rows:|density|weight/.test(axis) && !(flat[0]! <= 3 && flat[1]! > 24)) return "matrix";
+    return /density/.test(axis) ? "ridges" : "profiles";
+  };
+  const name = (a: Arrays) => [runs.length > 1 ? runs[a.run]!.name : "", a.label ? labelName(a.label) : "", a.site ? siteName(a.site) : "", a.split ?? ""].filter(Boolean).join(" · ");
+  // Matrices on one scale and with the same axes are one figure (every statistic of the heads).
+  const key = (a: Arrays) => (kind(a) === "matrix" ? `${a.field.axis}|${a.field.unit}|${a.field.high ?? a.metric}` : a.metric);
+  for (const group of groupBy(own.filter((a) => kind(a)), key).values()) {
+    const { field, signal, metric } = group[0]!, what = kind(group[0]!), several = new Set(group.map((a) => a.metric)).size > 1;
+    const scale = what === "matrix" ? limits(group) : { low: 0, high: 1 };
+    const shown = group.length > 12 && !several ? group.filter((_, i) => i % Math.ceil(group.length / 12) === 0) : group;
+    const title = (a: Arrays) => [several ? a.field.title.replace(/, per head$/, "") : "", name(a)].filter(Boolean).join(" · ");
+    out.push(new Figure({
+      id: `array-${slug(several ? `${signal}-${field.axis}-${field.unit}` : `${signal}-${metric}`)}`, title: several ? `Every ${field.axis.split(",")[0]!.trim() || signal}` : field.title, meaning: several ? "" : field.meaning, columns: 3, wide: several,
+      note: what === "ridges" ? "One ridge per shown step, the untrained model at the bottom; height is the logarithm of the density." : "",
+      bar: what === "matrix" ? (p, x, y, w) => paintBar(p, x, y, w, { ...scale, middle: null, relative: false, flip: false }, field.unit, theme()) : undefined,
+      facets: shown.map((a) => ({ title: title(a), plot: () => (what === "matrix" ? new Matrix(a, [a.field.title, name(a)].filter(Boolean).join(", "), scale) : what === "ridges" ? new Ridges(a, `${field.title}, ${name(a)}`) : new Profiles(a, `${field.title}, ${name(a)}`)) })),
+    }));
+  }
+  return out;
 }
 
 // ---------------------------------------------------------------------------------------------------------------- pieces

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from absynth.corpus import Corpus
     from absynth.errors import AbsynthError
-    from absynth.files import load
+    from absynth.files import generate_to, load
     from absynth.frames import Construction, Frame
     from absynth.grammar import Grammar
     from absynth.interventions import minimal_pairs
     from absynth.lexicon import Zipf
     from absynth.oracle import Oracle
+    from absynth.plots import plot
+    from absynth.quality import describe
     from absynth.sample import generate, stream
     from absynth.sentence import Sentence
 
@@ -31,16 +33,32 @@ _HOME = {
     "Oracle": "oracle",
     "Sentence": "sentence",
     "Zipf": "lexicon",
+    "describe": "quality",
     "generate": "sample",
+    "generate_to": "files",
     "load": "files",
     "minimal_pairs": "interventions",
+    "plot": "plots",
     "stream": "sample",
 }
 
 __all__ = [
-    "AbsynthError", "Construction", "Corpus", "Frame", "Grammar", "Oracle", "Sentence", "Zipf", "generate", "load",
-    "minimal_pairs", "stream",
-]  # fmt: skip
+    "AbsynthError",
+    "Construction",
+    "Corpus",
+    "Frame",
+    "Grammar",
+    "Oracle",
+    "Sentence",
+    "Zipf",
+    "describe",
+    "generate",
+    "generate_to",
+    "load",
+    "minimal_pairs",
+    "plot",
+    "stream",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a prefix tells about the sentence, and the ceilings that follow: the best accuracy of any predictor of a label."""
+"""What a prefix tells about the sentence, and the ceilings that follow: the best accuracy of any predictor."""
 
 from __future__ import annotations
 
@@ -224,8 +224,8 @@ def _add(table: dict, key: object, p: float) -> None:
 
 
 def construction_beliefs(oracle: Oracle, sentences: Corpus | Sequence[Sequence[str]]) -> np.ndarray:
-    """Return [words, constructions] float64: p(construction | words up to and including this one), in `Grammar.constructions`
-    order; zero rows after an impossible word.
+    """Return [words, constructions] float64: p(construction | words up to and including this one), in
+    `Grammar.constructions` order; zero rows after an impossible word.
     """
     from absynth.oracle import CHUNK
 
@@ -242,7 +242,9 @@ def construction_beliefs(oracle: Oracle, sentences: Corpus | Sequence[Sequence[s
         some = offsets[start : start + CHUNK + 1]
         for step in oracle.walk(ids[some[0] : some[-1]], some - some[0]):
             if step.depth:
-                law = _sum_rows(mix[step.states.node] * step.states.weight[:, None], step.states.state, step.states.count)
+                law = _sum_rows(
+                    mix[step.states.node] * step.states.weight[:, None], step.states.state, step.states.count
+                )
                 result[some[:-1][step.sentence] + step.depth - 1] = law[step.state]
     return result
 
@@ -251,15 +253,16 @@ def ceiling(oracle: Oracle, layer: str, corpus: Corpus | None = None, weights: n
     """Return the best possible accuracy of predicting an annotation layer.
 
     The best predictor says the most probable label, so its accuracy over the words that have a label is
-    E[sum over words of max over labels r of p(r | what is seen)] / E[number of words with a label]. Posteriors are exact; the expectation
-    runs over the sentences of `corpus`, or over the whole language where it is small.
+    E[sum over words of max over labels r of p(r | what is seen)] / E[number of words with a label]. Posteriors are
+    exact; the expectation runs over the sentences of `corpus`, or over the whole language where it is small.
 
     Parameters
     ----------
     layer
         One of category, upos, role, frame, deprel, predicate, cluster.
     corpus
-        Sentences of the grammar to average over; default: the whole language up to 20,000 sentences, else 10,000 sampled ones.
+        Sentences of the grammar to average over; default: the whole language up to 20,000 sentences, else 10,000
+        sampled ones.
     weights : [sentences], optional
         Probability of each sentence of `corpus`, when it lists the language.
     """

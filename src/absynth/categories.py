@@ -5,9 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ROLES = (
-    "Agent", "Patient", "Theme", "Experiencer", "Stimulus", "Recipient", "Beneficiary", "Instrument",
-    "Location", "Source", "Goal", "Time", "Manner", "Cause", "Result", "Purpose",
-)  # fmt: skip
+    "Agent",
+    "Patient",
+    "Theme",
+    "Experiencer",
+    "Stimulus",
+    "Recipient",
+    "Beneficiary",
+    "Instrument",
+    "Location",
+    "Source",
+    "Goal",
+    "Time",
+    "Manner",
+    "Cause",
+    "Result",
+    "Purpose",
+)
 LEVELS = ("simple", "medium", "complex")
 NUMBERS = ("Sing", "Plur")
 TENSES = ("Pres", "Past")
@@ -51,11 +65,17 @@ def _finite(group: str, pseudo: str, label: str, voice: str, xpos: tuple[str, st
     }
     return tuple(
         Cell(
-            group, number, tense, f"Number={NUMBERS[number]}|Tense={TENSES[tense]}|VerbForm=Fin{voice}",
-            ends[number, tense][2], pseudo + ends[number, tense][0], label + ends[number, tense][1],
+            group,
+            number,
+            tense,
+            f"Number={NUMBERS[number]}|Tense={TENSES[tense]}|VerbForm=Fin{voice}",
+            ends[number, tense][2],
+            pseudo + ends[number, tense][0],
+            label + ends[number, tense][1],
         )
-        for number in (0, 1) for tense in (0, 1)
-    )  # fmt: skip
+        for number in (0, 1)
+        for tense in (0, 1)
+    )
 
 
 def _plain(xpos: str) -> tuple[Cell, ...]:
@@ -128,10 +148,13 @@ _CLOSED = [
 ]
 # A marker is a function word that a construction names: it tells roles apart whose phrases would look alike.
 _MARKERS = [
-    *(Category(f"marker.{name}", "ADP", _plain("IN"), False) for name in ("by", "to", "from", "for", "with", "of", "into")),
+    *(
+        Category(f"marker.{name}", "ADP", _plain("IN"), False)
+        for name in ("by", "to", "from", "for", "with", "of", "into")
+    ),
     *(Category(f"marker.{name}", "SCONJ", _plain("IN"), False) for name in ("when", "because")),
     Category("marker.inf", "PART", _plain("TO"), False),
-]  # fmt: skip
+]
 
 CATEGORIES: dict[str, Category] = {category.name: category for category in (*_OPEN, *_CLOSED, *_MARKERS)}
 MARKERS = tuple(category.name for category in _MARKERS)

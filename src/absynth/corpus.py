@@ -120,13 +120,20 @@ class Corpus:
             layers[name] = (np.concatenate([part.layers[name][0] for part in parts]), names)
         join = np.concatenate
         return cls(
-            join([part.ids for part in parts]), offsets, first.vocabulary, grammar=first.grammar,
-            templates=None if first.templates is None else join([p.templates for p in parts if p.templates is not None]),
+            join([part.ids for part in parts]),
+            offsets,
+            first.vocabulary,
+            grammar=first.grammar,
+            templates=None
+            if first.templates is None
+            else join([p.templates for p in parts if p.templates is not None]),
             layers=layers,
             heads=None if first.heads is None else join([p.heads for p in parts if p.heads is not None]),
-            sentence_layers={name: [v for p in parts for v in p.sentence_layers[name]] for name in first.sentence_layers},
+            sentence_layers={
+                name: [v for p in parts for v in p.sentence_layers[name]] for name in first.sentence_layers
+            },
             provenance=first.provenance,
-        )  # fmt: skip
+        )
 
     def select(self, rows: np.ndarray | Sequence[int]) -> Corpus:
         """Return the sentences with these indices, in this order."""
@@ -135,13 +142,16 @@ class Corpus:
         offsets = np.concatenate([[0], np.cumsum(length)])
         at = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], length)
         return Corpus(
-            self.ids[at], offsets, self.vocabulary, grammar=self.grammar,
+            self.ids[at],
+            offsets,
+            self.vocabulary,
+            grammar=self.grammar,
             templates=None if self.templates is None else self.templates[rows],
             layers={name: (codes[at], names) for name, (codes, names) in self.layers.items()},
             heads=None if self.heads is None else self.heads[at],
             sentence_layers={name: [values[i] for i in rows] for name, values in self.sentence_layers.items()},
             provenance=self.provenance,
-        )  # fmt: skip
+        )
 
     # ---- sequence of sentences ----
     def __len__(self) -> int:

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from absynth.oracle import Oracle
 
 Kind = Literal[
-    "unknown word", "category impossible here", "agreement violation", "selectional violation", "missing argument",
-    "extra argument", "unfinished sentence",
-]  # fmt: skip
+    "unknown word",
+    "category impossible here",
+    "agreement violation",
+    "selectional violation",
+    "missing argument",
+    "extra argument",
+    "unfinished sentence",
+]
 Symbol = tuple[str, str]  # category, form group
 
 
@@ -32,8 +37,8 @@ class Diagnosis:
     kind
         One of the seven kinds.
     position
-        Word (from 0) where it shows; the number of words for the end. A missing argument: where it should start. An extra
-        argument: where it starts. Agreement and selection: the later of the two words that do not fit.
+        Word (from 0) where it shows; the number of words for the end. A missing argument: where it should start. An
+        extra argument: where it starts. Agreement and selection: the later of the two words that do not fit.
     message
         One line for people.
     role
@@ -92,8 +97,8 @@ def parse(oracle: Oracle, tokens: Sequence[str] | str, threshold: float | None =
     tokens
         Words, or one string with blanks between them.
     threshold
-        In bits: a sentence whose every derivation ties two clusters with log-odds under it is diagnosed as a selectional
-        violation. None accepts everything that has a probability above 0.
+        In bits: a sentence whose every derivation ties two clusters with log-odds under it is diagnosed as a
+        selectional violation. None accepts everything that has a probability above 0.
     """
     from absynth.oracle import _words
 
@@ -102,7 +107,9 @@ def parse(oracle: Oracle, tokens: Sequence[str] | str, threshold: float | None =
     unknown = np.flatnonzero(ids < 0)
     if len(unknown):
         at = int(unknown[0])
-        return Parse((), -np.inf, Diagnosis("unknown word", at, f"word {at + 1}, {words[at]!r}, is not in the vocabulary"))
+        return Parse(
+            (), -np.inf, Diagnosis("unknown word", at, f"word {at + 1}, {words[at]!r}, is not in the vocabulary")
+        )
     probability, last = 0.0, None
     total = 0.0
     depth_reached = 0
@@ -122,7 +129,7 @@ def parse(oracle: Oracle, tokens: Sequence[str] | str, threshold: float | None =
     return Parse((), -np.inf, _grounds_of(oracle).diagnose(words, ids, depth_reached))
 
 
-def _derivations(oracle: Oracle, states, ids: np.ndarray) -> list[tuple[float, Derivation]]:  # noqa: ANN001
+def _derivations(oracle: Oracle, states, ids: np.ndarray) -> list[tuple[float, Derivation]]:
     trie, lexicon, program = oracle.filter.trie, oracle.grammar.lexicon, oracle.grammar.program
     weight = states.weight * trie.end_share[states.node]
     weight = weight / weight.sum()
@@ -170,7 +177,8 @@ def _weak_selection(
 
 def _selectional(i: int, head: int, odds: float, words: Sequence[str]) -> Diagnosis:
     at = max(i, head)
-    message = f"word {at + 1}, {words[at]!r}, does not go with word {min(i, head) + 1}, {words[min(i, head)]!r} ({odds:.2f} bits)"
+    other = min(i, head)
+    message = f"word {at + 1}, {words[at]!r}, does not go with word {other + 1}, {words[other]!r} ({odds:.2f} bits)"
     return Diagnosis("selectional violation", at, message, log_odds=odds)
 
 
@@ -251,7 +259,9 @@ class _Grounds:
         if reach == len(words):
             return Diagnosis("unfinished sentence", reach, f"the sentence cannot end after {reach} words")
         symbol = " or ".join(sorted({CATEGORIES[reading[reach][0]].label for reading in readings}))
-        return Diagnosis("category impossible here", reach, f"word {reach + 1}, {words[reach]!r} ({symbol}), cannot stand here")
+        return Diagnosis(
+            "category impossible here", reach, f"word {reach + 1}, {words[reach]!r} ({symbol}), cannot stand here"
+        )
 
     def reach(self, reading: tuple[Symbol, ...]) -> int:
         """Return how many words can begin a sentence, by category alone."""
@@ -261,7 +271,7 @@ class _Grounds:
         return n
 
     def misfit(self, words: Sequence[str], ids: np.ndarray, t: int) -> tuple[int, float, Diagnosis] | None:
-        """Return (number of misfits, probability of the template, the first misfit) of a template with these categories."""
+        """Return (number of misfits, probability, first misfit) of a template of these categories; None if it fits."""
         program, lexicon = self.oracle.grammar.program, self.oracle.grammar.lexicon
         template = program.templates[t]
         entries = lexicon.entry_of[program.category[int(program.start[t]) : int(program.start[t]) + len(ids)], ids]
@@ -281,7 +291,9 @@ class _Grounds:
                     other = values[variable][1]
                     partner = f"word {other + 1}, {words[other]!r}" if other >= 0 else "its coordinated subject"
                     found.append(
-                        Diagnosis("agreement violation", i, f"word {i + 1}, {words[i]!r}, does not agree with {partner}")
+                        Diagnosis(
+                            "agreement violation", i, f"word {i + 1}, {words[i]!r}, does not agree with {partner}"
+                        )
                     )
         for i, head, odds in selection_log_odds(self.oracle, template, entries.tolist()):
             if odds == -np.inf:
@@ -338,11 +350,20 @@ class _Grounds:
         goes = trie.rows[pairs.row[fits], cluster] > 0
         if not len(fits):
             label = " or ".join(lexicon.categories[c] for c in np.flatnonzero(lexicon.entry_of[:, ids[at]] >= 0))
-            return Diagnosis("category impossible here", at, f"word {at + 1}, {words[at]!r} ({label}), cannot stand here")
+            return Diagnosis(
+                "category impossible here", at, f"word {at + 1}, {words[at]!r} ({label}), cannot stand here"
+            )
         if np.any(goes & ~agrees):
-            return Diagnosis("agreement violation", at, f"word {at + 1}, {words[at]!r}, has a form that does not fit what precedes")
+            return Diagnosis(
+                "agreement violation", at, f"word {at + 1}, {words[at]!r}, has a form that does not fit what precedes"
+            )
         if np.any(agrees):
             return Diagnosis(
-                "selectional violation", at, f"word {at + 1}, {words[at]!r}, does not go with what precedes", log_odds=-np.inf
+                "selectional violation",
+                at,
+                f"word {at + 1}, {words[at]!r}, does not go with what precedes",
+                log_odds=-np.inf,
             )
-        return Diagnosis("agreement violation", at, f"word {at + 1}, {words[at]!r}, has a form that does not fit what precedes")
+        return Diagnosis(
+            "agreement violation", at, f"word {at + 1}, {words[at]!r}, has a form that does not fit what precedes"
+        )

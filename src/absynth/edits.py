@@ -67,9 +67,7 @@ def _prune(tree: Tree | int, new: Mapping[int, int]) -> Tree | int | None:
 
 def variables(template: Template) -> dict[str, int]:
     """Return logical variable -> slot."""
-    return {
-        f"{'e' if CATEGORIES[slot.category].is_verb else 'x'}{i + 1}": i for i, slot in enumerate(template.slots)
-    }
+    return {f"{'e' if CATEGORIES[slot.category].is_verb else 'x'}{i + 1}": i for i, slot in enumerate(template.slots)}
 
 
 def _renumber(template: Template, atoms: Sequence[Atom], new: Mapping[int, int]) -> list[Atom]:
@@ -106,7 +104,9 @@ def in_order(template: Template, order: Sequence[int]) -> Template:
                 tense=slot.tense if slot.tense < 0 else new[slot.tense],
             )
         )
-    return replace(template, slots=slots, tree=_relabel(template.tree, new), atoms=_renumber(template, template.atoms, new))
+    return replace(
+        template, slots=slots, tree=_relabel(template.tree, new), atoms=_renumber(template, template.atoms, new)
+    )
 
 
 def _relabel(tree: Tree | int, new: Mapping[int, int]) -> Tree | int:

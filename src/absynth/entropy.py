@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +21,10 @@ UNITS = {"bits": 1.0, "nats": math.log(2.0)}
 DIALS = {"alpha": (0.0, 8.0), "strength": (0.0, 1.0)}
 
 
-@dataclass(frozen=True, slots=True)
-class EntropyRate:
+class EntropyRate(float):
     """Entropy per token, the end of sentence counted as a token: the loss floor of any model of the corpus.
+
+    A number, with these attributes:
 
     Attributes
     ----------
@@ -37,26 +38,49 @@ class EntropyRate:
         Entropy of a whole sentence.
     tokens_per_sentence
         Expected number of words plus one.
-    by_category
-        Mean surprisal of the tokens of each category ("</s>": of the ends), from `samples` sentences.
-    by_position
-        Mean surprisal at each position, from the same sentences.
-    samples
-        Number of sentences behind the splits.
+    samples, seed
+        Number of sentences behind the splits `by_category` and `by_position`, and their seed.
     """
 
-    value: float
     stderr: float
     unit: str
     exact: bool
-    per_sentence: float
     tokens_per_sentence: float
-    by_category: dict[str, float]
-    by_position: tuple[float, ...]
     samples: int
+    seed: int
 
-    def __float__(self) -> float:
-        return self.value
+    def __new__(cls, value: float, **attributes: object) -> EntropyRate:
+        """Make the number; the attributes are those of the class."""
+        self = super().__new__(cls, value)
+        self.__dict__.update(attributes)
+        return self
+
+    def __repr__(self) -> str:
+        return f"EntropyRate({float(self):.6g} +- {self.stderr:.2g} {self.unit} per token)"
+
+    @property
+    def value(self) -> float:
+        """Return the rate as a plain number."""
+        return float(self)
+
+    @property
+    def per_sentence(self) -> float:
+        """Return the entropy of a whole sentence."""
+        return float(self) * self.tokens_per_sentence
+
+    @property
+    def by_category(self) -> dict[str, float]:
+        """Return the mean surprisal of the tokens of each category ("</s>": of the ends), from sampled sentences."""
+        return self._splits[0]
+
+    @property
+    def by_position(self) -> tuple[float, ...]:
+        """Return the mean surprisal at each position, from the same sentences."""
+        return self._splits[1]
+
+    @cached_property
+    def _splits(self) -> tuple[dict[str, float], tuple[float, ...]]:
+        return _splits(self.__dict__["oracle"], self.samples, self.seed, UNITS[self.unit])
 
 
 def tokens_per_sentence(grammar: Grammar) -> float:
@@ -66,7 +90,7 @@ def tokens_per_sentence(grammar: Grammar) -> float:
 
 
 def derivation_entropy(grammar: Grammar) -> float:
-    """Return the entropy of a derivation in bits: template + features + clusters + words, summed exactly over the tables.
+    """Return the entropy of a derivation in bits, summed exactly over the tables.
 
     H(D) = H(template) + sum over templates of p * sum over slots of [H(cluster | parent's cluster) + H(word | cluster)
     + H(features)]. Marginals are fixed, so every slot's cluster has its category's law.
@@ -115,7 +139,7 @@ def _variables(slots: list, number: float, tense: float) -> float:
 
 
 def is_unambiguous(grammar: Grammar) -> bool:
-    """Return whether every string has one derivation at most: no homographs, and no two templates with one signature."""
+    """Return whether every string has one derivation at most: no homographs, no two templates of one signature."""
     signatures = [template.signature() for template in grammar.templates if template.probability > 0]
     return grammar.lexicon.homographs == 0 and len(set(signatures)) == len(signatures)
 
@@ -166,17 +190,15 @@ def entropy_rate(oracle: Oracle, unit: str = "bits", samples: int = 10_000, seed
     exact = is_unambiguous(grammar)
     doubt, stderr = (0.0, 0.0) if exact else derivation_doubt(oracle, samples, seed)
     total = derivation_entropy(grammar) - doubt
-    by_category, by_position = _splits(oracle, samples, seed, factor)
     return EntropyRate(
-        value=total / length * factor,
+        total / length * factor,
         stderr=stderr / length * factor,
         unit=unit,
         exact=exact,
-        per_sentence=total * factor,
         tokens_per_sentence=length,
-        by_category=by_category,
-        by_position=by_position,
         samples=samples,
+        seed=seed,
+        oracle=oracle,
     )
 
 
@@ -202,7 +224,11 @@ def solve(grammar: Grammar, bits_per_token: float, dial: str = "alpha", toleranc
 
     Where strings are ambiguous H(derivation | string) is estimated at each candidate by the same sampled streams.
     """
-    if isinstance(bits_per_token, bool) or not isinstance(bits_per_token, (int, float)) or not math.isfinite(bits_per_token):
+    if (
+        isinstance(bits_per_token, bool)
+        or not isinstance(bits_per_token, (int, float))
+        or not math.isfinite(bits_per_token)
+    ):
         raise AbsynthError("bits_per_token", bits_per_token, "a number")
     if dial not in DIALS:
         raise AbsynthError("dial", dial, f"one of {', '.join(DIALS)}")
@@ -220,7 +246,9 @@ def solve(grammar: Grammar, bits_per_token: float, dial: str = "alpha", toleranc
     (first, top), (last, bottom) = at(low), at(high)
     if not bottom - tolerance <= bits_per_token <= top + tolerance:
         raise AbsynthError(
-            "bits_per_token", bits_per_token, f"a value from {bottom:.3f} to {top:.3f}: what the dial {dial!r} reaches here"
+            "bits_per_token",
+            bits_per_token,
+            f"a value from {bottom:.3f} to {top:.3f}: what the dial {dial!r} reaches here",
         )
     best, found = (first, top) if abs(top - bits_per_token) < abs(bottom - bits_per_token) else (last, bottom)
     for _ in range(60):
@@ -238,5 +266,8 @@ def _turned(grammar: Grammar, dial: str, setting: float) -> Grammar:
     base = grammar.zipf[""].alpha or 1.0
     # One factor for all categories keeps their proportions; a category that was flat stays flat.
     scale = setting / base
-    laws = {name: Zipf(law.alpha * scale if grammar.zipf[""].alpha else setting, law.q) for name, law in grammar.zipf.items()}
+    laws = {
+        name: Zipf(law.alpha * scale if grammar.zipf[""].alpha else setting, law.q)
+        for name, law in grammar.zipf.items()
+    }
     return grammar.replace(zipf=laws)

@@ -1,114 +1,146 @@
-"""Corpora on disk: Parquet (default) and JSONL."""
+"""Corpora on disk: what `save`, `load` and `generate_to` do whatever the format.
+
+A file is written under a temporary name and renamed when it is complete. A file is read whole or not at all.
+"""
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from absynth import __version__
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
+from absynth.formats.header import Header, empty
 from absynth.grammar import Grammar
+from absynth.sample import stream
 
-FORMAT = "absynth/1"
+FORMATS: dict[str, tuple[str, str, str]] = {
+    ".parquet": ("parquet", "read", "write"),
+    ".jsonl": ("jsonl", "read", "write"),
+    ".conllu": ("conllu", "read", "write"),
+    ".txt": ("text", "read_plain", "write_plain"),
+    ".tsv": ("text", "read_logical", "write_logical"),
+    ".json": ("published", "read", "write"),
+}
+"""Suffix -> (module, reader, writer)."""
 
 
-def save(corpus: Corpus, path: str | Path) -> None:
-    """Write a corpus; `.parquet` or `.jsonl` decides the format."""
-    path = Path(path)
-    if path.suffix not in _WRITERS:
-        raise AbsynthError("path", str(path), f"a name that ends in {' or '.join(_WRITERS)}")
-    partial = path.with_name(path.name + ".part")
-    try:
-        _WRITERS[path.suffix](corpus, partial)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
-        raise AbsynthError("path", str(path), f"a path that can be written ({error.strerror})") from error
+def save(corpus: Corpus, path: str | Path, **options: str) -> None:
+    """Write a corpus; the suffix decides the format.
+
+    Parameters
+    ----------
+    path
+        .parquet, .jsonl, .conllu, .txt (words only), .tsv (logical forms) or .json (the published format).
+    options
+        ``form`` ("object" or "list") and ``dialect`` ("roles" or "events") of the published format.
+
+    Raises
+    ------
+    AbsynthError
+        For an unknown suffix, a path that cannot be written, or a corpus that the format cannot hold.
+    """
+    _write([corpus], Header.of(corpus), path, options)
 
 
 def load(path: str | Path) -> Corpus:
-    """Read a corpus that `save` wrote."""
+    """Read a corpus; the suffix tells the format.
+
+    Files of generated corpora (.parquet, .jsonl, .conllu, .json in object form) give a corpus with its grammar and oracle; all
+    others give an imported corpus, whose grammar and oracle are None.
+
+    Raises
+    ------
+    AbsynthError
+        For a file that is missing, truncated, damaged or not of its format; it names file, line and what was expected.
+    """
     path = Path(path)
-    if path.suffix not in _READERS:
-        raise AbsynthError("path", str(path), f"a name that ends in {' or '.join(_READERS)}")
+    module, reader, _ = _format(path)
     if not path.is_file():
         raise AbsynthError("path", str(path), "a file that exists")
-    return _READERS[path.suffix](path)
+    return getattr(import_module(f"absynth.formats.{module}"), reader)(path)
 
 
-def _header(corpus: Corpus) -> dict[str, Any]:
-    if corpus.grammar is None:
-        raise AbsynthError("corpus", "imported", "a generated corpus")
-    return {
-        "format": FORMAT,
-        "sentences": len(corpus),
-        "grammar": corpus.grammar.to_dict(),
-        "provenance": corpus.provenance,
-    }
+def generate_to(
+    path: str | Path,
+    grammar: Grammar,
+    n: int,
+    seed: int = 0,
+    workers: int = 1,
+    exact: bool = False,
+    chunk: int = 65_536,
+    progress: Callable[[int], None] | None = None,
+    **options: str,
+) -> None:
+    """Draw n sentences straight to a file, in constant memory.
+
+    The file is the one that ``generate(grammar, n, seed).save(path)`` writes, byte for byte, for any `workers` and `chunk`.
+
+    Parameters
+    ----------
+    path, options
+        As in `save`.
+    grammar, n, seed, workers, exact
+        As in `generate`.
+    chunk
+        Sentences in memory at a time, per worker.
+    progress
+        Called with the number of sentences written so far.
+
+    Raises
+    ------
+    AbsynthError
+        As `save` and `generate`.
+    """
+
+    def watched() -> Iterator[Corpus]:
+        done = 0
+        for part in stream(grammar, n, seed=seed, workers=workers, exact=exact, chunk=chunk):
+            yield part
+            done += len(part)
+            if progress is not None:
+                progress(done)
+
+    provenance = {
+        "grammar": grammar.name, "grammar_fingerprint": grammar.fingerprint, "version": __version__, "seed": seed, "exact": exact,
+    }  # fmt: skip
+    _write(watched(), Header(n, grammar, provenance), path, options)
 
 
-def _write_parquet(corpus: Corpus, path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    smallest = np.uint16 if len(corpus.vocabulary) < 2**16 else np.int32
-    tokens = pa.ListArray.from_arrays(pa.array(corpus.offsets.astype(np.int32)), pa.array(corpus.ids.astype(smallest)))
-    table = pa.table({"tokens": tokens, "template": pa.array(corpus.templates)})
-    table = table.replace_schema_metadata({"absynth": json.dumps(_header(corpus), sort_keys=True)})
-    pq.write_table(table, path, compression="zstd")
+def _format(path: Path) -> tuple[str, str, str]:
+    if path.suffix not in FORMATS:
+        raise AbsynthError("suffix", path.name, f"a name that ends in {', '.join(FORMATS)}")
+    return FORMATS[path.suffix]
 
 
-def _read_parquet(path: Path) -> Corpus:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _write(parts: Iterable[Corpus], header: Header, path: str | Path, options: dict[str, Any]) -> None:
+    path = Path(path)
+    module, _, writer = _format(path)
+    if options and module != "published":
+        raise AbsynthError(min(options), options[min(options)], "no options: only .json has form and dialect")
+    unknown = set(options) - {"form", "dialect"}
+    if unknown:
+        raise AbsynthError(min(unknown), options[min(unknown)], "one of the options form and dialect")
+    write = getattr(import_module(f"absynth.formats.{module}"), writer)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise AbsynthError(str(path), str(error).splitlines()[0], "a complete Parquet file") from error
-    meta = (table.schema.metadata or {}).get(b"absynth")
-    if meta is None:
-        raise AbsynthError(str(path), "no absynth header", "a Parquet file that absynth wrote")
-    header = json.loads(meta)
-    tokens = table.column("tokens").combine_chunks()
-    offsets = tokens.offsets.to_numpy().astype(np.int64)
-    ids = tokens.values.to_numpy()
-    grammar = Grammar.from_dict(header["grammar"])
-    templates = table.column("template").to_numpy()
-    return Corpus.generated(
-        grammar, ids[offsets[0] : offsets[-1]], offsets - offsets[0], templates, header["provenance"]
-    )
+        write(_never_none(parts, header), header, partial, **options)
+        partial.replace(path)
+    except OSError as error:
+        raise AbsynthError("path", str(path), f"a path that can be written ({error.strerror or error})") from error
+    finally:
+        if partial.is_file():
+            partial.unlink()
 
 
-def _write_jsonl(corpus: Corpus, path: Path) -> None:
-    with path.open("w", encoding="utf-8") as out:
-        out.write(json.dumps(_header(corpus), sort_keys=True) + "\n")
-        for sentence in corpus:
-            out.write(json.dumps({
-                "tokens": sentence.tokens, "labels": sentence.labels, "heads": sentence.heads, "tree": sentence.tree,
-                "logical_form": sentence.logical_form, "complexity": sentence.complexity, "construction": sentence.construction,
-                "frame": sentence.frame, "template": sentence.template,
-            }, ensure_ascii=False) + "\n")  # fmt: skip
-
-
-def _read_jsonl(path: Path) -> Corpus:
-    with path.open(encoding="utf-8") as lines:
-        header = json.loads(next(lines))
-        grammar = Grammar.from_dict(header["grammar"])
-        index = {token: i for i, token in enumerate(grammar.vocabulary)}
-        templates = {template.name: i for i, template in enumerate(grammar.templates)}
-        ids: list[int] = []
-        offsets, rows = [0], []
-        for line in lines:
-            record = json.loads(line)
-            ids += [index[token] for token in record["tokens"]]
-            offsets.append(len(ids))
-            rows.append(templates[record["template"]])
-    return Corpus.generated(grammar, np.array(ids), np.array(offsets), np.array(rows), header["provenance"])
-
-
-_WRITERS = {".parquet": _write_parquet, ".jsonl": _write_jsonl}
-_READERS = {".parquet": _read_parquet, ".jsonl": _read_jsonl}
+def _never_none(parts: Iterable[Corpus], header: Header) -> Iterator[Corpus]:
+    some = False
+    for part in parts:
+        some = True
+        yield part
+    if not some:
+        yield empty(header)

@@ -1,12 +1,14 @@
 """Forward filtering over the prefix trie, vectorised over *states*: distinct prefixes, whatever sentences share them.
 
-A state is a set of particles. A particle is a node of the trie with the clusters and features of the words so far, and a
+A state is a set of particles. A particle is a node of the trie with the clusters and features of the words so far,
+and a
 weight: the posterior probability of the node given the prefix. Without homographs the words tell category, cluster and
 features, so particles of one state differ by node only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -188,9 +190,7 @@ class Filter:
     def _cell_features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return [entries] number and tense shown by each entry, 0 where none."""
         lexicon = self.lexicon
-        cells = [
-            CATEGORIES[lexicon.categories[c]].cells[i] for c, i in zip(lexicon.entry_category, lexicon.entry_cell)
-        ]
+        cells = [CATEGORIES[lexicon.categories[c]].cells[i] for c, i in zip(lexicon.entry_category, lexicon.entry_cell)]
         number = np.array([max(cell.number, 0) for cell in cells], np.int8)
         return number, np.array([max(cell.tense, 0) for cell in cells], np.int8)
 
@@ -211,10 +211,14 @@ class Filter:
         tense = states.tense[particle, trie.tense_from[child]]
         end = np.bincount(states.state, states.weight * self._end_share[states.node], minlength=states.count)
         return Pairs(
-            particle=particle, state=states.state[particle], node=child,
-            weight=states.weight[particle] * self._share[child], row=row,
-            cell_row=trie.cell_base[child] + 2 * number + tense, end=end,
-        )  # fmt: skip
+            particle=particle,
+            state=states.state[particle],
+            node=child,
+            weight=states.weight[particle] * self._share[child],
+            row=row,
+            cell_row=trie.cell_base[child] + 2 * number + tense,
+            end=end,
+        )
 
     @cached_property
     def _share(self) -> np.ndarray:
@@ -285,7 +289,8 @@ class Filter:
     def tokens(self, classes: np.ndarray) -> np.ndarray:
         """Return [states, vocabulary]: p(token | prefix) from the laws of classes."""
         first, second = self.token_entries
-        law = classes[:, self.entry_class[first]] * self.entry_probability[first]
+        law = np.take(classes, self.entry_class[first], axis=1)
+        law *= self.entry_probability[first]
         twice = np.flatnonzero(second >= 0)
         if len(twice):
             other = second[twice]
@@ -307,16 +312,22 @@ class Filter:
         share = np.add.reduceat(weight, first) if len(first) else np.zeros(0)
         state, lead = pairs.state[order[first]], order[first]
         structural = np.bincount(state, entropy_terms(share), minlength=num_states) + entropy_terms(pairs.end)
-        inner = self.row_entropy[pairs.row[lead]] + self.row_words[pairs.row[lead]] + self.cell_entropy[pairs.cell_row[lead]]
+        inner = (
+            self.row_entropy[pairs.row[lead]]
+            + self.row_words[pairs.row[lead]]
+            + self.cell_entropy[pairs.cell_row[lead]]
+        )
         mixed = np.flatnonzero(size > 1)
         if len(mixed):
             inner[mixed] = self._mixture(pairs, order, first[mixed], size[mixed], share[mixed])
         entropy = structural + np.bincount(state, share * inner, minlength=num_states)
         if self.lexicon.homographs:
-            entropy -= self._merged(self.classes(pairs))
+            entropy -= self._merged(pairs)
         return Law(entropy, structural)
 
-    def _mixture(self, pairs: Pairs, order: np.ndarray, first: np.ndarray, size: np.ndarray, share: np.ndarray) -> np.ndarray:
+    def _mixture(
+        self, pairs: Pairs, order: np.ndarray, first: np.ndarray, size: np.ndarray, share: np.ndarray
+    ) -> np.ndarray:
         """Return [groups]: entropy of the token given its category where several nodes share the category."""
         group, index = ranges(first, size)
         pair = order[index]
@@ -328,15 +339,38 @@ class Filter:
         words = self.word_entropy[self.trie.category[pairs.node[order[first]]]]
         return entropy_terms(joint).sum(axis=1) + (clusters * words).sum(axis=1)
 
-    def _merged(self, classes: np.ndarray) -> np.ndarray:
+    def _merged(self, pairs: Pairs) -> np.ndarray:
         """Return [states]: the entropy lost because homographs are one token."""
         first, second = self.token_entries
         twice = np.flatnonzero(second >= 0)
         a, b = first[twice], second[twice]
-        lost = np.empty(len(classes))
-        step = max(1, 4_000_000 // max(1, len(twice)))
-        for start in range(0, len(classes), step):
-            some = classes[start : start + step]
-            p, q = some[:, self.entry_class[a]] * self.entry_probability[a], some[:, self.entry_class[b]] * self.entry_probability[b]
-            lost[start : start + step] = (entropy_terms(p) + entropy_terms(q) - entropy_terms(p + q)).sum(axis=1)
+        class_a, class_b = self.entry_class[a], self.entry_class[b]
+        word_a, word_b = self.entry_probability[a], self.entry_probability[b]
+        lost = np.zeros(len(pairs.end))
+        for start, some in _blocks(pairs, 2048):
+            classes = self.classes(some)
+            possible = classes > 0
+            state, pair = np.nonzero(np.take(possible, class_a, axis=1) & np.take(possible, class_b, axis=1))
+            p, q = classes[state, class_a[pair]] * word_a[pair], classes[state, class_b[pair]] * word_b[pair]
+            terms = entropy_terms(p) + entropy_terms(q) - entropy_terms(p + q)
+            lost[start : start + len(some.end)] = np.bincount(state, terms, minlength=len(some.end))
         return lost
+
+
+def _blocks(pairs: Pairs, size: int) -> Iterator[tuple[int, Pairs]]:
+    """Yield (first state, pairs of `size` states), to bound memory."""
+    for start in range(0, len(pairs.end), size):
+        low, high = np.searchsorted(pairs.state, [start, start + size])
+        part = slice(low, high)
+        yield (
+            start,
+            Pairs(
+                pairs.particle[part],
+                pairs.state[part] - start,
+                pairs.node[part],
+                pairs.weight[part],
+                pairs.row[part],
+                pairs.cell_row[part],
+                pairs.end[start : start + size],
+            ),
+        )

@@ -71,6 +71,9 @@ _OBLIQUE = {
     "WhenTime": "(SBAR:Time marker.when (S@intransitive_action (NP:Agent noun) (VP verb)))",
     "BecauseCause": "(SBAR:Cause marker.because (S@intransitive_action (NP:Agent noun) (VP verb)))",
 }
+_ACT = "(S@intransitive_action (NP:Agent noun) (VP verb))"
+_ACT_SO = "(S@intransitive_action (NP:Agent noun) (VP verb (ADVP:Manner adverb)))"
+_HIT = "(S@transitive_action (NP:Agent noun) (VP verb (NP:Patient noun)))"
 _SREL = "(SBAR relativizer:Agent (S@transitive_action (VP verb (NP:Patient noun))))"
 _OREL = "(SBAR relativizer:Patient (S@transitive_action (NP:Agent noun) (VP verb)))"
 
@@ -89,7 +92,7 @@ def _np(role: str, kind: str = "bare") -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How a frame is said: its subject, its complements ("Patient" is a bare noun phrase, "+Goal" an oblique), extras."""
+    """How a frame is said: subject, complements ("Patient" is a bare noun phrase, "+Goal" an oblique), extras."""
 
     subject: str
     complements: tuple[str, ...]
@@ -145,21 +148,27 @@ for _role in ("Agent", "Experiencer", "Cause"):
 def default_frames() -> tuple[Frame, ...]:
     """Return the fourteen frames of the default grammar; every one has constructions on all three levels."""
     place = Construction(
-        name="fronted_place", level="medium",
+        name="fronted_place",
+        level="medium",
         pattern=f"(S {_OBLIQUE['Location']} {_np('Agent', 'maybe')} (VP verb))",
-    )  # fmt: skip
+    )
     double = Construction(
-        name="double_object", level="medium",
+        name="double_object",
+        level="medium",
         pattern=f"(S {_np('Agent', 'maybe')} (VP verb {_np('Recipient')} {_np('Theme', 'det')}))",
-    )  # fmt: skip
+    )
     said = Construction(
-        name="sentential_complement", level="complex", weight=2.0,
-        pattern=f"(S {_np('Agent', 'adj')} (VP verb (SBAR:Theme complementizer (S@transitive_action (NP:Agent noun) (VP verb (NP:Patient noun))))))",
-    )  # fmt: skip
+        name="sentential_complement",
+        level="complex",
+        weight=2.0,
+        pattern=f"(S {_np('Agent', 'adj')} (VP verb (SBAR:Theme complementizer {_HIT})))",
+    )
     seen = Construction(
-        name="sentential_complement", level="complex", weight=2.0,
-        pattern=f"(S {_np('Experiencer', 'adj')} (VP verb (SBAR:Stimulus complementizer (S@intransitive_action (NP:Agent noun) (VP verb (ADVP:Manner adverb))))))",
-    )  # fmt: skip
+        name="sentential_complement",
+        level="complex",
+        weight=2.0,
+        pattern=f"(S {_np('Experiencer', 'adj')} (VP verb (SBAR:Stimulus complementizer {_ACT_SO})))",
+    )
     both = "(NP:{0} (NP {1}noun) conjunction (NP {1}noun))"
 
     def frame(
@@ -179,44 +188,160 @@ def default_frames() -> tuple[Frame, ...]:
         name="located", level="simple", pattern=f"(S {_np('Agent', 'maybe')} (VP verb {_OBLIQUE['Location']}))"
     )
     coordination = (
-        Construction(name="subjects", level="simple", pattern=f"(S {both.format('Agent', '')} (VP verb {_np('Patient')}))"),
-        Construction(name="objects", level="simple", pattern=f"(S {_np('Agent')} (VP verb {both.format('Patient', '')}))"),
         Construction(
-            name="modified_subjects", level="medium",
-            pattern=f"(S {both.format('Agent', 'determiner ')} (VP verb {_np('Patient', 'maybe')} (ADVP:Manner adverb)?))",
+            name="subjects", level="simple", pattern=f"(S {both.format('Agent', '')} (VP verb {_np('Patient')}))"
         ),
         Construction(
-            name="clauses", level="complex",
-            pattern=f"(S (S {_np('Agent', 'adj')} (VP verb {_np('Patient', 'det')})) conjunction (S@intransitive_action (NP:Agent noun) (VP verb)))",
+            name="objects", level="simple", pattern=f"(S {_np('Agent')} (VP verb {both.format('Patient', '')}))"
         ),
         Construction(
-            name="transitive_clauses", level="complex",
-            pattern=f"(S (S {_np('Agent', 'det')} (VP verb {_np('Patient')})) conjunction (S@transitive_action (NP:Agent noun) (VP verb (NP:Patient noun))))",
+            name="modified_subjects",
+            level="medium",
+            pattern=(
+                f"(S {both.format('Agent', 'determiner ')} (VP verb {_np('Patient', 'maybe')} (ADVP:Manner adverb)?))"
+            ),
         ),
-    )  # fmt: skip
+        Construction(
+            name="clauses",
+            level="complex",
+            pattern=f"(S (S {_np('Agent', 'adj')} (VP verb {_np('Patient', 'det')})) conjunction {_ACT})",
+        ),
+        Construction(
+            name="transitive_clauses",
+            level="complex",
+            pattern=f"(S (S {_np('Agent', 'det')} (VP verb {_np('Patient')})) conjunction {_HIT})",
+        ),
+    )
     static = (
-        Construction(name="canonical", level="simple", pattern=f"(S {_np('Theme', 'maybe')} (VP copula {_OBLIQUE['Location']}))"),
-        Construction(name="modified", level="medium", pattern=f"(S {_np('Theme', 'adj')} (VP copula {_OBLIQUE['Location']} (NP:Time temporal)?))", weight=2.0),
-        Construction(name="attractor", level="medium", pattern=f"(S {_np('Theme', 'pp')} (VP copula {_OBLIQUE['Location']}))"),
-        Construction(name="subject_relative", level="complex", pattern=f"(S {_np('Theme', 'srel')} (VP copula {_OBLIQUE['Location']}))"),
-        Construction(name="object_relative", level="complex", pattern=f"(S {_np('Theme', 'orel')} (VP copula {_OBLIQUE['Location']}))"),
-    )  # fmt: skip
+        Construction(
+            name="canonical", level="simple", pattern=f"(S {_np('Theme', 'maybe')} (VP copula {_OBLIQUE['Location']}))"
+        ),
+        Construction(
+            name="modified",
+            level="medium",
+            pattern=f"(S {_np('Theme', 'adj')} (VP copula {_OBLIQUE['Location']} (NP:Time temporal)?))",
+            weight=2.0,
+        ),
+        Construction(
+            name="attractor", level="medium", pattern=f"(S {_np('Theme', 'pp')} (VP copula {_OBLIQUE['Location']}))"
+        ),
+        Construction(
+            name="subject_relative",
+            level="complex",
+            pattern=f"(S {_np('Theme', 'srel')} (VP copula {_OBLIQUE['Location']}))",
+        ),
+        Construction(
+            name="object_relative",
+            level="complex",
+            pattern=f"(S {_np('Theme', 'orel')} (VP copula {_OBLIQUE['Location']}))",
+        ),
+    )
     return (
-        frame("transitive_action", "transitive_verb", "Agent Patient", 0.20, _Plan("Agent", ("Patient",), ("Patient", ("+ByAgent",)), purpose=True)),
-        frame("intransitive_action", "intransitive_verb", "Agent", 0.13, _Plan("Agent", (), time=False, clause="BecauseCause"), located, place, Location=0.3),
-        frame("communication", "communication_verb", "Agent Theme", 0.09, _Plan("Agent", ("Theme", "+Recipient")), said, Recipient=0.5),
-        frame("motion", "motion_verb", "Agent Goal", 0.09, _Plan("Agent", ("+Source", "+Goal"), purpose=True), Construction(name="goal", level="simple", pattern=f"(S {_np('Agent', 'maybe')} (VP verb {_OBLIQUE['Goal']}))"), Source=0.5),
+        frame(
+            "transitive_action",
+            "transitive_verb",
+            "Agent Patient",
+            0.20,
+            _Plan("Agent", ("Patient",), ("Patient", ("+ByAgent",)), purpose=True),
+        ),
+        frame(
+            "intransitive_action",
+            "intransitive_verb",
+            "Agent",
+            0.13,
+            _Plan("Agent", (), time=False, clause="BecauseCause"),
+            located,
+            place,
+            Location=0.3,
+        ),
+        frame(
+            "communication",
+            "communication_verb",
+            "Agent Theme",
+            0.09,
+            _Plan("Agent", ("Theme", "+Recipient")),
+            said,
+            Recipient=0.5,
+        ),
+        frame(
+            "motion",
+            "motion_verb",
+            "Agent Goal",
+            0.09,
+            _Plan("Agent", ("+Source", "+Goal"), purpose=True),
+            Construction(
+                name="goal", level="simple", pattern=f"(S {_np('Agent', 'maybe')} (VP verb {_OBLIQUE['Goal']}))"
+            ),
+            Source=0.5,
+        ),
         frame("change_of_state", "change_verb", "Patient Result", 0.08, _Plan("Patient", ("+Result",))),
-        frame("instrumental_action", "transitive_verb", "Agent Patient Instrument", 0.07, _Plan("Agent", ("Patient", "+Instrument"), ("Patient", ("+ByAgent", "+Instrument")))),
-        frame("transfer", "transfer_verb", "Agent Theme Recipient", 0.08, _Plan("Agent", ("Theme", "+Recipient"), ("Theme", ("+Recipient", "+ByAgent")), purpose=True), double),
-        frame("perception", "perception_verb", "Experiencer Stimulus", 0.07, _Plan("Experiencer", ("Stimulus",), ("Stimulus", ("+ByExperiencer",))), seen),
-        frame("possession", "transitive_verb", "Agent Theme", 0.03, _Plan("Agent", ("+Possession",), clause="BecauseCause")),
-        Frame(name="location_static", verb="copula", core=("Theme", "Location"), share=0.05, constructions=static, optional={"Time": 0.3}),
-        frame("causation", "change_verb", "Cause Patient", 0.03, _Plan("Cause", ("Patient",), ("Patient", ("+ByCause",)))),
-        frame("temporal_action", "intransitive_verb", "Agent Time", 0.03, _Plan("Agent", ("+Time",), time=False, clause=""), Construction(name="fronted_time", level="medium", pattern=f"(S (NP:Time temporal) {_np('Agent', 'maybe')} (VP verb))")),
-        Frame(name="coordination", verb="transitive_verb", core=("Agent", "Patient"), share=0.03, constructions=coordination, optional={"Manner": 0.3}),
-        frame("multi_participant", "transfer_verb", "Agent Theme Recipient Beneficiary", 0.02, _Plan("Agent", ("Theme", "+Recipient", "+Beneficiary"), purpose=True)),
-    )  # fmt: skip
+        frame(
+            "instrumental_action",
+            "transitive_verb",
+            "Agent Patient Instrument",
+            0.07,
+            _Plan("Agent", ("Patient", "+Instrument"), ("Patient", ("+ByAgent", "+Instrument"))),
+        ),
+        frame(
+            "transfer",
+            "transfer_verb",
+            "Agent Theme Recipient",
+            0.08,
+            _Plan("Agent", ("Theme", "+Recipient"), ("Theme", ("+Recipient", "+ByAgent")), purpose=True),
+            double,
+        ),
+        frame(
+            "perception",
+            "perception_verb",
+            "Experiencer Stimulus",
+            0.07,
+            _Plan("Experiencer", ("Stimulus",), ("Stimulus", ("+ByExperiencer",))),
+            seen,
+        ),
+        frame(
+            "possession",
+            "transitive_verb",
+            "Agent Theme",
+            0.03,
+            _Plan("Agent", ("+Possession",), clause="BecauseCause"),
+        ),
+        Frame(
+            name="location_static",
+            verb="copula",
+            core=("Theme", "Location"),
+            share=0.05,
+            constructions=static,
+            optional={"Time": 0.3},
+        ),
+        frame(
+            "causation", "change_verb", "Cause Patient", 0.03, _Plan("Cause", ("Patient",), ("Patient", ("+ByCause",)))
+        ),
+        frame(
+            "temporal_action",
+            "intransitive_verb",
+            "Agent Time",
+            0.03,
+            _Plan("Agent", ("+Time",), time=False, clause=""),
+            Construction(
+                name="fronted_time", level="medium", pattern=f"(S (NP:Time temporal) {_np('Agent', 'maybe')} (VP verb))"
+            ),
+        ),
+        Frame(
+            name="coordination",
+            verb="transitive_verb",
+            core=("Agent", "Patient"),
+            share=0.03,
+            constructions=coordination,
+            optional={"Manner": 0.3},
+        ),
+        frame(
+            "multi_participant",
+            "transfer_verb",
+            "Agent Theme Recipient Beneficiary",
+            0.02,
+            _Plan("Agent", ("Theme", "+Recipient", "+Beneficiary"), purpose=True),
+        ),
+    )
 
 
 def add_frames(frames: Sequence[Frame], new: Sequence[Frame]) -> tuple[Frame, ...]:

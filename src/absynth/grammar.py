@@ -5,16 +5,24 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from absynth.categories import CATEGORIES, LEVELS, MARKERS, ROLES
+from absynth.checks import (
+    check_clusters,
+    check_frames,
+    check_levels,
+    check_share,
+    check_strength,
+    check_zipf,
+    per_category,
+    reshared,
+)
 from absynth.errors import AbsynthError
-from absynth.frames import Construction, Frame, add_frames
+from absynth.frames import Frame, add_frames
 from absynth.lexicon import Lexicon, Zipf, build_lexicon, check_sizes
 from absynth.program import Program, build_templates, compile_program, used_groups
 from absynth.selection import mutual_information
@@ -31,7 +39,8 @@ class Grammar:
     Parameters
     ----------
     sizes
-        Category -> number of words; every category that some construction uses needs one (markers and the copula have one).
+        Category -> number of words; every category that some construction uses needs one (markers and the copula
+        have one).
     frames
         The situation types with their constructions.
     levels
@@ -76,17 +85,17 @@ class Grammar:
         name: str = "custom",
     ) -> None:
         self.name = name
-        self.frames = _check_frames(frames)
-        self.levels = _check_levels(levels)
-        self.zipf = _per_category("zipf", zipf, Zipf, _check_zipf)
-        self.clusters = _per_category("clusters", clusters, int, _check_clusters)
-        self.strength = _check_strength(strength)
-        self.ambiguity = _share("ambiguity", ambiguity, 0.0, 0.5)
+        self.frames = check_frames(frames)
+        self.levels = check_levels(levels)
+        self.zipf = per_category("zipf", zipf, Zipf, check_zipf)
+        self.clusters = per_category("clusters", clusters, int, check_clusters)
+        self.strength = check_strength(strength)
+        self.ambiguity = check_share("ambiguity", ambiguity, 0.0, 0.5)
         if surface not in STYLES:
             raise AbsynthError("surface", surface, f"one of {', '.join(STYLES)}")
         self.surface = surface
-        self.plural = _share("plural", plural, 0.0, 1.0)
-        self.past = _share("past", past, 0.0, 1.0)
+        self.plural = check_share("plural", plural, 0.0, 1.0)
+        self.past = check_share("past", past, 0.0, 1.0)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise AbsynthError("seed", seed, "a whole number from 0 to 2^63 - 1")
         self.seed = seed
@@ -98,14 +107,14 @@ class Grammar:
     def preset(cls, name: str = "small", **changes: Any) -> Grammar:
         """Return "tiny" (about 60 words), "small" (about 1,000) or "paper" (the published sizes).
 
-        Any parameter of `Grammar` can be changed: ``Grammar.preset("small", strength=0.9, seed=3)``; ``shares`` sets the shares
-        of all frames by name.
+        Any parameter of `Grammar` can be changed: ``Grammar.preset("small", strength=0.9, seed=3)``; ``shares``
+        sets the shares of all frames by name.
         """
         from absynth.presets import preset
 
         settings = {**preset(name), **changes}
         if "shares" in settings:
-            settings["frames"] = _reshared(settings["frames"], settings.pop("shares"))
+            settings["frames"] = reshared(settings["frames"], settings.pop("shares"))
         unknown = settings.keys() - inspect.signature(cls).parameters.keys()
         if unknown:
             raise AbsynthError(f"preset.{min(unknown)}", changes[min(unknown)], "a parameter of Grammar, or shares")
@@ -128,14 +137,23 @@ class Grammar:
     def replace(self, **changes: Any) -> Grammar:
         """Return a grammar with some parameters changed."""
         now = {
-            "sizes": self.sizes, "frames": self.frames, "levels": self.levels, "zipf": self.zipf, "clusters": self.clusters,
-            "strength": self.strength, "ambiguity": self.ambiguity, "surface": self.surface, "plural": self.plural,
-            "past": self.past, "seed": self.seed, "name": self.name,
-        }  # fmt: skip
+            "sizes": self.sizes,
+            "frames": self.frames,
+            "levels": self.levels,
+            "zipf": self.zipf,
+            "clusters": self.clusters,
+            "strength": self.strength,
+            "ambiguity": self.ambiguity,
+            "surface": self.surface,
+            "plural": self.plural,
+            "past": self.past,
+            "seed": self.seed,
+            "name": self.name,
+        }
         return Grammar(**{**now, **changes})
 
     def with_frame(self, *frames: Frame) -> Grammar:
-        """Return a grammar with frames added (or replaced, by name); the shares of the others are scaled to make room."""
+        """Return a grammar with frames added (or replaced, by name); the other shares are scaled to make room."""
         return self.replace(frames=add_frames(self.frames, frames))
 
     def to_toml(self) -> str:
@@ -160,12 +178,15 @@ class Grammar:
             "levels": None if self.levels is None else dict(self.levels),
             "frames": {
                 frame.name: {
-                    "verb": frame.verb, "core": list(frame.core), "optional": dict(frame.optional), "share": frame.share,
+                    "verb": frame.verb,
+                    "core": list(frame.core),
+                    "optional": dict(frame.optional),
+                    "share": frame.share,
                     "constructions": [asdict(construction) for construction in frame.constructions],
                 }
                 for frame in self.frames
             },
-        }  # fmt: skip
+        }
 
     @cached_property
     def fingerprint(self) -> str:
@@ -184,7 +205,8 @@ class Grammar:
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
-        return f"Grammar({self.name!r}, {sum(self.sizes.values())} words, {len(self.constructions)} constructions, {self.fingerprint})"
+        words = sum(self.sizes.values())
+        return f"Grammar({self.name!r}, {words} words, {len(self.constructions)} constructions, {self.fingerprint})"
 
     # ---- compiled ----
     @cached_property
@@ -225,7 +247,7 @@ class Grammar:
         return result
 
     def selection_information(self) -> dict[str, float]:
-        """Return what the strength dial buys: "head-dependent:Relation" -> mutual information of the clusters in bits."""
+        """Return what the strength dial buys: "head-dependent:Relation" -> mutual information in bits."""
         program = self.program
         return {
             f"{head}-{dependent}:{relation}": mutual_information(joint)
@@ -263,145 +285,3 @@ def _templates(frames: tuple[Frame, ...], levels: Mapping[str, float] | None) ->
             del _built[next(iter(_built))]
         _built[key] = tuple(build_templates(frames, levels))
     return _built[key]
-
-
-# ---- checks ----
-def _number(field: str, value: Any, allowed: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise AbsynthError(field, value, allowed)
-    return float(value)
-
-
-def _share(field: str, value: Any, low: float, high: float) -> float:
-    allowed = f"a number from {low:g} to {high:g}"
-    if not low <= _number(field, value, allowed) <= high:
-        raise AbsynthError(field, value, allowed)
-    return float(value)
-
-
-def _sum_to_one(field: str, shares: Mapping[str, float]) -> None:
-    for name, value in shares.items():
-        _share(f"{field}.{name}", value, 0.0, 1.0)
-    if abs(sum(shares.values()) - 1.0) > 1e-9:
-        raise AbsynthError(field, dict(shares), f"shares that sum to 1; these sum to {sum(shares.values()):.6g}")
-
-
-def _reshared(frames: Sequence[Frame], shares: Mapping[str, float]) -> tuple[Frame, ...]:
-    """Return the frames with new shares; frames without one get none and are left out."""
-    names = [frame.name for frame in frames]
-    if not isinstance(shares, Mapping):
-        raise AbsynthError("shares", shares, "a table of frames and shares")
-    for name in shares:
-        if name not in names:
-            raise AbsynthError(f"shares.{name}", name, f"a frame: {', '.join(names)}")
-    _sum_to_one("shares", shares)
-    return tuple(replace(frame, share=shares[frame.name]) for frame in frames if shares.get(frame.name, 0) > 0)
-
-
-def _check_levels(levels: Mapping[str, float] | None) -> dict[str, float] | None:
-    if levels is None:
-        return None
-    if not isinstance(levels, Mapping):
-        raise AbsynthError("levels", levels, f"a table of shares of {', '.join(LEVELS)}")
-    for name in levels:
-        if name not in LEVELS:
-            raise AbsynthError(f"levels.{name}", name, f"one of {', '.join(LEVELS)}")
-    _sum_to_one("levels", levels)
-    return {name: float(levels.get(name, 0.0)) for name in LEVELS}
-
-
-def _check_zipf(field: str, law: Zipf) -> Zipf:
-    if not 0.0 <= _number(f"{field}.alpha", law.alpha, "a number from 0 to 20") <= 20.0:
-        raise AbsynthError(f"{field}.alpha", law.alpha, "a number from 0 to 20")
-    if not -1.0 < _number(f"{field}.q", law.q, "a number above -1") <= 1e6:
-        raise AbsynthError(f"{field}.q", law.q, "a number above -1, at most 1,000,000")
-    return Zipf(float(law.alpha), float(law.q))
-
-
-def _check_clusters(field: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 50:
-        raise AbsynthError(field, value, "a whole number from 1 to 50")
-    return value
-
-
-def _per_category(field: str, value: Any, kind: type, check: Any) -> dict[str, Any]:
-    """Return category -> value with "" for all others."""
-    if isinstance(value, kind) and not isinstance(value, bool):
-        return {"": check(field, value)}
-    if not isinstance(value, Mapping):
-        raise AbsynthError(field, value, f"a {kind.__name__}, or a table of categories")
-    result = {}
-    for name, item in value.items():
-        if name and name not in CATEGORIES:
-            raise AbsynthError(f"{field}.{name}", name, f"a category: {', '.join(CATEGORIES)}")
-        if not isinstance(item, kind):
-            raise AbsynthError(f"{field}.{name}", item, f"a {kind.__name__}")
-        result[name] = check(f"{field}.{name}" if name else field, item)
-    defaults: dict[type, Any] = {Zipf: Zipf(), int: 5}
-    return {"": defaults[kind], **result}
-
-
-def _check_strength(strength: float | Mapping[str, float]) -> dict[str, float]:
-    if not isinstance(strength, Mapping):
-        return {"": _share("strength", strength, 0.0, 1.0)}
-    result = {"": 0.5}
-    for key, value in strength.items():
-        pair, _, relation = key.partition(":")
-        names = pair.split("-")
-        if key and (len(names) != 2 or any(n not in CATEGORIES for n in names)):
-            raise AbsynthError(
-                f"strength.{key}", key, '"head-dependent" or "head-dependent:Relation" with names of categories'
-            )
-        if relation and relation not in (*ROLES, "amod", "case", "conj", "nmod"):
-            raise AbsynthError(f"strength.{key}", relation, f"a relation: {', '.join(ROLES)}, amod, case, conj, nmod")
-        result[key] = _share(f"strength.{key}" if key else "strength", value, 0.0, 1.0)
-    return result
-
-
-def _check_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
-    # In a fixed order, so that the law does not depend on the order of a file's tables.
-    if not isinstance(frames, Sequence) or not all(isinstance(frame, Frame) for frame in frames):
-        raise AbsynthError("frames", frames, "a sequence of Frame")
-    frames = tuple(sorted(frames, key=lambda frame: str(frame.name)))
-    if not frames:
-        raise AbsynthError("frames", (), "at least one frame")
-    for frame in frames:
-        where = f"frames.{frame.name}"
-        if not frame.name or not all(ch.isalnum() or ch == "_" for ch in frame.name):
-            raise AbsynthError("frames", frame.name, "a name of letters, digits and underscores")
-        if frame.verb not in CATEGORIES or not CATEGORIES[frame.verb].is_verb:
-            verbs = [name for name, category in CATEGORIES.items() if category.is_verb and name not in MARKERS]
-            raise AbsynthError(f"{where}.verb", frame.verb, f"one of {', '.join(verbs)}")
-        for role in (*frame.core, *frame.optional):
-            if role not in ROLES:
-                raise AbsynthError(
-                    f"{where}.core" if role in frame.core else f"{where}.optional", role, f"a role: {', '.join(ROLES)}"
-                )
-        for role, probability in frame.optional.items():
-            if role in frame.core:
-                raise AbsynthError(f"{where}.optional.{role}", role, "a role that is not core as well")
-            if not 0.0 < _number(f"{where}.optional.{role}", probability, "a probability between 0 and 1") < 1.0:
-                raise AbsynthError(
-                    f"{where}.optional.{role}", probability, "a probability between 0 and 1, neither included"
-                )
-        if not frame.constructions:
-            raise AbsynthError(f"{where}.constructions", (), "at least one construction")
-        _unique(f"{where}.constructions", [c.name for c in frame.constructions])
-        for construction in frame.constructions:
-            _check_construction(f"{where}.{construction.name}", construction)
-    _unique("frames", [frame.name for frame in frames])
-    _sum_to_one("frames.share", {frame.name: frame.share for frame in frames})
-    return frames
-
-
-def _check_construction(where: str, construction: Construction) -> None:
-    if construction.level not in LEVELS:
-        raise AbsynthError(f"{where}.level", construction.level, f"one of {', '.join(LEVELS)}")
-    if not 0.0 < _number(f"{where}.weight", construction.weight, "a positive number") < 1e9:
-        raise AbsynthError(f"{where}.weight", construction.weight, "a positive number")
-
-
-def _unique(field: str, names: Sequence[str]) -> None:
-    twice = [name for name in names if list(names).count(name) > 1]
-    if twice:
-        raise AbsynthError(field, twice[0], "distinct names")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, overload
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,118 +15,9 @@ from absynth.diagnosis import _Grounds, _grounds_of, argument_phrases, phrase_sl
 from absynth.edits import exchanges, in_order, with_slot, without_slots
 from absynth.errors import AbsynthError
 from absynth.oracle import Oracle
-from absynth.sentence import Derivation, Sentence
+from absynth.pairs import MinimalPair, PairSet
+from absynth.sentence import Derivation
 from absynth.template import FIXED_PLURAL, Template
-
-
-@dataclass(frozen=True, slots=True)
-class MinimalPair:
-    """Two sentences that differ in one thing.
-
-    Attributes
-    ----------
-    kind
-        Which intervention.
-    good, bad
-        The sentence and what became of it, both with full annotations. ("bad" is still a sentence of the language after
-        a synonym substitution, and after a role swap where selection is not absolute.)
-    control
-        A sentence of the language with as many words as `bad`: the same sentence with a synonym at the same place where
-        that exists, else another sentence, of the same frame where possible.
-    role
-        Role of the argument that was changed; None elsewhere.
-    position
-        First word (from 0) of `bad` where the change shows; the number of words for the end.
-    severity
-        log2 p(good) - log2 p(bad) in bits; infinite where `bad` is outside the language.
-    log2_good, log2_bad, log2_control
-        Exact log-probabilities.
-    expected
-        The kind of diagnosis that the change calls for, at `position`; None where the string can be explained in another way or
-        at another place as well (a time word instead of a subject begins a sentence with a fronted time).
-    attractor
-        For agreement: whether a noun of the wrong number stands between subject and verb.
-    source
-        Index of the sentence in the corpus.
-    """
-
-    kind: str
-    good: Sentence
-    bad: Sentence
-    control: Sentence
-    role: str | None
-    position: int
-    severity: float
-    log2_good: float
-    log2_bad: float
-    log2_control: float
-    expected: str | None
-    attractor: bool
-    source: int
-
-
-@dataclass(frozen=True, slots=True)
-class PairSet:
-    """Minimal pairs with honest counts.
-
-    Attributes
-    ----------
-    pairs
-        What was made.
-    kind
-        Which intervention.
-    attempted
-        Number of sentences that were tried.
-    impossible
-        Reason -> number of sentences that allow no such pair.
-    """
-
-    kind: str
-    pairs: tuple[MinimalPair, ...]
-    attempted: int
-    impossible: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def made(self) -> int:
-        """Return the number of pairs; attempted = made + impossible."""
-        return len(self.pairs)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __iter__(self) -> Iterator[MinimalPair]:
-        return iter(self.pairs)
-
-    @overload
-    def __getitem__(self, key: int) -> MinimalPair: ...
-    @overload
-    def __getitem__(self, key: slice) -> tuple[MinimalPair, ...]: ...
-    def __getitem__(self, key: int | slice) -> MinimalPair | tuple[MinimalPair, ...]:
-        return self.pairs[key]
-
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Yield plain dictionaries with the BLiMP keys `sentence_good`, `sentence_bad`, `UID` and everything else."""
-        for pair in self.pairs:
-            uid = f"{pair.kind}_{'attractor' if pair.attractor else 'plain'}" if pair.kind == "agreement_violation" else pair.kind
-            finite = bool(np.isfinite(pair.severity))
-            yield {
-                "sentence_good": str(pair.good), "sentence_bad": str(pair.bad), "sentence_control": str(pair.control), "UID": uid,
-                "kind": pair.kind, "role": pair.role, "position": pair.position, "attractor": pair.attractor,
-                # JSON has no infinity: a string outside the language has no severity, and says so.
-                "severity": pair.severity if finite else None, "outside_language": not finite,
-                "log2_good": pair.log2_good, "log2_bad": pair.log2_bad if np.isfinite(pair.log2_bad) else None,
-                "log2_control": pair.log2_control, "expected": pair.expected, "source": pair.source,
-                "good": asdict(pair.good), "bad": asdict(pair.bad), "control": asdict(pair.control),
-            }  # fmt: skip
-
-    def save(self, path: str | Path) -> None:
-        """Write one JSON object per pair (JSONL)."""
-        try:
-            with Path(path).open("w", encoding="utf-8") as out:
-                for record in self.records():
-                    out.write(json.dumps(record, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise AbsynthError("path", str(path), f"a path that can be written ({error.strerror})") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +41,14 @@ class _Words:
         position = self.lexicon.cells[category, cell] if cell < self.lexicon.cells.shape[1] else -1
         if position < 0:
             return -1
-        return int(self.lexicon.entry_base[category] + (word - self.lexicon.word_base[category]) * self.lexicon.num_cells[category] + position)
+        return int(
+            self.lexicon.entry_base[category]
+            + (word - self.lexicon.word_base[category]) * self.lexicon.num_cells[category]
+            + position
+        )
 
     def draw(self, category: int, cluster: int, rng: np.random.Generator, but: int = -1) -> int:
-        """Return a word of a category (and cluster, unless -1) by its frequency, other than `but`; -1 where there is none."""
+        """Return a word of a category (and cluster, unless -1) by its frequency, other than `but`; -1 for none."""
         base = int(self.lexicon.word_base[category])
         words = np.arange(base, base + int(self.lexicon.num_words[category]))
         words = words[(words != but) & ((cluster < 0) | (self.lexicon.word_cluster[words] == cluster))]
@@ -222,7 +115,13 @@ def _role_violation(words: _Words, d: Derivation, rng: np.random.Generator) -> I
                 yield _Candidate(replaced(d, at, entry, template), at, slot.role, "category impossible here")
 
 
-_SWAPS = (("Agent", "Patient"), ("Agent", "Theme"), ("Experiencer", "Stimulus"), ("Cause", "Patient"), ("Agent", "Recipient"))
+_SWAPS = (
+    ("Agent", "Patient"),
+    ("Agent", "Theme"),
+    ("Experiencer", "Stimulus"),
+    ("Cause", "Patient"),
+    ("Agent", "Recipient"),
+)
 
 
 def _role_swap(words: _Words, d: Derivation, rng: np.random.Generator) -> Iterator[_Candidate]:
@@ -230,7 +129,14 @@ def _role_swap(words: _Words, d: Derivation, rng: np.random.Generator) -> Iterat
     root = next(i for i, s in enumerate(d.template.slots) if s.head < 0)
     predicate = d.template.slots[root].predicate
     for one, two in _SWAPS:
-        places = [[i for i, s in enumerate(d.template.slots) if s.role == r and s.predicate == predicate and s.category == "noun"] for r in (one, two)]
+        places = [
+            [
+                i
+                for i, s in enumerate(d.template.slots)
+                if s.role == r and s.predicate == predicate and s.category == "noun"
+            ]
+            for r in (one, two)
+        ]
         if not (places[0] and places[1]):
             continue
         a, b = places[0][0], places[1][0]
@@ -241,7 +147,9 @@ def _role_swap(words: _Words, d: Derivation, rng: np.random.Generator) -> Iterat
         # Numbers stay where they are, so that agreement still holds.
         changed = replaced(d, a, words.entry(category, second, int(lexicon.entry_cell[d.entries[a]])))
         changed = replaced(changed, b, words.entry(category, first, int(lexicon.entry_cell[d.entries[b]])))
-        broken = [max(i, h) for i, h, x in selection_log_odds(words.oracle, d.template, changed.entries) if x == -np.inf]
+        broken = [
+            max(i, h) for i, h, x in selection_log_odds(words.oracle, d.template, changed.entries) if x == -np.inf
+        ]
         position = min(broken) if broken else min(a, b)
         yield _Candidate(changed, position, one, "selectional violation" if broken else None)
 
@@ -259,9 +167,12 @@ def _elimination(words: _Words, d: Derivation, rng: np.random.Generator) -> Iter
 def _agreement(words: _Words, d: Derivation, rng: np.random.Generator) -> Iterator[_Candidate]:
     lexicon, slots = words.lexicon, d.template.slots
     verbs = [
-        i for i, s in enumerate(slots)
-        if CATEGORIES[s.category].is_verb and s.group != "inf" and (s.number == FIXED_PLURAL or (s.number >= 0 and s.number != i))
-    ]  # fmt: skip
+        i
+        for i, s in enumerate(slots)
+        if CATEGORIES[s.category].is_verb
+        and s.group != "inf"
+        and (s.number == FIXED_PLURAL or (s.number >= 0 and s.number != i))
+    ]
     for at in _shuffled(verbs, rng):
         cell = CATEGORIES[slots[at].category].cells[lexicon.entry_cell[d.entries[at]]]
         category = words.index(slots[at].category)
@@ -326,7 +237,8 @@ def minimal_pairs(corpus: Corpus, kind: str, seed: int = 0, limit: int | None = 
     corpus
         Generated sentences.
     kind
-        "synonym_substitution", "role_violation", "role_swap", "argument_elimination", "agreement_violation", "word_order_violation"
+        "synonym_substitution", "role_violation", "role_swap", "argument_elimination", "agreement_violation",
+        "word_order_violation"
         or "frame_violation". Violations are outside the language (checked with the oracle); synonyms stay in it with
         the same clusters and features; a role swap stays in it unless selection is absolute.
     seed
@@ -364,7 +276,13 @@ def minimal_pairs(corpus: Corpus, kind: str, seed: int = 0, limit: int | None = 
 
 
 def _finish(
-    corpus: Corpus, oracle: Oracle, words: _Words, kind: str, seed: int, chosen: dict[int, _Candidate], impossible: Counter[str]
+    corpus: Corpus,
+    oracle: Oracle,
+    words: _Words,
+    kind: str,
+    seed: int,
+    chosen: dict[int, _Candidate],
+    impossible: Counter[str],
 ) -> list[MinimalPair]:
     """Find controls, compute severities, render."""
     pool = _ControlPool(corpus, seed)
@@ -387,12 +305,21 @@ def _finish(
         candidate = chosen[i]
         pairs.append(
             MinimalPair(
-                kind=kind, good=good[k].render(), bad=bad[k].render(), control=controls[i].render(), role=candidate.role,
-                position=candidate.position, severity=float(log2[0, k] - log2[1, k]), log2_good=float(log2[0, k]),
-                log2_bad=float(log2[1, k]), log2_control=float(log2[2, k]),
-                expected=_determined(grounds, oracle, candidate), attractor=candidate.attractor, source=i,
+                kind=kind,
+                good=good[k].render(),
+                bad=bad[k].render(),
+                control=controls[i].render(),
+                role=candidate.role,
+                position=candidate.position,
+                severity=float(log2[0, k] - log2[1, k]),
+                log2_good=float(log2[0, k]),
+                log2_bad=float(log2[1, k]),
+                log2_control=float(log2[2, k]),
+                expected=_determined(grounds, oracle, candidate),
+                attractor=candidate.attractor,
+                source=i,
             )
-        )  # fmt: skip
+        )
     return pairs
 
 

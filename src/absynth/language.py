@@ -15,7 +15,7 @@ from absynth.template import FIXED_PLURAL
 
 
 def language_size(grammar: Grammar) -> int:
-    """Return the number of derivations (an upper bound of the number of sentences), counting impossible cluster choices too."""
+    """Return the number of derivations, counting impossible cluster choices too: an upper bound of the sentences."""
     total = 0
     for template in grammar.templates:
         count = 1
@@ -70,7 +70,11 @@ def derivations(grammar: Grammar) -> Iterator[tuple[float, int, tuple[int, ...]]
                         continue
                     number = dict(zip(numbers, plural)) | {FIXED_PLURAL: 1, -1: 0}
                     tense = dict(zip(tenses, past)) | {-1: 0}
-                    yield q, t, tuple(_entry(grammar, start + i, words[i], number, tense) for i in range(len(slots)))
+                    yield (
+                        float(q),
+                        t,
+                        tuple(_entry(grammar, start + i, words[i], number, tense) for i in range(len(slots))),
+                    )
 
 
 def _entry(grammar: Grammar, slot: int, word: int, number: dict[int, int], tense: dict[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""The lexicon: words with Zipf-Mandelbrot frequencies, semantic clusters, paradigms and surface forms, all as arrays."""
+"""The lexicon: words with Zipf-Mandelbrot frequencies, clusters, paradigms and surface forms, all as arrays."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Lexicon:
 
 
 def deal_clusters(size: int, num_clusters: int) -> np.ndarray:
-    """Deal ranks 1..size to clusters of nearly equal mass: each rank goes to the lightest cluster so far. [size] int64."""
+    """Deal ranks 1..size to clusters of nearly equal mass, each to the lightest cluster so far: [size] int64."""
     weights = Zipf(*REFERENCE_LAW).probabilities(size)
     loads = np.zeros(num_clusters)
     cluster = np.empty(size, np.int64)
@@ -176,9 +176,26 @@ def build_lexicon(
     entry_of = np.full((len(names), len(vocabulary)), -1, np.int32)
     entry_of[word_category[entry_word], entry_token] = np.arange(len(entry_word))
     return Lexicon(
-        names, num_words, num_clusters, word_base, word_category, rank, cluster, probability, conditional, mass, cells,
-        num_cells, entry_base, entry_word, entry_cell, entry_token, entry_of, vocabulary, lemmas,
-    )  # fmt: skip
+        names,
+        num_words,
+        num_clusters,
+        word_base,
+        word_category,
+        rank,
+        cluster,
+        probability,
+        conditional,
+        mass,
+        cells,
+        num_cells,
+        entry_base,
+        entry_word,
+        entry_cell,
+        entry_token,
+        entry_of,
+        vocabulary,
+        lemmas,
+    )
 
 
 def check_sizes(sizes: Mapping[str, int], used: Mapping[str, set[str]]) -> dict[str, int]:

@@ -84,8 +84,8 @@ class Step:
 class Oracle:
     """Everything that can be known exactly about a grammar's sentences.
 
-    Method: forward filtering over the prefix trie (`absynth.trie`); sums over unseen heads run over clusters, never over
-    words. Cost: about one table look-up per word and continuation; prefixes are shared between sentences.
+    Method: forward filtering over the prefix trie (`absynth.trie`); sums over unseen heads run over clusters, never
+    over words. Cost: about one table look-up per word and continuation; prefixes are shared between sentences.
 
     Parameters
     ----------
@@ -208,8 +208,8 @@ class Oracle:
         Yields
         ------
         [words + 1, vocabulary + 1] float64
-            Row t is the law after t words; columns are the vocabulary in order, then the end of sentence. Rows sum to 1, or to
-            0 after an impossible prefix.
+            Row t is the law after t words; columns are the vocabulary in order, then the end of sentence. Rows sum
+            to 1, or to 0 after an impossible prefix.
         """
         ids, offsets = self.encode(sentences)
         width = len(self.grammar.vocabulary) + 1
@@ -255,7 +255,9 @@ class Oracle:
                 raise AbsynthError("prefix", word, f"words of the grammar; word {i + 1} is not in its vocabulary")
             probability, states = self.filter.advance(states, pairs, np.zeros(1, np.int64), np.array([token]))
             if probability[0] <= 0:
-                raise AbsynthError("prefix", " ".join(words[: i + 1]), f"a prefix of the language; word {i + 1} cannot stand here")
+                raise AbsynthError(
+                    "prefix", " ".join(words[: i + 1]), f"a prefix of the language; word {i + 1} cannot stand here"
+                )
             pairs = self.filter.pairs(states)
         return states, pairs
 

@@ -125,9 +125,10 @@ def expand(
         if probability < 0:
             if node.role is None or node.role not in optional:
                 raise AbsynthError(
-                    f"{where}.pattern", node.role or (node.label if isinstance(node, Phrase) else node.category),
+                    f"{where}.pattern",
+                    node.role or (node.label if isinstance(node, Phrase) else node.category),
                     "?p, or a role for which the frame states a probability in `optional`",
-                )  # fmt: skip
+                )
             probability = optional[node.role]
         name = node.role or (node.label if isinstance(node, Phrase) else node.category)
         yield 1.0 - probability, (), None

@@ -13,10 +13,11 @@ import numpy as np
 from absynth.categories import CATEGORIES, LEVELS
 from absynth.errors import AbsynthError
 from absynth.frames import Frame
+from absynth.layout import build_template
 from absynth.lexicon import Lexicon
 from absynth.pattern import expand, parse_pattern
 from absynth.selection import joint_law, shift_of
-from absynth.template import FIXED_PLURAL, Template, build_template
+from absynth.template import Template
 
 MAX_TEMPLATES = 20_000
 
@@ -150,7 +151,8 @@ class Program:
     conditional : [rows, clusters]
         p(cluster | parent's cluster); zero where a category has fewer clusters.
     joint_of : [slots]
-        Index into `joints` of the table that ties the slot to its parent, -1 for none; `joint_up` as in `Slot.select_up`.
+        Index into `joints` of the table that ties the slot to its parent, -1 for none; `joint_up` as in
+        `Slot.select_up`.
     """
 
     templates: tuple[Template, ...]
@@ -203,18 +205,40 @@ def compile_program(
         return num_rows - len(rows)
 
     marginal = [add_law(lexicon.mass[c : c + 1, : lexicon.num_clusters[c]]) for c in range(len(index))]
-    columns: dict[str, list[int]] = {name: [] for name in (
-        "category", "cell_base", "cell_number", "cell_tense", "number", "tense", "parent", "depth", "law", "joint_of", "joint_up",
-    )}  # fmt: skip
+    columns: dict[str, list[int]] = {
+        name: []
+        for name in (
+            "category",
+            "cell_base",
+            "cell_number",
+            "cell_tense",
+            "number",
+            "tense",
+            "parent",
+            "depth",
+            "law",
+            "joint_of",
+            "joint_up",
+        )
+    }
     for template in templates:
         rows: list[dict[str, int]] = []
         for slot in template.slots:
             c = index[slot.category]
             base, by_number, by_tense = _cell_rule(slot.category, slot.group)
             row = dict(
-                category=c, cell_base=base, cell_number=by_number, cell_tense=by_tense, number=slot.number, tense=slot.tense,
-                parent=-1, depth=0, law=marginal[c], joint_of=-1, joint_up=0,
-            )  # fmt: skip
+                category=c,
+                cell_base=base,
+                cell_number=by_number,
+                cell_tense=by_tense,
+                number=slot.number,
+                tense=slot.tense,
+                parent=-1,
+                depth=0,
+                law=marginal[c],
+                joint_of=-1,
+                joint_up=0,
+            )
             if slot.select is not None:
                 head, dependent, relation = slot.select
                 a, b = index[head], index[dependent]
@@ -224,10 +248,12 @@ def compile_program(
                         joint_id[slot.select] = len(joints)
                         joints.append(
                             joint_law(
-                                lexicon.mass[a, : lexicon.num_clusters[a]], lexicon.mass[b, : lexicon.num_clusters[b]],
-                                power, shift_of(relation),
+                                lexicon.mass[a, : lexicon.num_clusters[a]],
+                                lexicon.mass[b, : lexicon.num_clusters[b]],
+                                power,
+                                shift_of(relation),
                             )
-                        )  # fmt: skip
+                        )
                     j = joint_id[slot.select]
                     if (j, slot.select_up) not in law_id:
                         table = joints[j].T if slot.select_up else joints[j]
@@ -247,11 +273,18 @@ def compile_program(
     length = np.array([len(t.slots) for t in templates])
     arrays = {name: np.array(values, np.int32) for name, values in columns.items()}
     return Program(
-        templates=tuple(templates), lexicon=lexicon, plural=plural, past=past,
+        templates=tuple(templates),
+        lexicon=lexicon,
+        plural=plural,
+        past=past,
         probability=np.array([t.probability for t in templates]),
-        start=np.concatenate([[0], np.cumsum(length)[:-1]]), length=length,
-        conditional=np.concatenate(laws), joints=tuple(joints), joint_names=tuple(joint_id), **arrays,
-    )  # fmt: skip
+        start=np.concatenate([[0], np.cumsum(length)[:-1]]),
+        length=length,
+        conditional=np.concatenate(laws),
+        joints=tuple(joints),
+        joint_names=tuple(joint_id),
+        **arrays,
+    )
 
 
 def _cell_rule(category: str, group: str) -> tuple[int, int, int]:
@@ -266,8 +299,3 @@ def _strength(strength: Mapping[str, float], head: str, dependent: str, relation
         if key in strength:
             return strength[key]
     return strength[""]
-
-
-def feature_law(program: Program, variable: int, share: float) -> tuple[float, float]:
-    """Return (p(0), p(1)) of a free number or tense variable."""
-    return (0.0, 1.0) if variable == FIXED_PLURAL else (1.0 - share, share)

@@ -9,21 +9,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absynth.checks import reshared
 from absynth.errors import AbsynthError
 from absynth.frames import Construction, Frame, add_frames
-from absynth.grammar import Grammar, _reshared
+from absynth.grammar import Grammar
 from absynth.lexicon import Zipf
 
 _TOP = (
-    "preset", "name", "seed", "surface", "plural", "past", "ambiguity", "strength", "clusters", "zipf", "sizes", "levels", "shares", "frames",
-)  # fmt: skip
+    "preset",
+    "name",
+    "seed",
+    "surface",
+    "plural",
+    "past",
+    "ambiguity",
+    "strength",
+    "clusters",
+    "zipf",
+    "sizes",
+    "levels",
+    "shares",
+    "frames",
+)
 
 
 def from_dict(spec: Mapping[str, Any]) -> Grammar:
     """Build a grammar from `Grammar.to_dict` output, or from the content of a grammar file.
 
-    With ``preset`` the named preset is the base: ``sizes`` are merged into its sizes, ``frames`` are added to its frames (the
-    shares of the others are scaled to make room), everything else replaces. ``default`` stands for all other categories.
+    With ``preset`` the named preset is the base: ``sizes`` are merged into its sizes, ``frames`` are added to its
+    frames (the
+    shares of the others are scaled to make room), everything else replaces. ``default`` stands for all other
+    categories.
 
     Raises
     ------
@@ -58,7 +74,7 @@ def from_dict(spec: Mapping[str, Any]) -> Grammar:
         new = tuple(_frame(name, value) for name, value in spec["frames"].items())
         settings["frames"] = add_frames(settings["frames"], new) if "preset" in spec else new
     if "shares" in spec:
-        settings["frames"] = _reshared(settings.get("frames", ()), spec["shares"])
+        settings["frames"] = reshared(settings.get("frames", ()), spec["shares"])
     for key in ("sizes", "frames"):
         if key not in settings:
             raise AbsynthError(key, None, f'a table [{key}], or preset = "small"')
@@ -228,6 +244,10 @@ def _frame(name: str, value: Any) -> Frame:
             )
         )
     return Frame(
-        name=name, verb=_as(str, f"{field}.verb", value["verb"]), core=tuple(_as(str, f"{field}.core", role) for role in value["core"]),
-        optional=dict(value.get("optional", {})), share=_as(float, f"{field}.share", value["share"]), constructions=tuple(constructions),
-    )  # fmt: skip
+        name=name,
+        verb=_as(str, f"{field}.verb", value["verb"]),
+        core=tuple(_as(str, f"{field}.core", role) for role in value["core"]),
+        optional=dict(value.get("optional", {})),
+        share=_as(float, f"{field}.share", value["share"]),
+        constructions=tuple(constructions),
+    )

@@ -121,7 +121,8 @@ def generate(grammar: Grammar, n: int, seed: int = 0, workers: int = 1, exact: b
     n
         Number of sentences.
     seed
-        Same grammar, seed and n give the same corpus on any machine with any number of workers; sentence k does not depend on n.
+        Same grammar, seed and n give the same corpus on any machine with any number of workers; sentence k does not
+        depend on n.
     workers
         Number of processes.
     exact
@@ -140,7 +141,7 @@ def generate(grammar: Grammar, n: int, seed: int = 0, workers: int = 1, exact: b
 def stream(
     grammar: Grammar, n: int, seed: int = 0, workers: int = 1, exact: bool = False, chunk: int = 65_536
 ) -> Iterator[Corpus]:
-    """Draw n sentences in constant memory: yields corpora of about `chunk` sentences whose concatenation is `generate`."""
+    """Draw n sentences in constant memory: corpora of about `chunk` sentences, end to end equal to `generate`."""
     for name, value, low in (("n", n, 0), ("workers", workers, 1), ("chunk", chunk, 1)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
             raise AbsynthError(name, value, f"a whole number, {low} or more")

@@ -19,8 +19,8 @@ def shift_of(relation: str) -> int:
 def transport_plan(head: np.ndarray, dependent: np.ndarray, shift: int) -> np.ndarray:
     """Return a coupling of two cluster laws that is as concentrated as they allow.
 
-    First cluster i of the head meets cluster i + shift of the dependent with the smaller of the two masses; what is left
-    is matched largest to largest. Every step uses up a row or a column, so the plan is an extreme point of the
+    First cluster i of the head meets cluster i + shift of the dependent with the smaller of the two masses; what is
+    left is matched largest to largest. Every step uses up a row or a column, so the plan is an extreme point of the
     couplings (at most rows + columns - 1 cells), and nearly a permutation when the masses are nearly equal.
 
     Parameters

@@ -9,8 +9,19 @@ from absynth.lexicon import Lexicon
 from absynth.template import Template, Tree
 
 LAYERS = (
-    "category", "upos", "xpos", "lemma", "feats", "number", "tense", "role", "predicate", "frame", "cluster", "deprel",
-)  # fmt: skip
+    "category",
+    "upos",
+    "xpos",
+    "lemma",
+    "feats",
+    "number",
+    "tense",
+    "role",
+    "predicate",
+    "frame",
+    "cluster",
+    "deprel",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +33,8 @@ class Sentence:
     tokens
         The words.
     labels
-        Layer -> one value per word, None where the layer says nothing. Layers: category, upos, xpos, lemma, feats, number,
+        Layer -> one value per word, None where the layer says nothing. Layers: category, upos, xpos, lemma, feats,
+        number,
         tense, role (on the head word of the phrase), predicate (1-based position of the governing predicate, as text),
         frame (of the word's clause), cluster ("c0", ...; open classes only), deprel.
     heads

@@ -24,10 +24,12 @@ def split_corpus(
         Decides which sentence, word or construction goes where.
     disjoint
         "sentence": a random partition of the sentences.
-        "lexical": no open-class word of one part occurs in the same role in another part. Each (word, role) is given to one
+        "lexical": no open-class word of one part occurs in the same role in another part. Each (word, role) is
+        given to one
         part, sentences that mix parts are left out (their number is in `provenance["split"]["left_out"]`); the
         parts keep about the requested proportions.
-        "construction": every construction belongs to one part; masses come as near to the shares as whole constructions allow.
+        "construction": every construction belongs to one part; masses come as near to the shares as whole
+        constructions allow.
 
     Raises
     ------
@@ -59,8 +61,12 @@ def split_corpus(
             )
         chosen = corpus.select(rows)
         chosen.provenance["split"] = {
-            "part": name, "seed": seed, "disjoint": disjoint, "shares": list(shares.values()), "left_out": int((part < 0).sum()),
-        }  # fmt: skip
+            "part": name,
+            "seed": seed,
+            "disjoint": disjoint,
+            "shares": list(shares.values()),
+            "left_out": int((part < 0).sum()),
+        }
         parts.append(chosen)
     return parts[0], parts[1], parts[2]
 
@@ -74,7 +80,7 @@ def _by_sentence(n: int, wanted: np.ndarray, stream: np.random.Generator) -> np.
 
 def _by_word(corpus: Corpus, wanted: np.ndarray, stream: np.random.Generator) -> np.ndarray:
     """Return the part of each sentence, -1 where its words belong to different parts."""
-    lemma, lemmas = corpus.column("lemma")
+    lemma, _ = corpus.column("lemma")
     role, roles = corpus.column("role")
     category, categories = corpus.column("category")
     is_open = np.array([name in CATEGORIES and CATEGORIES[name].open_class for name in categories])
@@ -82,7 +88,8 @@ def _by_word(corpus: Corpus, wanted: np.ndarray, stream: np.random.Generator) ->
     pair = (lemma[words].astype(np.int64) * (len(roles) + 1) + role[words] + 1) * len(categories) + category[words]
     sentence = np.repeat(np.arange(len(corpus)), corpus.lengths)[words]
     kinds, which = np.unique(pair, return_inverse=True)
-    # A sentence of m words stays whole in a part of word share q with probability q^m: shares are taken to the power 1/m.
+    # A sentence of m words stays whole in a part of word share q with probability q^m: shares are taken to the
+    # power 1/m.
     m = max(1.0, len(words) / max(1, len(corpus)))
     q = np.where(wanted > 0, wanted ** (1.0 / m), 0.0)
     draw = np.searchsorted(np.cumsum(q / q.sum()), stream.random(len(kinds)), side="right")

@@ -61,7 +61,9 @@ def _roots(count: int, seed: int) -> list[str]:
     return [roots[i] for i in order]
 
 
-def _spread(count: int, categories: np.ndarray, upos: Sequence[str], stream: np.random.Generator) -> list[tuple[int, int]]:
+def _spread(
+    count: int, categories: np.ndarray, upos: Sequence[str], stream: np.random.Generator
+) -> list[tuple[int, int]]:
     """Pair up `count` disjoint entries of different categories, of different parts of speech as long as there are any.
 
     Parameters
@@ -73,7 +75,7 @@ def _spread(count: int, categories: np.ndarray, upos: Sequence[str], stream: np.
     """
     pairs: list[tuple[int, int]] = []
     left = [int(i) for i in stream.permutation(len(categories))]
-    for kind_of in (lambda i: upos[categories[i]], lambda i: str(categories[i])):
+    for kind_of in (lambda i: upos[int(categories[i])], lambda i: str(categories[i])):
         piles: dict[str, list[int]] = {}
         for i in left:
             piles.setdefault(kind_of(i), []).append(i)
@@ -88,7 +90,7 @@ def _spread(count: int, categories: np.ndarray, upos: Sequence[str], stream: np.
 
 
 def spell(
-    names: Sequence[str],
+    names: tuple[str, ...],
     num_words: np.ndarray,
     word_category: np.ndarray,
     entry_word: np.ndarray,
@@ -109,6 +111,7 @@ def spell(
         One citation form for each word.
     """
     number = np.concatenate([np.arange(n) for n in num_words])
+    name_of = [names[int(c)] for c in word_category]
     suffixes = [[cell.suffix for cell in CATEGORIES[name].cells] for name in names]
     endings = [[cell.label_suffix for cell in CATEGORIES[name].cells] for name in names]
     total = len(word_category)
@@ -116,12 +119,7 @@ def spell(
         lemmas = _roots(total, seed)
         forms = [lemmas[w] + suffixes[word_category[w]][c] for w, c in zip(entry_word, entry_cell)]
     elif surface == "labelled":
-        lemmas = [
-            names[word_category[w]]
-            if names[word_category[w]].startswith("marker.")
-            else f"{names[word_category[w]]}{number[w]}"
-            for w in range(total)
-        ]
+        lemmas = [name if name.startswith("marker.") else f"{name}{i}" for name, i in zip(name_of, number)]
         forms = [lemmas[w] + endings[word_category[w]][c] for w, c in zip(entry_word, entry_cell)]
     elif surface == "opaque":
         codes = np.random.default_rng([seed, 3]).permutation(len(entry_word))
@@ -133,7 +131,7 @@ def spell(
         raise AbsynthError("surface", surface, f"one of {', '.join(STYLES)}")
     if ambiguity > 0:
         entry_category = word_category[entry_word]
-        candidates = np.flatnonzero([CATEGORIES[names[c]].open_class for c in entry_category])
+        candidates = np.flatnonzero([CATEGORIES[name_of[w]].open_class for w in entry_word])
         # n entries with m pairs make n - m forms, of which m are ambiguous.
         wanted = round(ambiguity * len(forms) / (1 + ambiguity))
         stream = np.random.default_rng([seed, 4])

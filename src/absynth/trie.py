@@ -1,6 +1,7 @@
 """The prefix trie of a grammar: templates that cannot be told apart by their first t words share a node.
 
-A node at depth t stands for a way in which the t-th word can depend on those before it: its category and form group, which
+A node at depth t stands for a way in which the t-th word can depend on those before it: its category and form
+group, which
 earlier words its number and tense agree with, and the law of its cluster given the clusters of earlier words. Words
 that come before their head are tied through clusters that have not been seen yet; these are summed over here, once:
 
@@ -143,7 +144,7 @@ class _Tables:
                 raise AbsynthError(
                     "clusters",
                     int(lexicon.num_clusters.max()),
-                    f"fewer clusters, or constructions with fewer words before their head: the oracle's tables would need "
+                    f"fewer clusters, or fewer words before their head: the oracle's tables would need "
                     f"more than {MAX_CELLS} numbers",
                 )
             self.row_of[key] = (self.num_rows, strides)
@@ -187,7 +188,9 @@ def _product(factors: list[np.ndarray]) -> np.ndarray:
     return result
 
 
-def _branches(neighbours: list[list[tuple[int, int, bool]]], at: int, origin: int, seen: int) -> tuple[tuple, list[int]]:
+def _branches(
+    neighbours: list[list[tuple[int, int, bool]]], at: int, origin: int, seen: int
+) -> tuple[tuple, list[int]]:
     """Return (keys, positions) of the branches of `at` that lead to words before position `seen`."""
     found: list[tuple[tuple, list[int]]] = []
     for other, joint, down in neighbours[at]:
@@ -207,7 +210,6 @@ def build_trie(program: Program) -> Trie:
     """Lay all templates over one trie."""
     tables = _Tables(program)
     nodes = [_Node(0, 0, 0)]
-    info: list[tuple] = [(0, (), (), 0, 0, 0)]
     ends: list[list[int]] = [[]]
     for t in range(len(program.templates)):
         if program.probability[t] <= 0:
@@ -269,9 +271,20 @@ def _freeze(program: Program, tables: _Tables, nodes: list[_Node], ends: list[li
     new = {old: i for i, old in enumerate(order)}
     width = max([1, *(len(nodes[old].key[3]) for old in order[1:])])
     count = len(order)
-    ints = {name: np.zeros(count, np.int64) for name in (
-        "depth", "parent", "category", "child_start", "child_count", "row_base", "cell_base", "number_from", "tense_from",
-    )}  # fmt: skip
+    ints = {
+        name: np.zeros(count, np.int64)
+        for name in (
+            "depth",
+            "parent",
+            "category",
+            "child_start",
+            "child_count",
+            "row_base",
+            "cell_base",
+            "number_from",
+            "tense_from",
+        )
+    }
     mass, end_mass = np.zeros(count), np.zeros(count)
     stride, position = np.zeros((count, width), np.int64), np.zeros((count, width), np.int64)
     next_child = 1
@@ -289,8 +302,14 @@ def _freeze(program: Program, tables: _Tables, nodes: list[_Node], ends: list[li
             stride[i, : len(strides)], position[i, : len(positions)] = strides, positions
     through = [nodes[old].templates for old in order]
     return Trie(
-        program=program, mass=mass, end_mass=end_mass, stride=stride, position=position,
-        rows=np.concatenate(tables.rows), cells=np.concatenate(tables.cells),
+        program=program,
+        mass=mass,
+        end_mass=end_mass,
+        stride=stride,
+        position=position,
+        rows=np.concatenate(tables.rows),
+        cells=np.concatenate(tables.cells),
         templates_start=np.concatenate([[0], np.cumsum([len(x) for x in through])]),
-        templates=np.concatenate([np.array(x, np.int64) for x in through]), **ints,
-    )  # fmt: skip
+        templates=np.concatenate([np.array(x, np.int64) for x in through]),
+        **ints,
+    )

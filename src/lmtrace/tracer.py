@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmtrace.budget import Budget
 from lmtrace.errors import ConfigError, TraceError
 from lmtrace.instrument import Instrument
 from lmtrace.observe.forward import Forward
@@ -114,14 +115,12 @@ class Tracer:
     ) -> None:
         if on_error not in ("disable", "raise"):
             raise ConfigError(f'on_error must be "disable" or "raise", got {on_error!r}')
-        if budget is not None and not 0 < budget < 1:
-            raise ConfigError(f"budget is a share of the time between 0 and 1, got {budget}")
         self.instrument = Instrument(
             model, panel, resolve(signals), optimizer, forward, sites, seed=seed, on_error=on_error
         )
         self.schedule = Schedule.of(every)
         self.folder = Path(run)
-        self.optimizer, self.budget, self.stop, self.on_error = optimizer, budget, stop, on_error
+        self.optimizer, self.budget, self.stop, self.on_error = optimizer, Budget(budget), stop, on_error
         self.data, self.resume, self.overwrite = dict(data or {}), resume, overwrite
         self.current_step, self.tokens_seen = start_step, 0
         self.should_stop = False
@@ -130,7 +129,6 @@ class Tracer:
         self._count = 0
         self._measured: int | None = None
         self._pending: list[tuple[str, int, Tensor | float]] = []
-        self._started = self._measuring = 0.0
         self._watch: Any = None
         self._alerted = False
 
@@ -144,7 +142,7 @@ class Tracer:
                 self._continue_from(self._writer)
             else:
                 self._writer = RunWriter.create(self.folder, self._header(), overwrite=self.overwrite)
-        self._started = time.perf_counter()
+        self.budget.start()
         if self.instrument.wants_train_batch:
             self._watch = self.instrument.model.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
         if self._measured is None:
@@ -197,19 +195,11 @@ class Tracer:
             self._pending.append(("learning_rate", self.current_step, float(self.optimizer.param_groups[0]["lr"])))
         for name, value in scalars.items():
             self._pending.append((name, self.current_step, value))
-        if self.schedule.due(self.current_step) and self._within_budget():
+        if self.schedule.due(self.current_step) and self.budget.allows():
             self._guarded(self._measure)
 
-    def _within_budget(self) -> bool:
-        """Return whether one more measurement of the cost seen so far keeps to the share that was asked for."""
-        if self.budget is None or self._count == 0:
-            return True
-        passed = time.perf_counter() - self._started
-        typical = self._measuring / self._count
-        return self._measuring + typical <= self.budget * (passed + typical)
-
     def _measure(self) -> None:
-        start = time.perf_counter()
+        start, trained = time.perf_counter(), self.budget.training_time()
         step = self.current_step
         chosen = [
             i
@@ -224,12 +214,12 @@ class Tracer:
                 step,
                 records,
                 tokens_seen=self.tokens_seen,
-                wall_time=start - self._started - self._measuring,
+                wall_time=trained,
                 memory=self._memories(),
             )
             for kind, text, data in self.instrument.notes:
                 self._writer.event(step, kind, text, data)
-        self._measuring += time.perf_counter() - start
+        self.budget.add(time.perf_counter() - start)
         if self.stop is not None and not self.should_stop:
             decision = self.stop.update(step, records)
             if decision and self._writer is not None:
@@ -300,7 +290,7 @@ class Tracer:
             self.folder.name,
             self.instrument,
             data=self.data,
-            settings={"every": str(self.schedule), "budget": self.budget, "on_error": self.on_error},
+            settings={"every": str(self.schedule), "budget": self.budget.share, "on_error": self.on_error},
         )
 
 

@@ -2,9 +2,10 @@
 
 import pickle
 
-import absynth
 import numpy as np
 import pytest
+
+import absynth
 from absynth import AbsynthError, Grammar
 
 
@@ -49,7 +50,7 @@ def test_lexical_split():
     parts = corpus.split(train=0.8, dev=0.1, test=0.1, seed=3, disjoint="lexical")
     seen = []
     for part in parts:
-        lemma, lemmas = part.column("lemma")
+        lemma, _ = part.column("lemma")
         role, _ = part.column("role")
         upos, names = part.column("upos")
         open_class = np.isin(upos, [names.index(x) for x in ("NOUN", "VERB", "ADJ", "ADV")])
@@ -73,10 +74,17 @@ def test_construction_split(corpus):
     assert len(parts[2]) == pytest.approx(400, abs=60)
 
 
-@pytest.mark.parametrize(("call", "text"), [
-    (dict(train=0.5, dev=0.1, test=0.1), "sum to 1"), (dict(train=1.5, dev=-0.5, test=0), "train: got 1.5"),
-    (dict(train=0.8, dev=0.1, test=0.1, disjoint="word"), "disjoint: got 'word'; allowed: one of sentence, lexical, construction"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (dict(train=0.5, dev=0.1, test=0.1), "sum to 1"),
+        (dict(train=1.5, dev=-0.5, test=0), "train: got 1.5"),
+        (
+            dict(train=0.8, dev=0.1, test=0.1, disjoint="word"),
+            "disjoint: got 'word'; allowed: one of sentence, lexical, construction",
+        ),
+    ],
+)
 def test_wrong_splits_are_named(corpus, call, text):
     with pytest.raises(AbsynthError, match=text):
         corpus.split(**call)

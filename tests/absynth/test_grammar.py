@@ -3,14 +3,15 @@
 import subprocess
 import sys
 
-import absynth
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import absynth
 from absynth import AbsynthError, Construction, Frame, Grammar, Zipf
 from absynth.lexicon import deal_clusters
 from absynth.selection import joint_law, mutual_information, transport_plan
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from reference.toys import TOYS
 
 PATTERN = "(S (NP:Agent noun) (VP verb))"
@@ -18,9 +19,12 @@ PATTERN = "(S (NP:Agent noun) (VP verb))"
 
 def simple(**changes):
     frame = dict(
-        name="act", verb="intransitive_verb", core=("Agent",), share=1.0,
+        name="act",
+        verb="intransitive_verb",
+        core=("Agent",),
+        share=1.0,
         constructions=(Construction(name="c", level="simple", pattern=PATTERN),),
-    )  # fmt: skip
+    )
     frame |= changes.pop("frame", {})
     return Grammar(**{"sizes": {"noun": 5, "intransitive_verb": 4}, "frames": [Frame(**frame)], **changes})
 
@@ -47,7 +51,10 @@ def test_default_templates_can_be_told_apart():
 
 
 def test_uneven_levels_are_fitted_exactly():
-    both = (Construction(name="a", level="simple", pattern=PATTERN), Construction(name="b", level="medium", pattern="(S (NP:Agent adjective noun) (VP verb))"))
+    both = (
+        Construction(name="a", level="simple", pattern=PATTERN),
+        Construction(name="b", level="medium", pattern="(S (NP:Agent adjective noun) (VP verb))"),
+    )
     one = (Construction(name="c", level="simple", pattern="(S (NP:Agent noun) (VP verb (NP:Patient noun)))"),)
     frames = [
         Frame(name="x", verb="intransitive_verb", core=("Agent",), share=0.7, constructions=both),
@@ -62,9 +69,11 @@ def test_uneven_levels_are_fitted_exactly():
 
 
 @given(
-    st.lists(st.floats(0.01, 1), min_size=1, max_size=6), st.lists(st.floats(0.01, 1), min_size=1, max_size=6),
-    st.floats(0, 1), st.integers(0, 7),
-)  # fmt: skip
+    st.lists(st.floats(0.01, 1), min_size=1, max_size=6),
+    st.lists(st.floats(0.01, 1), min_size=1, max_size=6),
+    st.floats(0, 1),
+    st.integers(0, 7),
+)
 def test_joint_laws_keep_their_marginals(head, dependent, strength, shift):
     a, b = np.array(head) / sum(head), np.array(dependent) / sum(dependent)
     joint = joint_law(a, b, strength, shift)
@@ -149,14 +158,27 @@ def test_toml_round_trip(toy, tmp_path):
     assert Grammar.from_toml(tmp_path / "g.toml") == grammar
 
 
+_WEATHER = """preset = "tiny"
+[frames.weather]
+verb = "intransitive_verb"
+core = ["Theme"]
+share = 0.25
+[[frames.weather.constructions]]
+name = "plain"
+level = "simple"
+pattern = "(S (NP:Theme adjective noun) (VP verb))"
+[[frames.weather.constructions]]
+name = "more"
+level = "medium"
+pattern = "(S (NP:Time temporal) (NP:Theme noun) (VP verb))"
+"""
+
+
 def test_a_frame_can_be_added_in_toml(tmp_path):
-    (tmp_path / "g.toml").write_text(
-        'preset = "tiny"\n[frames.weather]\nverb = "intransitive_verb"\ncore = ["Theme"]\nshare = 0.25\n'
-        '[[frames.weather.constructions]]\nname = "plain"\nlevel = "simple"\npattern = "(S (NP:Theme adverb noun) (VP verb))"\n'
-        .replace("adverb noun", "adjective noun")
-        + '[[frames.weather.constructions]]\nname = "more"\nlevel = "medium"\npattern = "(S (NP:Time temporal) (NP:Theme noun) (VP verb))"\n'
-    )
-    with pytest.raises(AbsynthError, match=r"g\.toml:13: frames\.weather\.more\.pattern: got 'Time'; allowed: a role of weather"):
+    (tmp_path / "g.toml").write_text(_WEATHER)
+    with pytest.raises(
+        AbsynthError, match=r"g\.toml:13: frames\.weather\.more\.pattern: got 'Time'; allowed: a role of weather"
+    ):
         Grammar.from_toml(tmp_path / "g.toml")
     text = (tmp_path / "g.toml").read_text().replace("share = 0.25", "share = 0.25\noptional = {Time = 0.5}")
     (tmp_path / "g.toml").write_text(text)
@@ -170,7 +192,10 @@ def test_a_frame_can_be_added_in_toml(tmp_path):
     [
         ({"sizes": {"noun": -1, "intransitive_verb": 4}}, "sizes.noun: got -1; allowed: a whole number from 1"),
         ({"sizes": {"noun": 5}}, "sizes.intransitive_verb: got None"),
-        ({"sizes": {"noun": 5, "intransitive_verb": 4, "nuon": 3}}, "sizes.nuon: got 'nuon'; allowed: a category: noun"),
+        (
+            {"sizes": {"noun": 5, "intransitive_verb": 4, "nuon": 3}},
+            "sizes.nuon: got 'nuon'; allowed: a category: noun",
+        ),
         ({"sizes": 7}, "sizes: got 7"),
         ({"levels": {"simple": 0.5}}, "levels: got .*sum to 0.5"),
         ({"levels": {"easy": 1.0}}, "levels.easy: got 'easy'; allowed: one of simple, medium, complex"),
@@ -186,13 +211,16 @@ def test_a_frame_can_be_added_in_toml(tmp_path):
         ({"frame": {"share": 0.9}}, "frames.share: got .*sum to 0.9"),
         ({"frame": {"verb": "noun"}}, "frames.act.verb: got 'noun'; allowed: one of transitive_verb"),
         ({"frame": {"core": ("Agent", "Hero")}}, "frames.act.core: got 'Hero'; allowed: a role"),
-        ({"frame": {"core": ("Agent", "Patient")}}, "frames.act.c.pattern: got 'Agent'; allowed: all core roles of act; missing: Patient"),
+        (
+            {"frame": {"core": ("Agent", "Patient")}},
+            "frames.act.c.pattern: got 'Agent'; allowed: all core roles of act; missing: Patient",
+        ),
         ({"frame": {"optional": {"Time": 2.0}}}, "frames.act.optional.Time: got 2.0"),
         ({"frame": {"constructions": ()}}, "frames.act.constructions"),
         ({"frames": []}, "frames: got \\(\\)"),
         ({"frames": [3]}, "frames: got"),
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_named(change, text):
     with pytest.raises(AbsynthError, match=text):
         simple(**change)
@@ -215,7 +243,10 @@ def test_wrong_settings_are_named(change, text):
         ("(S (NP:Agent noun) (VP verb (NP:Agent noun)))", "each role of act once"),
         ("(S (NP:Agent (NP noun) conjunction) (VP verb))", "a phrase after a conjunction"),
         ("(S (NP:Agent (NP noun) (SBAR relativizer (S@act (VP verb)))) (VP verb))", "relativizer:Role"),
-        ("(S (NP:Agent (NP noun) (SBAR relativizer:Agent (S@fly (VP verb)))) (VP verb))", "got 'fly'; allowed: a frame"),
+        (
+            "(S (NP:Agent (NP noun) (SBAR relativizer:Agent (S@fly (VP verb)))) (VP verb))",
+            "got 'fly'; allowed: a frame",
+        ),
         ("", "opening bracket"),
         (7, "bracketed pattern"),
     ],
@@ -246,18 +277,59 @@ def test_wrong_files_name_their_line(text, message, tmp_path):
 
 
 _junk = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 5) | st.floats() | st.sampled_from(["noun", "Agent", "simple", "x", "", PATTERN]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["noun", "alpha", "act", "verb", "share", "name", "", "core"]), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 5)
+    | st.floats()
+    | st.sampled_from(["noun", "Agent", "simple", "x", "", PATTERN]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["noun", "alpha", "act", "verb", "share", "name", "", "core"]), inner, max_size=3
+        )
+    ),
     max_leaves=6,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(["name", "seed", "surface", "plural", "ambiguity", "strength", "clusters", "zipf", "sizes", "levels", "frames", "shares", "verb", "core", "optional", "share", "constructions", "level", "pattern", "weight"]), _junk)
+@given(
+    st.sampled_from(
+        [
+            "name",
+            "seed",
+            "surface",
+            "plural",
+            "ambiguity",
+            "strength",
+            "clusters",
+            "zipf",
+            "sizes",
+            "levels",
+            "frames",
+            "shares",
+            "verb",
+            "core",
+            "optional",
+            "share",
+            "constructions",
+            "level",
+            "pattern",
+            "weight",
+        ]
+    ),
+    _junk,
+)
 def test_junk_is_refused_with_our_error_only(key, value):
     spec = simple().to_dict()
     frame = spec["frames"]["act"]
-    target = frame if key in frame else frame["constructions"][0] if key in frame["constructions"][0] and key != "name" else spec
+    target = (
+        frame
+        if key in frame
+        else frame["constructions"][0]
+        if key in frame["constructions"][0] and key != "name"
+        else spec
+    )
     target[key] = value
     try:
         grammar = Grammar.from_dict(spec)
@@ -267,7 +339,8 @@ def test_junk_is_refused_with_our_error_only(key, value):
 
 
 def test_import_is_light():
-    code = "import sys, absynth; sys.exit(any(m in sys.modules for m in ('torch', 'lmtrace', 'pyarrow', 'matplotlib', 'scipy')))"
+    heavy = "('torch', 'lmtrace', 'pyarrow', 'matplotlib', 'scipy')"
+    code = f"import sys, absynth; sys.exit(any(m in sys.modules for m in {heavy}))"
     subprocess.run([sys.executable, "-c", code], check=True)
-    code = "import sys, absynth; absynth.Grammar, absynth.Oracle; sys.exit(any(m in sys.modules for m in ('torch', 'pyarrow', 'scipy')))"
+    code = f"import sys, absynth; absynth.Grammar, absynth.Oracle; sys.exit(any(m in sys.modules for m in {heavy}))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 
-import absynth
 import numpy as np
 import pytest
+
+import absynth
 from absynth.categories import END
 from absynth.entropy import derivation_entropy
 from absynth.language import language_size
@@ -64,7 +65,7 @@ def test_score_and_laws_equal_enumeration(toy):
 
 
 def test_structural_entropy_is_the_entropy_of_the_category(toy):
-    grammar, oracle, listing = toy
+    _, oracle, listing = toy
     rng = np.random.default_rng(2)
     strings = sorted(listing.strings)
     for i in rng.choice(len(strings), 8, replace=False):
@@ -80,7 +81,7 @@ def test_beliefs_equal_enumeration(toy):
     rng = np.random.default_rng(3)
     prefixes = sorted(listing.prefixes())
     for i in rng.choice(len(prefixes), min(20, len(prefixes)), replace=False):
-        prefix = prefixes[i]
+        prefix, size = prefixes[i], len(prefixes[i])
         found = oracle.beliefs(prefix)
         _same(found.construction, listing.belief(prefix, lambda s: s.construction))
         _same(found.template, listing.belief(prefix, lambda s: s.template))
@@ -88,8 +89,11 @@ def test_beliefs_equal_enumeration(toy):
             for t in range(len(prefix)):
                 _same(found.words[t][layer], listing.belief(prefix, lambda s, t=t, layer=layer: s.labels[layer][t]))
             end = END if layer == "category" else None
-            truth = listing.belief(prefix, lambda s, layer=layer: s.labels[layer][len(prefix)] if len(s) > len(prefix) else end)
-            _same(found.next[layer], truth)
+
+            def upcoming(s, layer=layer, n=size, end=end):
+                return s.labels[layer][n] if len(s) > n else end
+
+            _same(found.next[layer], listing.belief(prefix, upcoming))
 
 
 def test_construction_beliefs_of_a_corpus(toy):
@@ -130,7 +134,9 @@ def test_entropy_rate_equals_enumeration(toy):
         assert rate.value == pytest.approx(per_token, abs=1e-10)
     else:
         assert abs(rate.value - per_token) < 5 * rate.stderr
-    assert oracle.entropy_rate("nats", samples=10).value == pytest.approx(per_token * np.log(2), abs=5 * rate.stderr + 1e-2)
+    assert oracle.entropy_rate("nats", samples=10).value == pytest.approx(
+        per_token * np.log(2), abs=5 * rate.stderr + 1e-2
+    )
 
 
 def _same(found, truth):

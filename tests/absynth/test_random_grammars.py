@@ -1,20 +1,29 @@
 """Random small grammars: conditionals sum to one, trees are valid, the oracle equals the listing."""
 
-import absynth
 import numpy as np
-from absynth import Construction, Frame, Grammar, Zipf
-from absynth.language import language_size
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
+import absynth
+from absynth import Construction, Frame, Grammar, Zipf
+from absynth.language import language_size
 from reference.language import Listing, entropy
 from reference.trees import check_tree
 
 _SUBJECTS = (
-    "(NP:Agent noun)", "(NP:Agent adjective noun)", "(NP:Agent determiner adjective?0.4 noun)",
-    "(NP:Agent (NP noun) (PP preposition (NP location)))", "(NP:Agent (NP noun) conjunction (NP noun))",
+    "(NP:Agent noun)",
+    "(NP:Agent adjective noun)",
+    "(NP:Agent determiner adjective?0.4 noun)",
+    "(NP:Agent (NP noun) (PP preposition (NP location)))",
+    "(NP:Agent (NP noun) conjunction (NP noun))",
     "(NP:Agent (NP noun) (SBAR relativizer:Agent (S@act (VP verb))))",
-)  # fmt: skip
-_OBJECTS = ("", " (NP:Patient noun)", " (NP:Patient adjective noun)", " (NP:Patient (NP noun) (PP preposition (NP location)))")
+)
+_OBJECTS = (
+    "",
+    " (NP:Patient noun)",
+    " (NP:Patient adjective noun)",
+    " (NP:Patient (NP noun) (PP preposition (NP location)))",
+)
 _REST = ("", " (ADVP:Manner adverb)?", " (PP:Location preposition (NP location))?", " (NP:Time temporal)?0.3")
 _FRONT = ("", "(NP:Time temporal) ", "(PP:Location preposition (NP location)) ")
 
@@ -31,16 +40,51 @@ def grammars(draw):
         (hit if thing else act).append(construction)
     act.append(Construction(name="plain", level="simple", pattern="(S (NP:Agent noun) (VP verb))"))
     optional = {"Manner": 0.3, "Location": 0.4, "Time": 0.5}
-    frames = [Frame(name="act", verb="intransitive_verb", core=("Agent",), optional=optional, share=0.4 if hit else 1.0, constructions=tuple(act))]
+    frames = [
+        Frame(
+            name="act",
+            verb="intransitive_verb",
+            core=("Agent",),
+            optional=optional,
+            share=0.4 if hit else 1.0,
+            constructions=tuple(act),
+        )
+    ]
     if hit:
-        frames.append(Frame(name="hit", verb="transitive_verb", core=("Agent", "Patient"), optional=optional, share=0.6, constructions=tuple(hit)))
+        frames.append(
+            Frame(
+                name="hit",
+                verb="transitive_verb",
+                core=("Agent", "Patient"),
+                optional=optional,
+                share=0.6,
+                constructions=tuple(hit),
+            )
+        )
     size = st.integers(1, 3)
-    names = ("noun", "adjective", "determiner", "preposition", "location", "conjunction", "relativizer", "intransitive_verb", "transitive_verb", "adverb", "temporal")
+    names = (
+        "noun",
+        "adjective",
+        "determiner",
+        "preposition",
+        "location",
+        "conjunction",
+        "relativizer",
+        "intransitive_verb",
+        "transitive_verb",
+        "adverb",
+        "temporal",
+    )
     settings_ = dict(
-        sizes={name: draw(size) for name in names}, frames=frames, clusters=draw(st.integers(1, 3)),
-        strength=draw(st.sampled_from([0.0, 0.4, 0.9, 1.0])), zipf=Zipf(draw(st.floats(0, 2)), draw(st.floats(0, 3))),
-        plural=draw(st.sampled_from([0.0, 0.3, 1.0])), past=draw(st.sampled_from([0.0, 0.5])), seed=draw(st.integers(0, 99)),
-    )  # fmt: skip
+        sizes={name: draw(size) for name in names},
+        frames=frames,
+        clusters=draw(st.integers(1, 3)),
+        strength=draw(st.sampled_from([0.0, 0.4, 0.9, 1.0])),
+        zipf=Zipf(draw(st.floats(0, 2)), draw(st.floats(0, 3))),
+        plural=draw(st.sampled_from([0.0, 0.3, 1.0])),
+        past=draw(st.sampled_from([0.0, 0.5])),
+        seed=draw(st.integers(0, 99)),
+    )
     grammar = Grammar(**settings_)
     if draw(st.booleans()):
         try:
@@ -65,7 +109,9 @@ def test_conditionals_sum_to_one_and_surprisals_are_consistent(grammar):
         rows = slice(score.offsets[i], score.offsets[i + 1])
         picked = [*corpus.ids[corpus.offsets[i] : corpus.offsets[i + 1]], -1]
         np.testing.assert_allclose(-np.log2(law[np.arange(len(law)), picked]), score.surprisal[rows], atol=1e-9)
-        np.testing.assert_allclose([entropy({j: p for j, p in enumerate(row)}) for row in law], score.entropy[rows], atol=1e-9)
+        np.testing.assert_allclose(
+            [entropy({j: p for j, p in enumerate(row)}) for row in law], score.entropy[rows], atol=1e-9
+        )
     np.testing.assert_allclose(score.log2_probability, oracle.log2_probability(corpus), atol=1e-9)
     for sentence in corpus[:10]:
         check_tree(sentence.heads)
@@ -79,4 +125,6 @@ def test_the_oracle_equals_the_listing(grammar):
     oracle, listing = absynth.Oracle(grammar), Listing(grammar)
     strings = sorted(listing.strings)
     assert abs(sum(listing.strings.values()) - 1.0) < 1e-9
-    np.testing.assert_allclose(2.0 ** oracle.log2_probability(strings), [listing.strings[s] for s in strings], rtol=1e-8)
+    np.testing.assert_allclose(
+        2.0 ** oracle.log2_probability(strings), [listing.strings[s] for s in strings], rtol=1e-8
+    )

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 
-import absynth
 import numpy as np
 import pytest
+from scipy import optimize, stats
+
+import absynth
 from absynth import AbsynthError, Grammar
 from absynth.sample import BLOCK
 from reference.toys import TOYS
-from scipy import optimize, stats
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,20 @@ def test_hash_seed_changes_nothing(tmp_path):
     found = set()
     for hash_seed in ("0", "1", "77"):
         path = tmp_path / hash_seed
-        subprocess.run([sys.executable, "-c", code, str(path)], check=True, env={**os.environ, "PYTHONHASHSEED": hash_seed})
-        found.add(tuple(hashlib.sha256((tmp_path / f"{hash_seed}.{s}").read_bytes()).hexdigest() for s in ("parquet", "jsonl")))
+        subprocess.run(
+            [sys.executable, "-c", code, str(path)], check=True, env={**os.environ, "PYTHONHASHSEED": hash_seed}
+        )
+        found.add(
+            tuple(
+                hashlib.sha256((tmp_path / f"{hash_seed}.{s}").read_bytes()).hexdigest() for s in ("parquet", "jsonl")
+            )
+        )
     assert len(found) == 1
 
 
-@pytest.mark.parametrize(("layer", "name"), [("frame", "frame"), ("complexity", "level"), ("construction", "construction")])
+@pytest.mark.parametrize(
+    ("layer", "name"), [("frame", "frame"), ("complexity", "level"), ("construction", "construction")]
+)
 def test_shares_pass_chi_square(small, layer, name):
     grammar, corpus = small
     codes, names = corpus.sentence_column(layer)
@@ -146,10 +155,16 @@ def test_ambiguous_language_keeps_the_law():
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(corpus))
 
 
-@pytest.mark.parametrize(("call", "text"), [
-    (dict(n=-1), "n: got -1"), (dict(n=2.5), "n: got 2.5"), (dict(n=5, seed=-1), "seed: got -1"),
-    (dict(n=5, workers=0), "workers: got 0"), (dict(n=5, seed="x"), "seed: got 'x'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (dict(n=-1), "n: got -1"),
+        (dict(n=2.5), "n: got 2.5"),
+        (dict(n=5, seed=-1), "seed: got -1"),
+        (dict(n=5, workers=0), "workers: got 0"),
+        (dict(n=5, seed="x"), "seed: got 'x'"),
+    ],
+)
 def test_wrong_requests_are_named(call, text):
     with pytest.raises(AbsynthError, match=text):
         absynth.generate(Grammar.preset("tiny"), **call)

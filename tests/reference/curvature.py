@@ -19,11 +19,13 @@ def dense_hessian(loss: Callable[[], Tensor], params: Sequence[Tensor]) -> Tenso
     """Return [P, P], one row per entry of the gradient, by double backward."""
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no second derivative
         grads = torch.autograd.grad(loss(), params, create_graph=True, allow_unused=True, materialize_grads=True)
-    rows = []
-    for g in torch.cat([g.reshape(-1) for g in grads]):
-        row = torch.autograd.grad(g, params, retain_graph=True, allow_unused=True, materialize_grads=True)
-        rows.append(flat(row))
-    return torch.stack(rows)
+    total = sum(p.numel() for p in params)
+    one_each = torch.eye(total, dtype=params[0].dtype).split([p.numel() for p in params], dim=1)
+    rows = torch.autograd.grad(
+        grads, params, [e.view(total, *p.shape) for e, p in zip(one_each, params)], is_grads_batched=True, allow_unused=True,
+        materialize_grads=True,
+    )  # fmt: skip
+    return torch.cat([r.detach().reshape(total, -1) for r in rows], dim=1)
 
 
 def hvp_finite_difference(

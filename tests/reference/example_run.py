@@ -96,7 +96,9 @@ def records(step: int, num_blocks: int, rng: np.random.Generator, last: int, spe
             control = rise(t, majority, 300, majority + 0.13 * bump)
             accuracy = noisy(value, 0.008)
             yield Record(metric="accuracy", label=layer, value=accuracy, stderr=0.011, null=majority, **common)
-            yield Record(metric="control", label=layer, value=noisy(control, 0.008), stderr=0.012, null=majority, **common)
+            yield Record(
+                metric="control", label=layer, value=noisy(control, 0.008), stderr=0.012, null=majority, **common
+            )
             yield Record(metric="selectivity", label=layer, value=accuracy - control, stderr=0.016, null=0.0, **common)
             if layer == "role":
                 for i, role in enumerate(ROLES):
@@ -104,16 +106,32 @@ def records(step: int, num_blocks: int, rng: np.random.Generator, last: int, spe
                         yield Record(step=step, signal="probe", metric="f1", site=site, label=f"role={role}", split="lexical",
                                      missing="class Source has 7 test words, 10 are needed")  # fmt: skip
                     else:
-                        yield Record(metric="f1", label=f"role={role}", value=noisy(value - 0.07 * i, 0.012), stderr=0.02, **common)
+                        yield Record(
+                            metric="f1",
+                            label=f"role={role}",
+                            value=noisy(value - 0.07 * i, 0.012),
+                            stderr=0.02,
+                            **common,
+                        )
     for site, d in zip(names, depth):
         peak = 14 + 9 * np.exp(-((np.log10(t + 20) - 2.9) ** 2) / 0.25) * np.sin(np.pi * (0.15 + 0.7 * d))
-        yield Record(step=step, signal="dimension", metric="two_nn", site=site, value=float(peak + rng.normal() * 0.2), stderr=0.35, n=2000)
+        yield Record(
+            step=step,
+            signal="dimension",
+            metric="two_nn",
+            site=site,
+            value=float(peak + rng.normal() * 0.2),
+            stderr=0.35,
+            n=2000,
+        )
         yield Record(step=step, signal="dimension", metric="participation_ratio", site=site,
                      value=float(rise(t, 40 - 20 * d, 500, 12 + 8 * d) + rng.normal() * 0.2), stderr=0.4, n=2000)  # fmt: skip
         yield Record(step=step, signal="lens", metric="loss", site=site,
                      value=float(rise(t, 6.9, 300, 2.2 + 2.4 * (1 - d)) + rng.normal() * 0.02), stderr=0.03, n=5383)  # fmt: skip
     loss = panel_loss(t)
-    yield Record(step=step, signal="output", metric="loss", value=loss + rng.normal() * 0.01, stderr=0.02, n=5383, null=2.104)
+    yield Record(
+        step=step, signal="output", metric="loss", value=loss + rng.normal() * 0.01, stderr=0.02, n=5383, null=2.104
+    )
     for label, shift in {"category=noun": 0.5, "category=verb": 0.2, "category=determiner": -1.2, "category=preposition": -0.8,
                          "frequency=top 10": -1.0, "frequency=rare": 1.6}.items():  # fmt: skip
         yield Record(step=step, signal="output", metric="loss", label=label, value=max(0.1, loss + shift), stderr=0.04, n=700,
@@ -123,22 +141,50 @@ def records(step: int, num_blocks: int, rng: np.random.Generator, last: int, spe
         yield Record(step=step, signal="output", metric="category_mass", label=label,
                      value=noisy(rise(t, 0.12, 150, 0.96), 0.006), stderr=0.008, n=700)  # fmt: skip
     for rung, value in {"uniform": 6.91, "unigram": 5.02, "bigram": 3.41, "trigram": 2.83, "oracle": 2.104}.items():
-        yield Record(step=step, signal="ladder", metric="reference_loss", label=f"reference={rung}", value=value, n=5383)
-        yield Record(step=step, signal="ladder", metric="excess", label=f"reference={rung}", value=loss - value, stderr=0.02, n=5383, null=0.0)
+        yield Record(
+            step=step, signal="ladder", metric="reference_loss", label=f"reference={rung}", value=value, n=5383
+        )
+        yield Record(
+            step=step,
+            signal="ladder",
+            metric="excess",
+            label=f"reference={rung}",
+            value=loss - value,
+            stderr=0.02,
+            n=5383,
+            null=0.0,
+        )
     sharp = rise(t, 6.9, 60, 31) * (1 + 3 * np.exp(-((np.log10(t + 1) - 2.2) ** 2) / 0.08))
     yield Record(step=step, signal="curvature", metric="sharpness", value=float(sharp), stderr=0.2, n=16)
     yield Record(step=step, signal="curvature", metric="trace", value=float(40 * sharp + 900), stderr=60.0, n=16)
-    for i, group in enumerate(("embedding", "attention.q", "attention.k", "attention.v", "attention.o", "mlp", "norm", "head")):
+    for i, group in enumerate(
+        ("embedding", "attention.q", "attention.k", "attention.v", "attention.o", "mlp", "norm", "head")
+    ):
         yield Record(step=step, signal="curvature", metric="component_trace", label=f"component={group}",
                      value=float((40 * sharp + 900) * (0.3, 0.05, 0.05, 0.09, 0.09, 0.28, 0.02, 0.12)[i]), stderr=20.0, n=16)  # fmt: skip
     grid = np.linspace(-0.3 * sharp, 1.1 * sharp, 160)
-    density = np.exp(-np.abs(grid) / (0.03 * sharp + 0.3)) + 0.02 * np.exp(-((grid - sharp) ** 2) / (0.02 * sharp) ** 2 / 2)
-    yield Record(step=step, signal="curvature", metric="density", array=np.stack([grid, density / np.trapezoid(density, grid)]))
+    density = np.exp(-np.abs(grid) / (0.03 * sharp + 0.3)) + 0.02 * np.exp(
+        -((grid - sharp) ** 2) / (0.02 * sharp) ** 2 / 2
+    )
+    yield Record(
+        step=step, signal="curvature", metric="density", array=np.stack([grid, density / np.trapezoid(density, grid)])
+    )
     for kind, (middle, top) in {"agreement": (300, 0.98), "argument order": (500, 0.95), "role violation": (1500, 0.9),
                                 "selection": (2500, 0.82)}.items():  # fmt: skip
         value = noisy(rise(t, 0.5, middle, top), 0.01)
-        yield Record(step=step, signal="pairs", metric="accuracy", label=f"kind={kind}", value=value, stderr=0.022, n=500, null=0.5)
-    yield Record(step=step, signal="errors", metric="well_formed", value=noisy(rise(t, 0.0, 500, 0.94), 0.01), stderr=0.02, n=256)
+        yield Record(
+            step=step,
+            signal="pairs",
+            metric="accuracy",
+            label=f"kind={kind}",
+            value=value,
+            stderr=0.022,
+            n=500,
+            null=0.5,
+        )
+    yield Record(
+        step=step, signal="errors", metric="well_formed", value=noisy(rise(t, 0.0, 500, 0.94), 0.01), stderr=0.02, n=256
+    )
     for kind, (middle, top) in {"unknown word": (100, 0.0), "category": (250, 0.02), "agreement": (500, 0.03), "selection": (1800, 0.12),
                                 "missing argument": (700, 0.02), "unfinished": (200, 0.01)}.items():  # fmt: skip
         yield Record(step=step, signal="errors", metric="rate", label=f"type={kind}", value=noisy(rise(t, 0.7, middle, top), 0.01),
@@ -148,8 +194,21 @@ def records(step: int, num_blocks: int, rng: np.random.Generator, last: int, spe
         start = 0.2 if metric == "previous_token" else 1.9
         mix = rise(t, 0, 600, 1)
         yield Record(step=step, signal="attention", metric=metric, array=(1 - mix) * start + mix * (end + 0.05 * heads))
-    for signal, seconds in {"probe": 0.22, "output": 0.05, "dimension": 0.4, "curvature": 1.3, "capture": 0.31, "pairs": 0.2}.items():
-        yield Record(step=step, signal="cost", metric="seconds", label=f"signal={signal}", value=seconds * (1 + 0.1 * rng.random()))
+    for signal, seconds in {
+        "probe": 0.22,
+        "output": 0.05,
+        "dimension": 0.4,
+        "curvature": 1.3,
+        "capture": 0.31,
+        "pairs": 0.2,
+    }.items():
+        yield Record(
+            step=step,
+            signal="cost",
+            metric="seconds",
+            label=f"signal={signal}",
+            value=seconds * (1 + 0.1 * rng.random()),
+        )
 
 
 def panel_loss(t: float) -> float:
@@ -157,10 +216,28 @@ def panel_loss(t: float) -> float:
 
 
 EXAMPLES = [
-    {"text": "the baker gives the stone to to oven", "type": "category", "start": 29, "end": 31, "expected": "determiner or noun"},
-    {"text": "a doctor eats the idea slowly", "type": "selection", "start": 14, "end": 22, "expected": "edible patient of eats"},
+    {
+        "text": "the baker gives the stone to to oven",
+        "type": "category",
+        "start": 29,
+        "end": 31,
+        "expected": "determiner or noun",
+    },
+    {
+        "text": "a doctor eats the idea slowly",
+        "type": "selection",
+        "start": 14,
+        "end": 22,
+        "expected": "edible patient of eats",
+    },
     {"text": "the dogs sees a bird", "type": "agreement", "start": 9, "end": 13, "expected": "plural verb"},
-    {"text": "the teacher puts the book", "type": "missing argument", "start": 25, "end": 25, "expected": "goal of puts"},
+    {
+        "text": "the teacher puts the book",
+        "type": "missing argument",
+        "start": 25,
+        "end": 25,
+        "expected": "goal of puts",
+    },
 ]
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 import numpy as np
+
 from absynth.categories import END
 from absynth.language import enumerate_language
 
@@ -50,7 +51,8 @@ class Listing:
                     seen[1][sentence.tokens, t][label] += p
                     seen[2][sentence.tokens[:t]][label] += p
         return [
-            sum(max(law.values()) for law in table.values()) / sum(sum(law.values()) for law in table.values()) for table in seen
+            sum(max(law.values()) for law in table.values()) / sum(sum(law.values()) for law in table.values())
+            for table in seen
         ]
 
 

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_solve, cholesky
 from scipy.optimize import minimize
 from scipy.special import expit
 
 from lmtrace.analysis.noise import Array, ar1, curve, whiten
+from lmtrace.analysis.splines import LIMIT, RESOLUTION, Models, fixed_effects, spline_models
 from lmtrace.errors import ConfigError
 
 MIN_POINTS = 12
-_LIMIT = 100  # longer curves are averaged in blocks for the search
 _BATCHES = (20, 40, 139)  # null curves, drawn until the answer is certain
 _NUM_NULL = sum(_BATCHES)
-_RHOS = (0.0, 0.35, 0.6, 0.85)
-_NUM_WIDTHS = 6
-_WIDTH = 0.05  # the narrowest trend that still counts as smooth, as a share of the run
 _SCALE = 0.04  # the steepest sigmoid that still counts as smooth: from 10 to 90 % in a sixth of the run
 _PLAUSIBLE = 5.0  # nats of log-likelihood within which a second null is taken as an explanation
-_RESOLUTION = 1e-3  # of the curve's range: no change smaller than this is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,52 +41,6 @@ class ChangePoint:
     interval: tuple[float, float]
     size: float
     p_value: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Models:
-    """Null models of one family of trends, one per (rho, smoothness): a spline trend + AR(1) noise of covariance V.
-
-    `weights[k]` is W = C^-1 - C^-1 X (X' C^-1 X)^-1 X' C^-1 with C = V + q K (K the spline's covariance, X the fixed
-    effects), `logdet[k]` is log |C|, `noise[k]` = V W maps a curve to its noise. For the jump s_c = [t >= c],
-    `information[k, c]` is s' W s and `scan[k, c]` is W s / sqrt(s' W s).
-    """
-
-    rho: Array
-    logdet: Array
-    weights: Array
-    noise: Array
-    information: Array
-    scan: Array
-
-    @classmethod
-    def of(cls, rho: Array, logdet: Array, weights: Array, noise: Array) -> _Models:
-        jumps = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]  # [models, c, n]: s_c' W
-        information = np.einsum("kcc->kc", np.cumsum(jumps[:, :, ::-1], axis=2)[:, :, ::-1])
-        possible = information > 1e-9  # a jump at the first measurement is no jump
-        scan = np.where(possible[:, :, None], jumps / np.sqrt(np.where(possible, information, 1.0))[:, :, None], 0.0)
-        return cls(rho, logdet, weights, noise, np.where(possible, information, np.inf), scan)
-
-    def rss(self, y: Array) -> Array:
-        """Return y' W y per model and curve; y: [n, curves]."""
-        return np.maximum(np.sum((self.weights @ y) * y, axis=1), 0.0)
-
-    def loglik(self, rss: Array) -> Array:
-        """Return the profile log-likelihood (up to a constant) of residual sums [models, ...]."""
-        n = self.weights.shape[1]
-        floor = n * _RESOLUTION**2
-        return -0.5 * self.logdet[:, None] - n / 2 * np.log(np.maximum(rss, 0.0) + floor)
-
-    def trend(self, k: int, y: Array) -> Array:
-        """Return the smooth part of the curve under model k."""
-        return y - self.noise[k] @ y
-
-    def with_jump(self, c: int) -> _Models:
-        """Return the same models with a jump at index c among the fixed effects."""
-        unit = self.scan[:, c]  # [models, n]: W s / sqrt(s' W s)
-        weights = self.weights - unit[:, :, None] * unit[:, None, :]
-        vws = self.noise[:, :, c:].sum(axis=2) / np.sqrt(self.information[:, c])[:, None]
-        return _Models.of(self.rho, self.logdet, weights, self.noise - vws[:, :, None] * unit[:, None, :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +124,8 @@ def change_points(
     y = np.add.reduceat((y - y.mean()) / spread, edges) / (last - edges + 1)
     known = tuple(sorted({c for c in np.searchsorted(x[edges], list(covariates)).tolist() if 0 < c < y.size - 1}))
     axes = (np.arange(y.size, dtype=np.float64), np.log1p(x[last]))
-    families = [_models(tuple(axis.tolist()), known) for axis in axes]
-    fixed = _fixed_effects(axes[0], known)[:, [0, *range(2, 2 + 2 * len(known))]]
+    families = [spline_models(tuple(axis.tolist()), known) for axis in axes]
+    fixed = fixed_effects(axes[0], known)[:, [0, *range(2, 2 + 2 * len(known))]]
     margin = max(3, round(y.size / 20))
     allowed = np.zeros(y.size, bool)
     allowed[margin : y.size - margin + 1] = True
@@ -204,7 +152,7 @@ def change_points(
     return [change for _, change in sorted(found, key=lambda pair: pair[0])]
 
 
-def _search(y: Array, families: Sequence[_Models], allowed: NDArray[np.bool_]) -> _Search:
+def _search(y: Array, families: Sequence[Models], allowed: NDArray[np.bool_]) -> _Search:
     """Compare, for each candidate, the best fit of the curve with and without a jump there."""
     without, with_jump = -np.inf, np.full(y.size, -np.inf)
     size = np.zeros(y.size)
@@ -223,7 +171,7 @@ def _search(y: Array, families: Sequence[_Models], allowed: NDArray[np.bool_]) -
     return _Search(np.where(allowed, with_jump - without, -np.inf), size, without, best)
 
 
-def _largest_gains(y: Array, families: Sequence[_Models], allowed: NDArray[np.bool_]) -> Array:
+def _largest_gains(y: Array, families: Sequence[Models], allowed: NDArray[np.bool_]) -> Array:
     """Return the largest gain of a jump for each curve of `y` ([n, curves]): what `_search` finds, for many curves."""
     without = np.full(y.shape[1], -np.inf)
     with_jump = without
@@ -238,7 +186,7 @@ def _largest_gains(y: Array, families: Sequence[_Models], allowed: NDArray[np.bo
 def _judge(
     y: Array,
     search: _Search,
-    families: Sequence[_Models],
+    families: Sequence[Models],
     axes: Sequence[Array],
     fixed: Array,
     allowed: NDArray[np.bool_],
@@ -264,7 +212,7 @@ def _p_value(
     y: Array,
     observed: float,
     null: _Null,
-    families: Sequence[_Models],
+    families: Sequence[Models],
     allowed: NDArray[np.bool_],
     level: float,
     generator: np.random.Generator,
@@ -280,7 +228,7 @@ def _p_value(
     return (exceed + 1) / (_NUM_NULL + 1)
 
 
-def _spline_null(y: Array, search: _Search, families: Sequence[_Models]) -> _Null:
+def _spline_null(y: Array, search: _Search, families: Sequence[Models]) -> _Null:
     """Return the best smoothing spline with its AR(1) noise."""
     family, k = search.best
     models = families[family]
@@ -302,14 +250,14 @@ def _sigmoid_null(y: Array, axis: Array, fixed: Array) -> _Null:
         target = whiten(y, rho)
         solution = np.linalg.lstsq(whitened, target, rcond=1e-10)[0]
         rss = float(np.sum((target - whitened @ solution) ** 2))
-        loglik = -n / 2 * np.log(rss + n * _RESOLUTION**2) - (n - 1) / 2 * np.log(1 - rho**2)
+        loglik = -n / 2 * np.log(rss + n * RESOLUTION**2) - (n - 1) / 2 * np.log(1 - rho**2)
         return loglik, rss, design @ solution
 
     middles, widths = np.linspace(-0.2, 1.2, 29), np.geomspace(_SCALE, 0.4, 5)
     grid = [(fit(m, w, r)[0], m, w, r) for r in (0.0, 0.5) for m in middles for w in widths]
     _, m, w, _ = max(grid)
     best = None
-    for rho in _RHOS:
+    for rho in (0.0, 0.35, 0.6, 0.85):
         result = minimize(
             lambda p, rho=rho: -fit(p[0], _SCALE + abs(p[1]), rho)[0],
             [m, w - _SCALE],
@@ -323,41 +271,6 @@ def _sigmoid_null(y: Array, axis: Array, fixed: Array) -> _Null:
     return best
 
 
-@lru_cache(maxsize=16)
-def _models(axis: tuple[float, ...], known: tuple[int, ...]) -> _Models:
-    u = np.asarray(axis)
-    u = (u - u[0]) / (u[-1] - u[0])
-    n = u.size
-    x = np.linalg.qr(_fixed_effects(u, known))[0]
-    small, large = np.minimum.outer(u, u), np.maximum.outer(u, u)
-    spline = small**2 * (3 * large - small) / 6  # covariance of the twice integrated Wiener process
-    lag = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
-    # A smoothing spline with ratio q on n points averages over a width of about (n q)^(-1/4) (Silverman 1984).
-    ratios = (0.0, *(1 / (n * np.geomspace(1.0, _WIDTH, _NUM_WIDTHS) ** 4)))
-    rho, logdet, weights, noise = [], [], [], []
-    for r in _RHOS:
-        v = r**lag
-        for q in ratios:
-            factor = cholesky(v + q * spline + 1e-10 * np.eye(n), lower=True)
-            inverse = cho_solve((factor, True), np.eye(n))
-            cx = inverse @ x
-            w = inverse - cx @ np.linalg.solve(x.T @ cx, cx.T)
-            rho.append(r)
-            logdet.append(2 * np.log(np.diag(factor)).sum())
-            weights.append(w)
-            noise.append(v @ w)
-    return _Models.of(np.array(rho), np.array(logdet), np.array(weights), np.array(noise))
-
-
-def _fixed_effects(u: Array, known: Sequence[int]) -> Array:
-    """Return [n, 2 + 2 known]: level, slope, and a change of both at each known breakpoint."""
-    columns = [np.ones(u.size), u]
-    for c in known:
-        after = np.arange(u.size) >= c
-        columns += [after.astype(np.float64), np.where(after, u - u[c], 0.0)]
-    return np.stack(columns, axis=1)
-
-
 def _blocks(n: int) -> NDArray[np.int64]:
-    """Return the first index of each of at most `_LIMIT` blocks of nearly equal size."""
-    return np.unique(np.linspace(0, n, min(n, _LIMIT) + 1).astype(np.int64))[:-1]
+    """Return the first index of each of at most `LIMIT` blocks of nearly equal size."""
+    return np.unique(np.linspace(0, n, min(n, LIMIT) + 1).astype(np.int64))[:-1]

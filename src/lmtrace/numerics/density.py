@@ -61,7 +61,7 @@ class SpectrumShape:
     negative_mass
         Share of sum a that belongs to negative eigenvalues.
     num_negative
-        Number of eigenvalues below -1e-4 of the largest magnitude.
+        Number of eigenvalues below -1 % of the largest magnitude. (A quadrature cannot tell the sign of smaller ones.)
     """
 
     entropy_rank: float
@@ -205,7 +205,7 @@ def _shape(values: np.ndarray, counts: np.ndarray) -> SpectrumShape | None:
         condition_number=float(sorted_magnitude[0] / sorted_magnitude[last]),
         decay=_decay(sorted_magnitude[: last + 1], sorted_counts[: last + 1]),
         negative_mass=float(counts[values < 0] @ magnitude[values < 0]) / total,
-        num_negative=float(counts[values < -1e-4 * magnitude.max()].sum()),
+        num_negative=float(counts[values < -0.01 * magnitude.max()].sum()),
     )
 
 

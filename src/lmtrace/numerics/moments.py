@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 _BLOCK = 8192
@@ -35,8 +37,7 @@ class Moments:
         mean = x.sum(0, dtype=torch.float64) / max(n, 1)
         scatter = x.new_zeros(d, d, dtype=torch.float64)
         for block in x.split(_BLOCK):
-            centred = block.double() - mean
-            scatter.addmm_(centred.T, centred)
+            scatter += _square(block.double() - mean)
         return cls(n, mean, scatter)
 
     def __add__(self, other: Moments) -> Moments:
@@ -82,3 +83,11 @@ class ClassMeans:
         counts = self.counts + other.counts
         share = (other.counts / counts.clamp(min=1))[:, None]
         return ClassMeans(counts, self.means * (1 - share) + other.means * share)
+
+
+def _square(x: Tensor) -> Tensor:
+    """Return x'x; on the CPU with half the products, because it is symmetric."""
+    if x.device.type != "cpu":
+        return x.T @ x
+    upper = dsyrk(1.0, x.numpy().T)  # column-major x' is row-major x: no copy
+    return torch.as_tensor(np.triu(upper) + np.triu(upper, 1).T)

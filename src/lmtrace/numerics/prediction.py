@@ -12,7 +12,7 @@ from torch import Tensor
 from lmtrace.numerics.estimate import Estimate
 
 
-def target_rank(log_probs: Tensor, targets: Tensor) -> Tensor:
+def target_rank(log_probs: Tensor, targets: Tensor, limit: int | None = None) -> Tensor:
     """Return [n] int64: how many tokens are ahead of the right one; 0 is a correct prediction.
 
     Ties go to the smaller token id, so a constant predictor gets one token right and not all.
@@ -21,25 +21,31 @@ def target_rank(log_probs: Tensor, targets: Tensor) -> Tensor:
     ----------
     log_probs : [n, vocabulary]
     targets : [n]
+    limit
+        Ties are only broken for ranks below it (a rank at or above it stays there); None breaks all.
     """
     gold = log_probs.gather(1, targets[:, None])
-    rank = (log_probs > gold).sum(1)
-    tied = ((log_probs == gold).sum(1) > 1).nonzero()[:, 0]
+    rank = (log_probs > gold).sum(1, dtype=torch.int32).long()
+    ahead = torch.arange(len(rank), device=rank.device) if limit is None else (rank < limit).nonzero()[:, 0]
+    tied = ahead[(log_probs[ahead] == gold[ahead]).sum(1, dtype=torch.int32) > 1]
     if len(tied):
         ids = torch.arange(log_probs.shape[1], device=log_probs.device)
         rank[tied] += ((log_probs[tied] == gold[tied]) & (ids < targets[tied, None])).sum(1)
     return rank
 
 
-def distribution_entropy(log_probs: Tensor) -> Tensor:
+def distribution_entropy(log_probs: Tensor, probs: Tensor | None = None) -> Tensor:
     """Return [n]: -sum_v p log p in nats; tokens of probability zero add nothing.
 
     Parameters
     ----------
     log_probs : [n, vocabulary]
+    probs : [n, vocabulary], optional
+        Their exponentials, where the caller has them.
     """
+    probs = log_probs.exp() if probs is None else probs
     # exp(-1e4) is zero, so the clamp only keeps 0 * inf from becoming NaN.
-    return -(log_probs.exp() * log_probs.clamp(min=-1e4)).sum(1)
+    return -(probs * log_probs.clamp(min=-1e4)).sum(1)
 
 
 def calibration_terms(correct: np.ndarray, confidence: np.ndarray, codes: np.ndarray, bins: int = 15) -> np.ndarray:
@@ -58,6 +64,23 @@ def calibration_terms(correct: np.ndarray, confidence: np.ndarray, codes: np.nda
     bin_of = _bins(confidence, bins)
     _, cell = np.unique(codes.astype(np.int64) * bins + bin_of, return_inverse=True)
     return np.sign(np.bincount(cell, weights=gap))[cell] * gap
+
+
+def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
+    """Return [rows]: sums of consecutive segments, always in the same order, so that results repeat to the bit.
+
+    Parameters
+    ----------
+    values : [entries]
+    offsets : [rows + 1]
+    """
+    return torch.segment_reduce(values, "sum", offsets=offsets, initial=0.0)
+
+
+def row_chunks(log_probs: Tensor, numbers: int = 2**18) -> list[slice]:
+    """Return slices of rows that fit into a processor's cache: several passes over one cost little more than one."""
+    step = max(1, numbers // max(1, log_probs.shape[1])) if log_probs.device.type == "cpu" else len(log_probs)
+    return [slice(at, at + step) for at in range(0, len(log_probs), max(1, step))]
 
 
 def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:

@@ -26,7 +26,7 @@ Kind = Literal["ridge", "lda", "logistic", "mlp"]
 SplitName = Literal["sentence", "lexical"]
 KINDS: tuple[Kind, ...] = ("ridge", "lda", "logistic", "mlp")
 SPLITS: tuple[SplitName, ...] = ("sentence", "lexical")
-_HEAD_ITERATIONS = 8
+_HEAD_ITERATIONS, _HEAD_START = 5, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,23 +174,27 @@ class Design:
 
     @cached_property
     def standardised(self) -> tuple[Tensor, Tensor]:
-        """Return (training rows, test rows), float64, with mean 0 and deviation 1 over the training rows."""
+        """Return (training rows, test rows) with mean 0 and deviation 1 over the training rows, float32.
+
+        They are centred in float64, so float32 loses nothing but rounding of the products.
+        """
         mean, scale = self.basis.moments.mean, self.basis.scale
-        return (self.train.double() - mean) / scale, (self.test.double() - mean) / scale
+        train, test = (((part.double() - mean) / scale).float() for part in (self.train, self.test))
+        return train, test
 
     def class_means(self, codes: Tensor, num_classes: int) -> ClassMeans:
         """Return the class means of the training rows; codes: [training rows]."""
-        onehot = torch.nn.functional.one_hot(codes, num_classes).double()
-        counts = onehot.sum(0)
-        means = onehot.T @ self.standardised[0] / counts.clamp(min=1)[:, None]
+        onehot = torch.nn.functional.one_hot(codes, num_classes).float()
+        counts = onehot.sum(0, dtype=torch.float64)
+        means = (onehot.T @ self.standardised[0]).double() / counts.clamp(min=1)[:, None]
         mean, scale = self.basis.moments.mean, self.basis.scale
         return ClassMeans(counts, torch.where(counts[:, None] > 0, means * scale + mean, 0.0))
 
-    def scores(self, linear: Linear) -> tuple[Tensor, Tensor]:
-        """Return the scores of (training rows, test rows), float64."""
-        mean, scale = self.basis.moments.mean, self.basis.scale
-        weight, bias = linear.weight * scale[:, None], linear.bias + mean @ linear.weight
-        return self.standardised[0] @ weight + bias, self.standardised[1] @ weight + bias
+    def scores(self, linear: Linear, test: bool = True) -> Tensor:
+        """Return [rows, classes] float32 scores of the test rows, or of the training rows."""
+        weight = linear.weight * self.basis.scale[:, None]
+        bias = linear.bias + self.basis.moments.mean @ linear.weight
+        return torch.addmm(bias.float(), self.standardised[int(test)], weight.float())
 
 
 def fit(design: Design, codes: np.ndarray, test: np.ndarray, num_classes: int, kind: Kind, seed: int = 0) -> Fit:
@@ -218,26 +222,27 @@ def fit(design: Design, codes: np.ndarray, test: np.ndarray, num_classes: int, k
     else:
         if kind == "logistic":
             linear = softmax_regression(design.train, train_codes, num_classes, basis=design.basis)
-            scores = design.scores(linear)[1]
+            scores = design.scores(linear)
         else:
             classes = design.class_means(train_codes, num_classes)
             linear = ridge(design.basis, classes) if kind == "ridge" else lda(design.basis, classes)
             linear = _calibrate(design, linear, train_codes) if kind == "ridge" else linear
-            scores = design.scores(linear)[1]
+            scores = design.scores(linear)
         penalty = linear.penalty
-    chosen = torch.log_softmax(scores, 1).gather(1, test_codes[:, None])[:, 0].exp()
+    chosen = torch.log_softmax(scores.double(), 1).gather(1, test_codes[:, None])[:, 0].exp()
     return Fit(linear, scores.argmax(1).cpu().numpy(), chosen.cpu().numpy(), penalty)
 
 
 def _calibrate(design: Design, linear: Linear, codes: Tensor) -> Linear:
     """Return the probe with a softmax regression from its scores to the classes folded in."""
-    train, _ = design.scores(linear)
+    train = design.scores(linear, test=False)
     # Residuals of rows that the probe has learned from are too small. Dividing them by 1 - dof / n is the mean
     # leave-one-out correction, as in generalised cross-validation: Y - (Y - F) * factor, in two steps.
     factor = 1 / (1 - min(linear.dof / len(codes), 0.95))
     train = train * factor
     train[torch.arange(len(codes), device=codes.device), codes] += 1 - factor
-    head = softmax_regression(train, codes, train.shape[1], max_iter=_HEAD_ITERATIONS)
+    start = _HEAD_START * torch.eye(train.shape[1], dtype=torch.float64, device=train.device)
+    head = softmax_regression(train, codes, train.shape[1], max_iter=_HEAD_ITERATIONS, start=start)
     weight = linear.weight @ head.weight
     return Linear(weight, linear.bias @ head.weight + head.bias, linear.penalty, linear.dof)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from lmtrace.numerics.moments import Moments
@@ -12,7 +12,13 @@ from lmtrace.numerics.ridge import Basis, Linear
 
 
 def softmax_regression(
-    x: Tensor, codes: Tensor, num_classes: int, penalty: float = 1.0, max_iter: int = 200, basis: Basis | None = None
+    x: Tensor,
+    codes: Tensor,
+    num_classes: int,
+    penalty: float = 1.0,
+    max_iter: int = 200,
+    basis: Basis | None = None,
+    start: Tensor | None = None,
 ) -> Linear:
     """Return multinomial logistic regression fitted by L-BFGS.
 
@@ -32,34 +38,87 @@ def softmax_regression(
         L-BFGS iterations.
     basis
         Of the same rows, where it is at hand.
+    start : [d, classes]
+        First weights; without them the search begins at the class frequencies.
     """
     basis = basis or Basis.of(Moments.of(x))
     n, d, k = len(x), x.shape[1], num_classes
     curvature = (basis.values / n + 2 * penalty / n).sqrt()
     rotate = basis.vectors / curvature  # standardised -> preconditioned
     z = ((x.double() - basis.moments.mean) / basis.scale @ rotate).float()
-    shrink = (penalty / n / curvature.square()).cpu().numpy()[:, None]
-    counts = torch.bincount(codes, minlength=k).double()
-    rows = torch.arange(n, device=x.device)
+    shrink = (penalty / n / curvature.square()).float()[:, None]
+    onehot = torch.nn.functional.one_hot(codes, k).to(z)
 
-    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        w, b = theta[: d * k].reshape(d, k), theta[d * k :]
-        weight = torch.as_tensor(w, dtype=torch.float32, device=z.device)
-        logp = torch.log_softmax(torch.addmm(torch.as_tensor(b, dtype=torch.float32, device=z.device), z, weight), 1)
-        value = -float(logp[rows, codes].mean(dtype=torch.float64)) + 0.5 * float((shrink * w * w).sum())
-        residual = logp.exp_()
-        residual[rows, codes] -= 1.0
-        residual /= n
-        gradient_w = (z.T @ residual).double().cpu().numpy() + shrink * w
-        gradient_b = residual.sum(0, dtype=torch.float64).cpu().numpy()
-        return value, np.concatenate([gradient_w.ravel(), gradient_b])
+    def objective(theta: Tensor) -> tuple[float, Tensor]:
+        weight, bias = theta[: d * k].view(d, k), theta[d * k :]
+        logp = torch.log_softmax(torch.addmm(bias, z, weight), 1)
+        shrunk = shrink * weight
+        value = 0.5 * float((shrunk * weight).sum()) - float(logp.gather(1, codes[:, None]).sum()) / n
+        residual = logp.exp_().sub_(onehot).div_(n)
+        return value, torch.cat([(z.T @ residual + shrunk).view(-1), residual.sum(0)])
 
-    start = np.zeros(d * k + k)
-    start[d * k :] = ((counts + 0.5) / (n + 0.5 * k)).log().cpu().numpy()
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": max_iter, "gtol": 1e-5})
-    theta = torch.as_tensor(found.x, dtype=torch.float64, device=x.device)
-    weight = (rotate @ theta[: d * k].reshape(d, k)) / basis.scale[:, None]
+    if start is None:
+        prior = (onehot.sum(0) + 0.5) / (n + 0.5 * k)
+        first = torch.cat([z.new_zeros(d * k), prior.log()])
+    else:
+        weight = curvature[:, None] * (basis.vectors.T @ (start.double() * basis.scale[:, None]))
+        first = torch.cat([weight.view(-1), basis.moments.mean @ start.double()]).float()
+    theta = minimise(objective, first, max_iter).double()
+    weight = (rotate @ theta[: d * k].view(d, k)) / basis.scale[:, None]
     return Linear(weight, theta[d * k :] - basis.moments.mean @ weight, penalty / n, float(d + 1))
+
+
+def minimise(
+    objective: Callable[[Tensor], tuple[float, Tensor]],
+    theta: Tensor,
+    max_iter: int,
+    tolerance: float = 1e-5,
+    history: int = 10,
+) -> Tensor:
+    """Return where L-BFGS with backtracking ends, for a smooth convex function with curvature of about 1 or less.
+
+    It ends at `max_iter`, where no entry of the gradient exceeds `tolerance`, or where rounding hides all descent.
+    Written out because a call of SciPy's costs more than the few iterations that a small problem needs.
+    Source: Nocedal and Wright 2006, algorithms 7.4 and 3.1.
+
+    Parameters
+    ----------
+    objective
+        theta -> (value, gradient).
+    theta : [parameters]
+        Where to begin.
+    """
+    value, gradient = objective(theta)
+    moves: list[tuple[Tensor, Tensor, float]] = []
+    for _ in range(max_iter):
+        if float(gradient.abs().max()) < tolerance:
+            break
+        direction, stack = -gradient, []
+        for s, y, sy in reversed(moves):
+            a = float(s @ direction) / sy
+            direction = direction - a * y
+            stack.append(a)
+        if moves:
+            s, y, sy = moves[-1]
+            direction = direction * (sy / float(y @ y))
+        else:
+            direction = direction * 4.0
+        for (s, y, sy), a in zip(moves, reversed(stack), strict=True):
+            direction = direction + (a - float(y @ direction) / sy) * s
+        slope, step = float(gradient @ direction), 1.0
+        for _ in range(12):
+            candidate = theta + step * direction
+            new_value, new_gradient = objective(candidate)
+            if new_value <= value + 1e-4 * step * slope:
+                break
+            step /= 2
+        else:
+            break
+        s, y = candidate - theta, new_gradient - gradient
+        if (sy := float(s @ y)) > 1e-12:
+            moves = [*moves[1 - history :], (s, y, sy)] if len(moves) >= history else [*moves, (s, y, sy)]
+        theta, value, gradient = candidate, new_value, new_gradient
+    return theta
 
 
 class Perceptron:

@@ -58,17 +58,21 @@ class SparseRows:
         """Return every row times its factor [rows]."""
         return SparseRows(self.offsets, self.tokens, self.values * np.repeat(factor, np.diff(self.offsets)))
 
-    def padded(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (tokens [n, longest] int64, values [n, longest]) of these rows; padding has token 0 and value 0."""
-        counts = self.offsets[index + 1] - self.offsets[index]
-        column = np.arange(int(counts.max(initial=0)))
-        real = column < counts[:, None]
-        at = (self.offsets[index][:, None] + column)[real]
-        tokens, values = np.zeros(real.shape, np.int64), np.zeros(real.shape)
-        tokens[real], values[real] = self.tokens[at], self.values[at]
-        return tokens, values
+    def take(self, index: np.ndarray) -> SparseRows:
+        """Return these rows."""
+        return SparseRows.from_slices(self.offsets[index], self.offsets[index + 1], self.tokens, self.values)
 
-    def add_to(self, dense: np.ndarray, index: np.ndarray) -> None:
-        """Add these rows to `dense` [n, vocabulary], in place."""
-        tokens, values = self.padded(index)
-        np.add.at(dense, (np.arange(len(index))[:, None], tokens), values)
+    @property
+    def row(self) -> np.ndarray:
+        """Return [entries]: the row of each entry."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def dense(self, width: int) -> np.ndarray:
+        """Return [rows, width] float64."""
+        cells = self.row * width + self.tokens
+        return np.bincount(cells, self.values, len(self) * width).reshape(len(self), width)
+
+    def at(self, tokens: np.ndarray) -> np.ndarray:
+        """Return [rows]: the value of each row at one token, zero where it has none."""
+        hits = self.tokens == np.repeat(tokens, np.diff(self.offsets))
+        return np.bincount(self.row[hits], self.values[hits], len(self))

@@ -12,10 +12,18 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from rich.console import Console
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,6 +38,7 @@ log = logging.getLogger(__name__)
 
 MAX_SELECTED = 32
 MAX_STREAMS = 64
+MAX_ADDRESS = 8_192
 POLL_SECONDS = 0.25
 HEARTBEAT_SECONDS = 15.0
 PAYLOAD_BYTES = 6_000_000
@@ -57,7 +66,7 @@ def serve(
     token
         Secret that every request has to bring; the announced address holds it (`new_token` makes one).
     announce
-        Called with the address to open, once the server listens.
+        Called with the address to open, once the server listens; by default it is printed.
 
     Raises
     ------
@@ -78,17 +87,19 @@ def serve(
     )  # fmt: skip
     config.load()
     server = uvicorn.Server(config)
-    if announce is not None:
-        started = server.startup
+    say = announce or (
+        lambda address: Console().print(f"Dashboard: {address} (Ctrl-C stops it)", soft_wrap=True, markup=False)
+    )
+    started = server.startup
 
-        async def startup(sockets: Any = None) -> None:
-            await started(sockets)
-            if server.started:
-                bound = server.servers[0].sockets[0].getsockname()[1]
-                shown = "localhost" if is_local(host) or host in ("0.0.0.0", "::") else host
-                announce(f"http://{shown}:{bound}/" + (f"?token={token}" if token else ""))
+    async def startup(sockets: Any = None) -> None:
+        await started(sockets)
+        if server.started:
+            bound = server.servers[0].sockets[0].getsockname()[1]
+            shown = "localhost" if is_local(host) or host in ("0.0.0.0", "::") else host
+            say(f"http://{shown}:{bound}/" + (f"?token={token}" if token else ""))
 
-        server.startup = startup
+    server.startup = startup
     server.run()
 
 
@@ -124,7 +135,13 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
     streams = anyio.CapacityLimiter(MAX_STREAMS)
 
     async def index(_: Request) -> Response:
-        return HTMLResponse(page("TRACE", "<p>Loading the runs…</p><noscript>The dashboard needs scripts to be allowed.</noscript>", connect="'self'"))
+        return HTMLResponse(
+            page(
+                "TRACE",
+                "<p>Loading the runs…</p><noscript>The dashboard needs scripts to be allowed.</noscript>",
+                connect="'self'",
+            )
+        )
 
     async def runs(_: Request) -> Response:
         return JSONResponse({"folder": library.folder.name, "runs": await anyio.to_thread.run_sync(library.summaries)})
@@ -150,7 +167,7 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
         )  # fmt: skip
 
     async def refused(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, 404 if "there is no run" in str(error) else 400)
+        return JSONResponse({"error": library.shown(str(error))}, 404 if "there is no run" in str(error) else 400)
 
     return Starlette(
         routes=[
@@ -194,6 +211,8 @@ class Guard:
     def _refuse(self, request: Request) -> Response | None:
         if not self.any_host and host_name(request.headers.get("host", "")) not in self.hosts:
             return PlainTextResponse("The Host header names another server.", 400)
+        if len(request.scope.get("raw_path") or b"") + len(request.scope["query_string"]) > MAX_ADDRESS:
+            return PlainTextResponse("The address is too long.", 414)
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("Read only.", 405, {"Allow": "GET, HEAD"})
         if request.headers.get("content-length", "0") not in ("0", "") or "transfer-encoding" in request.headers:
@@ -202,7 +221,11 @@ class Guard:
             return None
         if _same(request.query_params.get("token", ""), self.token) and request.url.path == "/":
             rest = [(k, v) for k, v in request.query_params.multi_items() if k != "token"]
-            answer = RedirectResponse(str(request.url.replace_query_params().include_query_params(**dict(rest)).replace(scheme="", netloc="")) or "/", 303)
+            answer = RedirectResponse(
+                str(request.url.replace_query_params().include_query_params(**dict(rest)).replace(scheme="", netloc=""))
+                or "/",
+                303,
+            )
             answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", path="/")
             return answer
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -252,7 +275,9 @@ def _findings(run: Run) -> list[dict[str, Any]]:
     return [finding(f) for f in run.findings()]
 
 
-async def _stream(request: Request, chosen: dict[str, tuple[Run, int]], streams: anyio.CapacityLimiter) -> AsyncIterator[str]:
+async def _stream(
+    request: Request, chosen: dict[str, tuple[Run, int]], streams: anyio.CapacityLimiter
+) -> AsyncIterator[str]:
     cursors = {name: cursor for name, (_, cursor) in chosen.items()}
     states: dict[str, str] = {}
     async with streams:
@@ -264,11 +289,15 @@ async def _stream(request: Request, chosen: dict[str, tuple[Run, int]], streams:
                 try:
                     changes = await anyio.to_thread.run_sync(_changes, run, cursors[name])
                 except TraceError as error:
-                    yield f"event: broken\ndata: {json.dumps({'run': name, 'error': str(error)})}\n\n"
+                    yield f"event: broken\ndata: {json.dumps({'run': name, 'error': type(error).__name__})}\n\n"
                     return
                 if changes is not None or states.get(name) != run.status:
                     states[name] = run.status
-                    data = {"run": name, "status": states[name], **(delta(changes) if changes else {"cursor": cursors[name]})}
+                    data = {
+                        "run": name,
+                        "status": states[name],
+                        **(delta(changes) if changes else {"cursor": cursors[name]}),
+                    }
                     cursors[name] = data["cursor"]
                     sent = True
                     yield f"data: {json.dumps(plain(data), separators=(',', ':'))}\n\n"
@@ -299,7 +328,13 @@ def delta(changes: Changes) -> dict[str, Any]:
             "step": r.step, "key": key[1:], "sites": [], "values": [], "stderr": [], "null": [], "n": [], "missing": [],
         })  # fmt: skip
         row["sites"].append(r.site)
-        for name, value in (("values", r.value), ("stderr", r.stderr), ("null", r.null), ("n", r.n), ("missing", r.missing)):
+        for name, value in (
+            ("values", r.value),
+            ("stderr", r.stderr),
+            ("null", r.null),
+            ("n", r.n),
+            ("missing", r.missing),
+        ):
             row[name].append(value)
     return {
         "cursor": changes.cursor, "supersededAfter": changes.superseded_after, "rows": list(rows.values()), "arrays": arrays,

@@ -97,7 +97,18 @@ class Library:
                 }  # fmt: skip
             return entry.summary | {"status": entry.run.status}
         except TraceError as error:
-            return {"id": name, "name": name, "status": "unreadable", "error": str(error), "measurements": 0, "step": None}
+            return {
+                "id": name,
+                "name": name,
+                "status": "unreadable",
+                "error": self.shown(str(error)),
+                "measurements": 0,
+                "step": None,
+            }
+
+    def shown(self, message: str) -> str:
+        """Return a message that does not tell where on this machine the runs lie."""
+        return message.replace(str(self.folder), self.folder.name)
 
     def close(self) -> None:
         """Close every run."""

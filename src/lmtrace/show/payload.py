@@ -25,8 +25,12 @@ MAX_BYTES = 2_050_000
 MAX_ARRAY_STEPS = 48
 
 SCALARS = {
-    "loss": Field(metric="loss", title="Training loss", unit="nats", better="down", meaning="Loss of the training batch."),
-    "learning_rate": Field(metric="learning_rate", title="Learning rate", meaning="What the optimizer's schedule gave."),
+    "loss": Field(
+        metric="loss", title="Training loss", unit="nats", better="down", meaning="Loss of the training batch."
+    ),
+    "learning_rate": Field(
+        metric="learning_rate", title="Learning rate", meaning="What the optimizer's schedule gave."
+    ),
 }
 
 

@@ -34,7 +34,10 @@ PAGE = """<!doctype html>
 
 
 def write_report(
-    runs: Any | Sequence[Any], path: str | os.PathLike[str], findings: Sequence[Iterable[Any]] | None = None, max_bytes: int = MAX_BYTES
+    runs: Any | Sequence[Any],
+    path: str | os.PathLike[str],
+    findings: Sequence[Iterable[Any]] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> Path:
     """Write the report of one or several runs.
 
@@ -66,7 +69,9 @@ def write_report(
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise RunError(f"the report {path} cannot be written: {error.strerror}", "Choose a file that can be written") from error
+        raise RunError(
+            f"the report {path} cannot be written: {error.strerror}", "Choose a file that can be written"
+        ) from error
     return path
 
 
@@ -75,7 +80,9 @@ def report_html(payload: bytes) -> str:
     head, _ = unpack(payload)
     text = base64.b64encode(payload).decode()
     title = ", ".join(run["name"] for run in head["runs"])
-    return page(f"{title} · TRACE", _fallback(head), f'<script type="application/octet-stream" id="payload">{text}</script>\n')
+    return page(
+        f"{title} · TRACE", _fallback(head), f'<script type="application/octet-stream" id="payload">{text}</script>\n'
+    )
 
 
 def page(title: str, fallback: str, payload: str = "", connect: str = "'none'") -> str:

@@ -106,7 +106,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         _field("condition_number", "Condition number", "|lambda| at rank 1 over rank_95.", low=0.0),
         _field("decay", "Decay of the spectrum", "Exponent s of |lambda_i| ~ i^-s up to rank_95."),
         _field("negative_mass", "Negative mass", "Share of sum |lambda| with lambda < 0.", **_SHARE),
-        _field("num_negative", "Negative eigenvalues", "Below -1e-4 of the largest magnitude.", "dimensions", low=0.0),
+        _field("num_negative", "Negative eigenvalues", "Below -1 % of the largest magnitude.", "dimensions", low=0.0),
         _field("frobenius", "Frobenius norm", "Root of the sum of squared eigenvalues.", UNIT, low=0.0),
         _field("score", "Curvature score", "Tr H / sqrt(effective rank).", UNIT),
     ),

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError
 from lmtrace.numerics.clustered import grouped_means
+from lmtrace.numerics.prediction import row_chunks, segment_sum
 from lmtrace.observe.interface import Batch, Needs, Signal, View
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import Panel
@@ -74,25 +75,28 @@ class Ladder(Signal):
         found, _ = batch.panel.references
         log_probs, index = batch.log_probs, batch.index.cpu().numpy()
         device, width = log_probs.device, log_probs.shape[1]
-        # Clamped, because zero weight times minus infinity is NaN.
-        log_q = log_probs[:, : len(batch.panel.tokenizer)].clamp(min=-1e4)
-        if log_q.shape[1] < len(batch.panel.tokenizer):
+        ids = len(batch.panel.tokenizer)
+        if width < ids:
             raise ConfigError(
-                f"ladder: the model has {width} logits, the tokenizer {len(batch.panel.tokenizer)} ids",
+                f"ladder: the model has {width} logits, the tokenizer {ids} ids",
                 "Use the tokenizer that the model was built for",
             )
+        rungs = [found[name] for name in self.rungs if name in found]
+        basis = torch.as_tensor(np.concatenate([r.basis for r in rungs]).T, dtype=log_probs.dtype, device=device)
+        # Clamped, because zero weight times minus infinity is NaN.
+        shared = torch.cat([log_probs[s, :ids].clamp(min=-1e4) @ basis for s in row_chunks(log_probs)]).double()
         result = {
             "loss": -log_probs.gather(1, batch.targets[:, None])[:, 0].double(),
             "vocabulary": torch.full((len(index),), width, device=device),
         }
-        for name in self.rungs:
-            if name not in found:
-                continue
-            reference = found[name]
-            shared = log_q @ torch.as_tensor(reference.basis.T, dtype=log_q.dtype, device=device)
-            expected = (shared.double() * torch.as_tensor(reference.mix[index], device=device)).sum(1)
-            tokens, values = (torch.as_tensor(a, device=device) for a in reference.sparse.padded(index))
-            result[f"cross_{name}"] = -(expected + (log_q.gather(1, tokens).double() * values).sum(1))
+        for reference, laws in zip(rungs, shared.split([len(r.basis) for r in rungs], 1), strict=True):
+            expected = (laws * torch.as_tensor(reference.mix[index], device=device)).sum(1)
+            rows = reference.sparse.take(index)
+            row, tokens, values, offsets = (
+                torch.as_tensor(a, device=device) for a in (rows.row, rows.tokens, rows.values, rows.offsets)
+            )
+            own = segment_sum(log_probs[row, tokens].clamp(min=-1e4).double() * values, offsets)
+            result[f"cross_{reference.name}"] = -(expected + own)
         return result
 
     def measure(self, view: View) -> Iterator[Record]:

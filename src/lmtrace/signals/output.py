@@ -28,6 +28,7 @@ from lmtrace.numerics.prediction import (
     calibration_terms,
     corpus_bleu,
     distribution_entropy,
+    row_chunks,
     target_rank,
 )
 from lmtrace.observe.interface import Batch, Needs, Signal, View
@@ -98,24 +99,15 @@ class Output(Signal):
 
     def reduce(self, batch: Batch) -> dict[str, Tensor]:
         """Reduce the log-probabilities to a few numbers per prediction."""
-        log_probs, targets = batch.log_probs, batch.targets
-        rank = target_rank(log_probs, targets)
-        best, predicted = log_probs.max(1)
-        result = {
-            "loss": -log_probs.gather(1, targets[:, None])[:, 0].double(),
-            "accuracy": (rank == 0).double(),
-            "top5": (rank < 5).double(),
-            "entropy": distribution_entropy(log_probs).double(),
-            "confidence": best.exp().double(),
-            "predicted": predicted,
-            "vocabulary": torch.full_like(rank, log_probs.shape[1]),
-        }
-        lexicon = batch.panel.lexicon
-        if lexicon is not None:
-            size = min(log_probs.shape[1], len(lexicon.weights))
-            weights = torch.as_tensor(lexicon.weights[:size], device=log_probs.device)
-            mass = log_probs[:, :size].exp() @ weights
-            gold = torch.as_tensor(lexicon.gold, device=log_probs.device)[batch.index]
+        lexicon, device = batch.panel.lexicon, batch.log_probs.device
+        weights = None if lexicon is None else torch.as_tensor(lexicon.weights, device=device)
+        parts = [_reduced(batch.log_probs[s], batch.targets[s], weights) for s in row_chunks(batch.log_probs)]
+        result = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
+        if batch.panel.objective == "seq2seq":
+            result["predicted"] = batch.log_probs.argmax(1)
+        if lexicon is not None and result:
+            gold = torch.as_tensor(lexicon.gold, device=device)[batch.index]
+            mass = result.pop("mass")
             right = mass.gather(1, gold.clamp(min=0)[:, None])[:, 0].double()
             result["category_mass"] = right.clamp(0.0, 1.0)
             result["category_accuracy"] = (mass.argmax(1) == gold).double()
@@ -206,6 +198,25 @@ class Output(Signal):
             yield self.record(view, "bleu", missing=bleu.note)
         else:
             yield self.record(view, "bleu", bleu.value, stderr=bleu.stderr, n=bleu.n)
+
+
+def _reduced(log_probs: Tensor, targets: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+    """Return what is read of some rows of log-probabilities; `mass` [n, categories] where there are categories."""
+    rank = target_rank(log_probs, targets, limit=5)
+    probs = log_probs.exp()
+    result = {
+        "loss": -log_probs.gather(1, targets[:, None])[:, 0].double(),
+        "accuracy": (rank == 0).double(),
+        "top5": (rank < 5).double(),
+        "entropy": distribution_entropy(log_probs, probs).double(),
+        "confidence": probs.amax(1).double(),
+        "vocabulary": torch.full_like(rank, log_probs.shape[1]),
+    }
+    if weights is not None:
+        # A model may have more logits than the tokenizer has ids, for alignment in memory; they are in no category.
+        size = min(log_probs.shape[1], len(weights))
+        result["mass"] = probs[:, :size] @ weights[:size]
+    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lmtrace.errors import DataError
 from lmtrace.numerics.clustered import grouped_means
+from lmtrace.numerics.prediction import row_chunks, segment_sum
 from lmtrace.observe.interface import Batch, Needs, Signal, View
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import LabelLayer, Panel
@@ -92,24 +93,30 @@ class Truth(Signal):
         truth, log_probs = batch.panel.truth, batch.log_probs
         if truth is None:
             raise DataError(f"the panel has no exact law: {batch.panel.truth_reason}")
-        index, width = batch.index.cpu().numpy(), log_probs.shape[1]
-        tokens, law = (torch.as_tensor(a, device=log_probs.device) for a in truth.sparse.padded(index))
-        if tokens.numel() and int(tokens.max()) >= width:
-            raise DataError(f"the model has {width} logits, but the language has a word with id {int(tokens.max())}")
-        log_q = log_probs.gather(1, tokens).double()
+        index, width, device = batch.index.cpu().numpy(), log_probs.shape[1], log_probs.device
+        if int(truth.token_ids.max()) >= width:
+            raise DataError(
+                f"the model has {width} logits, but the language has a word with id {truth.token_ids.max()}"
+            )
+        rows = truth.sparse.take(index)
+        row, tokens, law, offsets = (
+            torch.as_tensor(a, device=device) for a in (rows.row, rows.tokens, rows.values, rows.offsets)
+        )
+        log_q = log_probs[row, tokens].double()
         result = {
-            "kl": divergence(law, log_q),
-            "illegal": (1.0 - torch.where(law > 0, log_q.exp(), 0.0).sum(1)).clamp(min=0.0),
+            "kl": segment_sum(law * (law.log() - log_q), offsets),
+            "illegal": (1.0 - segment_sum(log_q.exp(), offsets)).clamp(min=0.0),
             "loss": -log_probs.gather(1, batch.targets[:, None])[:, 0].double(),
-            "vocabulary": torch.full((len(index),), width, device=log_probs.device),
+            "vocabulary": torch.full((len(index),), width, device=device),
         }
         groups = group_matrix(batch.panel, width)
         if groups is not None:
-            # Which groups a token is in does not change: group masses of the law are sums over its few allowed tokens.
-            of_token = torch.as_tensor(groups.argmax(1), device=log_probs.device)
-            law_group = law.new_zeros((len(index), groups.shape[1])).scatter_add_(1, of_token[tokens], law)
-            mass = log_probs.exp() @ torch.as_tensor(groups, device=log_probs.device)
-            uniform = torch.as_tensor(groups.mean(0), device=log_probs.device).double()
+            of_token, num = groups.argmax(1), groups.shape[1]
+            cells = rows.row * num + of_token[rows.tokens]
+            law_group = torch.as_tensor(np.bincount(cells, rows.values, len(rows) * num), device=device).view(-1, num)
+            to_group = torch.as_tensor(groups, device=device)
+            mass = torch.cat([log_probs[s].exp() @ to_group for s in row_chunks(log_probs)])
+            uniform = torch.as_tensor(groups.mean(0), device=device).double()
             result["structural"] = divergence(law_group, mass.double().log())
             result["structural_uniform"] = divergence(law_group, uniform.log().expand_as(law_group))
         return result

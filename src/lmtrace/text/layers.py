@@ -97,4 +97,4 @@ def select_layers(available: Sequence[str], wanted: Sequence[str] | None) -> lis
 
 def unknown_layer(name: str, available: Sequence[str]) -> DataError:
     """Return the error for a layer that the panel does not have."""
-    return DataError(f"the panel has no label layer {name!r}", f"It has: {', '.join(available) or 'none'}")
+    return DataError(f"the panel has no label layer {name!r}", f"It has: {', '.join(sorted(available)) or 'none'}")

@@ -6,6 +6,7 @@ p_i = sparse_i + mix_i @ basis, so that its cross-entropy with a model needs one
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ import numpy as np
 from lmtrace.numerics.ngram import NGram, discount, fit
 from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.text.lexicon import END, LAYERS
-from lmtrace.text.sentences import AnnotatedSentence, as_annotated
-from lmtrace.text.sequences import encode_causal, special_id
+from lmtrace.text.sentences import iterate_labels, iterate_words
+from lmtrace.text.sequences import causal_affixes, encode_causal, special_id
+from lmtrace.text.tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
     from lmtrace.text.panel import Panel
@@ -43,6 +45,8 @@ class Reference:
     basis : [laws, vocabulary]
         Shared laws.
     targets : [predictions]
+    kind : [predictions]
+        Predictions of equal kind have equal laws.
     """
 
     name: str
@@ -50,35 +54,29 @@ class Reference:
     mix: np.ndarray
     basis: np.ndarray
     targets: np.ndarray
+    kind: np.ndarray
 
     def law(self, index: np.ndarray) -> np.ndarray:
         """Return [n, vocabulary] float64 probabilities for these predictions."""
-        dense = self.mix[index] @ self.basis
-        self.sparse.add_to(dense, index)
-        return dense
+        return self.mix[index] @ self.basis + self.sparse.take(index).dense(self.basis.shape[1])
 
     @cached_property
-    def _summary(self) -> tuple[np.ndarray, np.ndarray]:
-        surprisal, entropy = np.empty((2, len(self.targets)))
-        step = max(1, _CHUNK_NUMBERS // self.basis.shape[1])
-        for at in range(0, len(self.targets), step):
-            index = np.arange(at, min(at + step, len(self.targets)))
-            law = self.law(index)
-            gold = law[np.arange(len(index)), self.targets[index]]
-            with np.errstate(divide="ignore"):
-                surprisal[index] = -np.log(gold)
-            entropy[index] = -np.sum(law * np.log(np.where(law > 0, law, 1.0)), axis=1)
-        return surprisal, entropy
-
-    @property
     def surprisal(self) -> np.ndarray:
         """Return [predictions] -log p(target) in nats."""
-        return self._summary[0]
+        gold = np.einsum("nc,cn->n", self.mix, self.basis[:, self.targets]) + self.sparse.at(self.targets)
+        with np.errstate(divide="ignore"):
+            return -np.log(gold)
 
-    @property
+    @cached_property
     def entropy(self) -> np.ndarray:
-        """Return [predictions] in nats."""
-        return self._summary[1]
+        """Return [predictions] in nats; computed once for each kind of context."""
+        _, example, inverse = np.unique(self.kind, return_index=True, return_inverse=True)
+        result = np.empty(len(example))
+        step = max(1, _CHUNK_NUMBERS // self.basis.shape[1])
+        for at in range(0, len(example), step):
+            law = self.law(example[at : at + step])
+            result[at : at + step] = -np.sum(law * np.log(np.where(law > 0, law, 1.0)), axis=1)
+        return result[inverse.reshape(-1)]
 
 
 def build(panel: Panel, training: Iterable[Any] | None) -> tuple[dict[str, Reference], dict[str, str]]:
@@ -97,40 +95,45 @@ def build(panel: Panel, training: Iterable[Any] | None) -> tuple[dict[str, Refer
     found: dict[str, Reference] = {}
     missing: dict[str, str] = {}
 
-    def add(name: str, sparse: SparseRows, mix: np.ndarray, basis: np.ndarray) -> None:
-        found[name] = Reference(name, sparse, mix, basis, targets)
+    def add(name: str, sparse: SparseRows, mix: np.ndarray, basis: np.ndarray, kind: np.ndarray) -> None:
+        found[name] = Reference(name, sparse, mix, basis, targets, kind)
 
-    add("uniform", SparseRows.empty(n), np.ones((n, 1)), np.full((1, vocabulary), 1.0 / vocabulary))
-    sentences = [] if training is None else _first(training)
-    if not sentences:
+    alike = np.zeros(n, np.int64)
+    add("uniform", SparseRows.empty(n), np.ones((n, 1)), np.full((1, vocabulary), 1.0 / vocabulary), alike)
+    sequences = [] if training is None else _sequences(training, panel.tokenizer)
+    if not sequences:
         reason = "the panel was built without training=, the corpus that the references count"
         missing |= dict.fromkeys(RUNGS[1:5], reason)
     else:
         previous, before = _contexts(panel)
-        sequences = [s for s in encode_causal(sentences, panel.tokenizer) if len(s) > 1]
-        for order, name in ((1, "unigram"), (2, "bigram"), (3, "trigram")):
+        kinds = (alike, previous, (before + 1) * (vocabulary + 1) + previous)
+        for order, name, kind in zip((1, 2, 3), ("unigram", "bigram", "trigram"), kinds, strict=True):
             model: NGram = fit(sequences, vocabulary, order)
             rows, left = model.rows(previous, before)
-            add(name, rows, left[:, None], model.base[None, :])
-        built = _construction(panel, sentences)
+            add(name, rows, left[:, None], model.base[None, :], kind)
+        built = _construction(panel, training)
         if isinstance(built, str):
             missing["construction"] = built
         else:
-            add("construction", SparseRows.empty(n), *built)
+            mix, basis = built
+            kind = np.unique(mix, axis=0, return_inverse=True)[1].reshape(-1)
+            add("construction", SparseRows.empty(n), mix, basis, kind)
     if panel.truth is None:
         missing["oracle"] = panel.truth_reason
     else:
-        add("oracle", panel.truth.sparse, np.zeros((n, 1)), np.zeros((1, vocabulary)))
+        add("oracle", panel.truth.sparse, np.zeros((n, 1)), np.zeros((1, vocabulary)), np.arange(n))
     return found, missing
 
 
-def _first(training: Iterable[Any]) -> list[AnnotatedSentence]:
-    result: list[AnnotatedSentence] = []
-    for sentence in training:
-        if len(result) == MAX_SENTENCES:
-            break
-        result.append(as_annotated(sentence))
-    return result
+def _sequences(training: Any, tokenizer: Any) -> list[list[int]]:
+    """Return the training sentences as a causal model reads them, those of two tokens and more."""
+    if isinstance(tokenizer, WordTokenizer):
+        begin, end = causal_affixes(tokenizer)
+        words = itertools.islice(iterate_words(training), MAX_SENTENCES)
+        rows = [[*begin, *tokenizer.encode(list(sentence)), *end] for sentence in words]
+    else:
+        rows = encode_causal(itertools.islice(training, MAX_SENTENCES), tokenizer)
+    return [row for row in rows if len(row) > 1]
 
 
 def _contexts(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
@@ -142,30 +145,31 @@ def _contexts(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(previous), np.concatenate(before)
 
 
-def _construction(panel: Panel, sentences: Sequence[AnnotatedSentence]) -> tuple[np.ndarray, np.ndarray] | str:
-    """Return (mix, basis) of the predictor that knows which categories follow which, and how frequent words of a category are.
+def _construction(panel: Panel, training: Any) -> tuple[np.ndarray, np.ndarray] | str:
+    """Return (mix, basis): which categories follow which, and how frequent the words of a category are.
 
-    p(w | prefix) = sum_c p(c | categories of the prefix) p(w | c): the whole prefix of categories, backed off to the
-    last two, the last one and none (Witten and Bell 1991). It knows nothing of agreement, selection or meaning.
+    p(w | prefix) = sum_c p(c | categories of the prefix) p(w | c): the whole prefix of categories, backed off to the last
+    two, the last one and none (Witten and Bell 1991). It knows nothing of agreement, selection or meaning.
     """
-    layer = next((name for name in LAYERS if name in panel.layers and any(name in s.labels for s in sentences)), None)
-    if layer is None:
-        return f"neither {' nor '.join(LAYERS)} labels the panel and the training corpus"
     if not all(np.array_equal(e.first, np.arange(len(e.ids))) for e in panel.encodings):
         return "the tokenizer splits words; categories are of words"
-    if panel.tokenizer.bos_token_id is None or (eos := special_id(panel.tokenizer, "eos")) is None:
+    if special_id(panel.tokenizer, "bos") is None or (eos := special_id(panel.tokenizer, "eos")) is None:
         return "the tokenizer has no beginning or end of sentence"
-    paths = [_categories(s, layer) for s in sentences]
-    panel_paths = [_categories(s, layer) for s in panel.sentences]
+    for layer in LAYERS:
+        if layer in panel.layers:
+            labels = itertools.islice(iterate_labels(training, layer), MAX_SENTENCES)
+            paths = [_path(values) for values in labels]
+            if any(c not in ("_", END) for path in paths for c in path):
+                break
+    else:
+        return f"neither {' nor '.join(LAYERS)} labels the panel and the training corpus"
+    panel_paths = [_path(values) for values in iterate_labels(panel.sentences, layer)]
     names = sorted({c for path in (*paths, *panel_paths) for c in path})
     code = {name: i for i, name in enumerate(names)}
+    words = itertools.islice(iterate_words(training), MAX_SENTENCES)
+    ids = [i for sentence in words for i in (*panel.tokenizer.convert_tokens_to_ids(list(sentence)), eos)]
     counts = np.zeros((len(names), len(panel.tokenizer)))
-    ids = [panel.tokenizer.convert_tokens_to_ids(list(s.tokens)) for s in sentences]
-    np.add.at(
-        counts,
-        ([code[c] for path in paths for c in path], [i for row in ids for i in (*row, eos)]),
-        1.0,
-    )
+    np.add.at(counts, ([code[c] for path in paths for c in path], ids), 1.0)
     follow = _CategoryLaw(paths, code)
     mix = np.zeros((len(panel.predictions), len(names)))
     rows = zip(panel.predictions.sentence.tolist(), panel.predictions.position.tolist(), strict=True)
@@ -174,8 +178,8 @@ def _construction(panel: Panel, sentences: Sequence[AnnotatedSentence]) -> tuple
     return mix, np.stack([_word_law(row) for row in counts])
 
 
-def _categories(sentence: AnnotatedSentence, layer: str) -> tuple[str, ...]:
-    values = sentence.labels.get(layer, (None,) * len(sentence))
+def _path(values: Sequence[str | None]) -> tuple[str, ...]:
+    """Return the categories of a sentence and its end."""
     return (*(v or "_" for v in values), END)
 
 
@@ -195,10 +199,12 @@ class _CategoryLaw:
         self.code = code
         self.follow: dict[Any, Counter[int]] = {}
         self.memory: dict[tuple[str, ...], np.ndarray] = {}
-        for path in paths:
+        for path, times in Counter(paths).items():  # few paths are distinct
             for i, category in enumerate(path):
                 for key in self._keys(path[:i]):
-                    self.follow.setdefault(key, Counter())[code[category]] += 1
+                    if key not in self.follow:
+                        self.follow[key] = Counter()
+                    self.follow[key][code[category]] += times
 
     @staticmethod
     def _keys(prefix: tuple[str, ...]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -160,8 +161,23 @@ def iterate_words(corpus: Any) -> Iterator[Sequence[str]]:
     if all(hasattr(corpus, name) for name in ("ids", "offsets", "vocabulary")):
         flat = np.asarray(corpus.vocabulary, object)[np.asarray(corpus.ids)].tolist()
         offsets = np.asarray(corpus.offsets).tolist()
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+        for start, end in pairwise(offsets):
             yield flat[start:end]
     else:
         for sentence in corpus:
             yield sentence.tokens
+
+
+def iterate_labels(corpus: Any, layer: str) -> Iterator[Labels]:
+    """Yield one label layer of every sentence, all None where a sentence lacks it; columnar corpora (`column`) as above."""
+    if all(hasattr(corpus, name) for name in ("column", "layer_names", "offsets")):
+        offsets = np.asarray(corpus.offsets).tolist()
+        flat: list[str | None] = [None] * offsets[-1]
+        if layer in corpus.layer_names:
+            codes, names = corpus.column(layer)
+            flat = np.array([*names, None], object)[np.asarray(codes)].tolist()
+        for start, end in pairwise(offsets):
+            yield tuple(flat[start:end])
+    else:
+        for sentence in corpus:
+            yield _values(sentence.labels[layer] if layer in sentence.labels else (None,) * len(sentence.tokens))

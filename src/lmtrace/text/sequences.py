@@ -9,7 +9,7 @@ import numpy as np
 
 from lmtrace.errors import DataError
 from lmtrace.text.alignment import encode
-from lmtrace.text.sentences import AnnotatedSentence, as_annotated
+from lmtrace.text.sentences import as_annotated
 from lmtrace.text.tokenizer import WordTokenizer, logical_pieces
 
 
@@ -76,7 +76,8 @@ def encode_causal(sentences: Iterable[Any], tokenizer: Any, max_length: int | No
     A sentence that is cut at `max_length` has no end of sentence. Empty sentences are left out.
     """
     begin, end = causal_affixes(tokenizer)
-    annotated: list[AnnotatedSentence] = [as_annotated(s) for s in sentences]
-    return [
-        [*begin, *e.ids.tolist(), *end][:max_length] for e in encode(annotated, tokenizer) if len(e.ids)
-    ]  # fmt: skip
+    if isinstance(tokenizer, WordTokenizer):  # needs the words only, and corpora are large
+        rows: Iterable[list[int]] = (tokenizer.encode([str(token) for token in s.tokens]) for s in sentences)
+    else:
+        rows = (e.ids.tolist() for e in encode([as_annotated(s) for s in sentences], tokenizer))
+    return [[*begin, *row, *end][:max_length] for row in rows if row]

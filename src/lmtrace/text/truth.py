@@ -134,12 +134,12 @@ class Truth:
 
     @cached_property
     def sparse(self) -> SparseRows:
-        """Return the law of every prediction as the tokens that it allows; made once (12 bytes an allowed token)."""
+        """Return the law of every prediction as the tokens that it allows; made once (16 bytes an allowed token)."""
         tokens, values, counts = [], [], []
         for at in range(0, len(self._targets), 1024):
             law = self.law(np.arange(at, min(at + 1024, len(self._targets))))
             row, column = np.nonzero(law > FORBIDDEN)
-            tokens.append(column.astype(np.int32))
+            tokens.append(column)
             values.append(law[row, column])
             counts.append(np.bincount(row, minlength=len(law)))
         self._laws.clear()

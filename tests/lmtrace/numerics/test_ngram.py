@@ -14,9 +14,7 @@ def sequences():
 
 def dense(model, previous, before):
     rows, left = model.rows(np.array([previous]), np.array([before]))
-    law = left[:, None] * model.base
-    rows.add_to(law, np.array([0]))
-    return law[0]
+    return (left[:, None] * model.base + rows.dense(len(model.base)))[0]
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -59,13 +57,11 @@ def test_higher_orders_find_the_order_of_the_source():
     assert losses[2] == pytest.approx(losses[1], abs=0.02)
 
 
-def test_sparse_rows_join_scale_and_pad():
+def test_sparse_rows_join_scale_take_and_look_up():
     a = SparseRows(np.array([0, 2, 2]), np.array([1, 3]), np.array([0.5, 0.25]))
     b = SparseRows(np.array([0, 1, 2]), np.array([1, 0]), np.array([1.0, 2.0]))
     joined = SparseRows.joined([a, b.scaled(np.array([2.0, 3.0]))])
-    out = np.zeros((3, 4))
-    joined.add_to(out, np.array([1, 0, 1]))
-    assert out.tolist() == [[6, 0, 0, 0], [0, 2.5, 0, 0.25], [6, 0, 0, 0]]
+    assert joined.take(np.array([1, 0, 1])).dense(4).tolist() == [[6, 0, 0, 0], [0, 2.5, 0, 0.25], [6, 0, 0, 0]]
+    assert joined.at(np.array([1, 1])).tolist() == [2.5, 0]
     assert len(SparseRows.joined([SparseRows.empty(4)])) == 4
-    tokens, values = SparseRows.empty(2).padded(np.array([0, 1]))
-    assert tokens.shape == values.shape == (2, 0)
+    assert SparseRows.empty(2).dense(3).tolist() == [[0, 0, 0], [0, 0, 0]]

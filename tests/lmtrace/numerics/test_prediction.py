@@ -16,6 +16,7 @@ from lmtrace.numerics.prediction import (
 def test_rank_breaks_ties_by_the_smaller_id():
     law = torch.tensor([[0.2, 0.3, 0.3, 0.2]]).log().expand(4, 4)
     assert target_rank(law, torch.arange(4)).tolist() == [2, 0, 1, 3]
+    assert target_rank(law, torch.arange(4), limit=1).tolist()[1:3] == [0, 1]
 
 
 def test_entropy_of_uniform_and_certain_laws():

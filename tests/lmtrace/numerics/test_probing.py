@@ -253,7 +253,7 @@ def test_confidence_of_the_ridge_is_calibrated():
     ridge_, logistic = (linear_probe(x, labels["linear"], groups, kind=k) for k in ("ridge", "logistic"))
     # Scores of plain one-hot ridge, taken as probabilities, would give 0.3 here; large classes would mask small ones.
     assert 0.85 < ridge_.accuracy < logistic.accuracy
-    assert ridge_.accuracy - 0.12 < ridge_.confidence < ridge_.accuracy
+    assert ridge_.accuracy - 0.2 < ridge_.confidence < ridge_.accuracy
 
 
 @pytest.mark.parametrize("kind", ["ridge", "lda", "logistic"])

@@ -41,7 +41,9 @@ def frontend(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(FRONTEND, copy, ignore=shutil.ignore_patterns("node_modules"))
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode and any(word in done.stderr for word in ("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN", "ENOTCACHED")):
+    if done.returncode and any(
+        word in done.stderr for word in ("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN", "ENOTCACHED")
+    ):
         pytest.skip("the npm registry cannot be reached: the bundle cannot be rebuilt here")
     assert done.returncode == 0, done.stderr
     return copy
@@ -77,7 +79,9 @@ class Visit:
         self.page = page
         self.problems: list[str] = []
         self.requests: list[str] = []
-        page.on("console", lambda m: self.problems.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None)
+        page.on(
+            "console", lambda m: self.problems.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None
+        )
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         page.on("request", lambda request: self.requests.append(request.url))
 
@@ -97,7 +101,9 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
     contexts = []
 
     def make(width: int = 1360, height: int = 900, theme: str = "light", **options: Any) -> Visit:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme, **options)
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce", **options
+        )
         context.set_default_timeout(20_000)
         contexts.append(context)
         return Visit(context.new_page())

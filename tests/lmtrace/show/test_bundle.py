@@ -17,11 +17,15 @@ def test_the_committed_bundle_is_what_its_source_builds(frontend: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in STATIC.iterdir()}
     for built in tmp_path.iterdir():
-        assert built.read_bytes() == (STATIC / built.name).read_bytes(), f"{built.name} differs: npm run build in frontend/"
+        assert built.read_bytes() == (STATIC / built.name).read_bytes(), (
+            f"{built.name} differs: npm run build in frontend/"
+        )
 
 
 def test_the_source_type_checks(frontend: Path) -> None:
-    done = subprocess.run(["npm", "run", "check"], cwd=frontend, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        ["npm", "run", "check"], cwd=frontend, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stdout
 
 

@@ -41,7 +41,9 @@ def no_analysis(monkeypatch: pytest.MonkeyPatch, findings: list[dict[str, Any]])
     monkeypatch.setattr(Run, "findings", lambda self: findings)
 
 
-def get(address: str, path: str, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
+def get(
+    address: str, path: str, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None
+) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=15)
     try:
         connection.request(method, path, body=body, headers=headers or {})
@@ -71,9 +73,13 @@ def test_it_serves_runs_payloads_and_findings(folder: Path, serving: Serving) ->
     with serving(dashboard(folder)) as address:
         status, headers, body = get(address, "/")
         assert status == 200
-        assert b"id=\"app\"" in body
+        assert b'id="app"' in body
         assert headers["x-content-type-options"] == "nosniff"
-        assert {r["id"] for r in json.loads(get(address, "/api/runs")[2])["runs"]} == {"nested/first", "second", "broken"}
+        assert {r["id"] for r in json.loads(get(address, "/api/runs")[2])["runs"]} == {
+            "nested/first",
+            "second",
+            "broken",
+        }
         status, _, body = get(address, f"/api/payload?run={quote('nested/first')}&run=second")
         head, _ = unpack(body)
         assert [r["id"] for r in head["runs"]] == ["nested/first", "second"]
@@ -123,7 +129,16 @@ def test_only_reading_is_allowed(folder: Path, serving: Serving) -> None:
 def test_other_hosts_are_refused(folder: Path, serving: Serving) -> None:
     with serving(dashboard(folder)) as address:
         port = urlsplit(address).port
-        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost@evil", "", "[::1", "localhost:x", "0.0.0.0"):
+        for host in (
+            "evil.example",
+            f"evil.example:{port}",
+            "127.0.0.1.evil.example",
+            "localhost@evil",
+            "",
+            "[::1",
+            "localhost:x",
+            "0.0.0.0",
+        ):
             assert get(address, "/api/runs", headers={"Host": host})[0] == 400, host
         for host in ("localhost", f"LOCALHOST:{port}", f"127.0.0.1:{port}", "[::1]:80"):
             assert get(address, "/api/runs", headers={"Host": host})[0] == 200, host
@@ -201,7 +216,9 @@ def test_a_run_that_is_replaced_is_opened_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_the_live_page_follows_a_training(tmp_path: Path, serving: Serving, visit: Callable[..., Any], axe: str, shots: Path | None) -> None:
+def test_the_live_page_follows_a_training(
+    tmp_path: Path, serving: Serving, visit: Callable[..., Any], axe: str, shots: Path | None
+) -> None:
     writer = write_example(tmp_path / "live", num_steps=1_000, finish=False)
     write_example(tmp_path / "before", num_steps=800, seed=4)
     os.utime(tmp_path / "before" / "run.sqlite", (1, 1))
@@ -223,7 +240,12 @@ def test_the_live_page_follows_a_training(tmp_path: Path, serving: Serving, visi
                 deadline -= 1
             assert canvas.evaluate("c => c.toDataURL()") != before
         assert page.evaluate("window.lmtrace.live") < 50
-        assert page.evaluate("window.lmtrace.runs[0].series.find(s => s.signal == 'probe' && s.label == 'role').steps.at(-1)") == 2_000
+        assert (
+            page.evaluate(
+                "window.lmtrace.runs[0].series.find(s => s.signal == 'probe' && s.label == 'role').steps.at(-1)"
+            )
+            == 2_000
+        )
         assert page.locator(".tiles dd").first.inner_text() == "2,000"
         if shots is not None:
             page.evaluate("window.scrollTo(0, 0)")
@@ -234,7 +256,9 @@ def test_the_live_page_follows_a_training(tmp_path: Path, serving: Serving, visi
         page.wait_for_selector("h1:text('2 runs')")
         page.wait_for_selector("body[data-ready=true]")
         page.evaluate(axe)
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html)]))")
+        found = page.evaluate(
+            "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html)]))"
+        )
         assert found == []
         assert seen.problems == []
         assert seen.outside() == []

@@ -17,7 +17,13 @@ from lmtrace.show.report import write_report
 from lmtrace.show.thin import thin
 
 
-@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 9), st.integers(1, 5)), elements=st.floats(-1e6, 1e6, width=32) | st.just(np.nan)))
+@given(
+    hnp.arrays(
+        np.float64,
+        st.tuples(st.integers(1, 9), st.integers(1, 5)),
+        elements=st.floats(-1e6, 1e6, width=32) | st.just(np.nan),
+    )
+)
 def test_floats_come_back(values: np.ndarray) -> None:
     packer = Packer()
     entry = packer.floats(values)

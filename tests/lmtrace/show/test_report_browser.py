@@ -34,6 +34,15 @@ def draw_all(page: Any) -> None:
     page.evaluate("window.lmtrace.drawAll()")
 
 
+def until(page: Any, condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within some seconds."""
+    for _ in range(100):
+        if condition():
+            return True
+        page.wait_for_timeout(50)
+    return False
+
+
 # The share of the pixels of each canvas that are not empty.
 INK = """() => [...document.querySelectorAll('.plot')].map(el => {
   const c = el.querySelector('canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
@@ -55,6 +64,18 @@ def test_every_figure_draws_and_nothing_leaves_the_machine(report: str, visit: C
     assert seen.outside() == []
 
 
+def test_figures_further_down_are_drawn_without_scrolling(report: str, visit: Callable[..., Any]) -> None:
+    page = visit().open(report)
+    page.wait_for_selector("#cost-seconds .plot[data-drawn]", state="attached")
+    page.wait_for_timeout(500)
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('figure')].filter(f => f.clientWidth && !f.querySelector('.plot[data-drawn]')).length"
+        )
+        == 0
+    )
+
+
 def test_step_zero_and_the_null_are_drawn(report: str, visit: Callable[..., Any]) -> None:
     page = visit().open(report)
     draw_all(page)
@@ -70,6 +91,7 @@ def test_step_zero_and_the_null_are_drawn(report: str, visit: Callable[..., Any]
 
 def test_a_point_tells_its_record(report: str, visit: Callable[..., Any], example: Path) -> None:
     page = visit().open(report)
+    draw_all(page)
     page.locator("#map-probe-accuracy-lexical .plot").first.focus()
     page.keyboard.press("End")
     page.keyboard.press("Enter")
@@ -100,23 +122,20 @@ def test_missing_numbers_give_their_reason(report: str, visit: Callable[..., Any
 def test_the_cursor_is_linked_and_the_zoom_too(report: str, visit: Callable[..., Any]) -> None:
     page = visit(height=1600).open(report)
     draw_all(page)
-    page.locator("#maps").scroll_into_view_if_needed()
+    page.locator("#map-probe-accuracy-lexical .facets").scroll_into_view_if_needed()
     first, other = (page.locator("#map-probe-accuracy-lexical .plot").nth(i) for i in (0, 1))
     over = "el => { const c = el.querySelectorAll('canvas')[1], d = c.getContext('2d').getImageData(0,0,c.width,c.height).data; return d.some((v, i) => i % 4 == 3 && v > 0) }"
     assert not other.evaluate(over)
     box = first.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 40)
-    page.wait_for_timeout(120)
-    assert other.evaluate(over)
+    assert until(page, lambda: other.evaluate(over))
     before = other.evaluate("el => el.querySelector('canvas').toDataURL()")
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 40, steps=4)
     page.mouse.up()
-    page.wait_for_timeout(150)
-    assert other.evaluate("el => el.querySelector('canvas').toDataURL()") != before
+    assert until(page, lambda: other.evaluate("el => el.querySelector('canvas').toDataURL()") != before)
     page.get_by_role("button", name="Reset zoom").click()
-    page.wait_for_timeout(150)
-    assert other.evaluate("el => el.querySelector('canvas').toDataURL()") == before
+    assert until(page, lambda: other.evaluate("el => el.querySelector('canvas').toDataURL()") == before)
 
 
 def test_the_slider_replays(report: str, visit: Callable[..., Any]) -> None:
@@ -126,8 +145,7 @@ def test_the_slider_replays(report: str, visit: Callable[..., Any]) -> None:
     before = matrix.evaluate("c => c.toDataURL()")
     page.locator(".replay input").evaluate("el => { el.value = 0; el.dispatchEvent(new Event('input')) }")
     page.locator("#array-attention-previous-token").scroll_into_view_if_needed()
-    page.wait_for_timeout(200)
-    assert matrix.evaluate("c => c.toDataURL()") != before
+    assert until(page, lambda: matrix.evaluate("c => c.toDataURL()") != before)
     assert "step 0" in page.locator(".replay output").inner_text()
 
 
@@ -135,10 +153,10 @@ def test_numbers_and_files_of_a_figure(report: str, visit: Callable[..., Any]) -
     seen = visit(accept_downloads=True)
     page = seen.open(report)
     figure = page.locator("#curves-pairs-accuracy-values")
-    figure.get_by_role("button", name="Show the numbers").click()
+    figure.get_by_role("button", name="Table: show the numbers").click()
     assert figure.locator("tbody tr").count() == 41
     got = {}
-    for name in ("Save the numbers", "Save as SVG", "Save as PNG"):
+    for name in ("CSV: save", "SVG: save", "PNG: save"):
         with page.expect_download() as download:
             figure.get_by_role("button", name=name).click()
         got[download.value.suggested_filename.rsplit(".")[-1]] = Path(download.value.path()).read_bytes()
@@ -158,8 +176,12 @@ def test_every_figure_saves_as_well_formed_svg(report: str, visit: Callable[...,
 
     page = visit().open(report)
     draw_all(page)
-    page.evaluate("URL.createObjectURL = blob => { (window.saved ??= []).push(blob); return 'blob:none' }; HTMLAnchorElement.prototype.click = () => {}")
-    count = page.evaluate("[...document.querySelectorAll('.tools button[aria-label^=\"Save as SVG\"]')].map(b => b.click()).length")
+    page.evaluate(
+        "URL.createObjectURL = blob => { (window.saved ??= []).push(blob); return 'blob:none' }; HTMLAnchorElement.prototype.click = () => {}"
+    )
+    count = page.evaluate(
+        "[...document.querySelectorAll('.tools button[aria-label^=\"SVG: save\"]')].map(b => b.click()).length"
+    )
     texts = page.evaluate("Promise.all(window.saved.map(b => b.text()))")
     assert len(texts) == count == page.locator("figure").count()
     for text in texts:
@@ -169,12 +191,16 @@ def test_every_figure_saves_as_well_formed_svg(report: str, visit: Callable[...,
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1360, 390])
-def test_axe_finds_nothing(report: str, visit: Callable[..., Any], axe: str, theme: str, width: int, shots: Path | None) -> None:
+def test_axe_finds_nothing(
+    report: str, visit: Callable[..., Any], axe: str, theme: str, width: int, shots: Path | None
+) -> None:
     page = visit(width, 900, theme).open(report)
     draw_all(page)
-    page.locator("#curves-pairs-accuracy-values").get_by_role("button", name="Show the numbers").click()
+    page.locator("#curves-pairs-accuracy-values").get_by_role("button", name="Table: show the numbers").click()
     page.evaluate(axe)
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.help, v.nodes.slice(0, 3).map(n => n.html)]))")
+    found = page.evaluate(
+        "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.help, v.nodes.slice(0, 3).map(n => n.html)]))"
+    )
     assert found == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     if shots is not None:
@@ -183,7 +209,7 @@ def test_axe_finds_nothing(report: str, visit: Callable[..., Any], axe: str, the
 
 def test_the_dialog_and_the_theme_button_pass_axe(report: str, visit: Callable[..., Any], axe: str) -> None:
     page = visit().open(report)
-    page.get_by_role("button", name="Change to the dark theme").click()
+    page.get_by_role("button", name="change to the dark theme").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
     page.locator("#loss-figure .plot").focus()
     page.keyboard.press("ArrowLeft")
@@ -199,7 +225,9 @@ def test_print_shows_every_figure_and_no_tools(report: str, visit: Callable[...,
     page.emulate_media(media="print")
     assert page.locator(".replay").is_hidden()
     assert page.locator(".tools").first.is_hidden()
-    assert page.evaluate("[...document.querySelectorAll('main > section > .figures .plot, main > section > figure .plot')].every(p => p.dataset.drawn)")
+    assert page.evaluate(
+        "[...document.querySelectorAll('main > section > .figures .plot, main > section > figure .plot')].every(p => p.dataset.drawn)"
+    )
 
 
 def test_a_hostile_run_runs_no_script(tmp_path: Path, visit: Callable[..., Any]) -> None:
@@ -208,7 +236,9 @@ def test_a_hostile_run_runs_no_script(tmp_path: Path, visit: Callable[..., Any])
     writer.write_scalars("loss", [1, 2], [3.0, 2.0])
     writer.event(1, "alert", evil)
     writer.finish()
-    path = write_report(open_run(tmp_path / "run"), tmp_path / "r.html", [[{"kind": evil, "sentence": evil, "caveats": [evil]}]])
+    path = write_report(
+        open_run(tmp_path / "run"), tmp_path / "r.html", [[{"kind": evil, "sentence": evil, "caveats": [evil]}]]
+    )
     seen = visit()
     page = seen.open(path.as_uri())
     assert page.evaluate("document.body.dataset.owned ?? null") is None

@@ -6,8 +6,10 @@ import torch
 
 from fake_view import FakeView
 from lmtrace.errors import ConfigError
+from lmtrace.numerics.clustered import clustered_mean
 from lmtrace.signals.ladder import Ladder
 from lmtrace.text.panel import Panel
+from lmtrace.text.readers import read
 from lmtrace.text.references import RUNGS
 from lmtrace.text.sequences import encode_causal
 from lmtrace.text.tokenizer import WordTokenizer
@@ -121,3 +123,30 @@ def test_rungs_that_cannot_be_had_give_reasons():
     assert records["kl", "trigram"].value > 0
     with pytest.raises(ConfigError, match="unknown rungs"):
         Ladder(rungs=("quadgram",))
+
+
+@pytest.mark.slow
+def test_the_construction_rung_reaches_the_known_floor_of_the_published_corpus(data_dir):
+    corpus = read(data_dir / "next_token_corpus_3.json")
+    order = np.random.default_rng(0).permutation(len(corpus))
+    train, test = ([corpus[i] for i in rows] for rows in (order[:22_000], order[22_000:]))
+    panel = Panel.from_annotated(test, WordTokenizer.from_corpus(corpus), size=3000, training=train)
+    surprisal = panel.references[0]["construction"].surprisal
+    loss = clustered_mean(surprisal, panel.predictions.sentence)
+    # 5.282 nats: template law and uniform words. The rest is the price of estimating 6,450 words from the training part.
+    assert 5.282 - 3 * loss.stderr < loss.value < 5.282 + 0.08
+
+
+def test_a_columnar_corpus_is_counted_as_its_sentences_are():
+    absynth = pytest.importorskip("absynth")
+    corpus = absynth.generate(absynth.Grammar.preset("tiny"), n=600, seed=0)
+    tokenizer = WordTokenizer.from_corpus(corpus)
+    laws = []
+    for training in (corpus, list(corpus)):
+        panel = Panel.from_annotated(corpus[:20], tokenizer, training=training)
+        laws.append({name: panel.references[0][name].surprisal for name in RUNGS})
+    for name in RUNGS:
+        assert laws[0][name] == pytest.approx(laws[1][name], abs=1e-12)
+    means = [laws[0][name].mean() for name in RUNGS]
+    assert means[0] > means[1] > means[2] > means[5]
+    assert means[4] > means[5]

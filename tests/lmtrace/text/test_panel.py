@@ -295,7 +295,7 @@ def test_the_hash_sees_ids_labels_policy_and_objective():
 
 
 def test_unknown_layers_name_those_there_are(word_panel):
-    message = r"no label layer 'upso'. It has: construction, category, position, frequency"
+    message = r"no label layer 'upso'. It has: category, construction, frequency, position"
     with pytest.raises(DataError, match=message):
         word_panel.labels("upso")
     with pytest.raises(DataError, match=message):

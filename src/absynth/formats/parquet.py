@@ -1,0 +1,202 @@
+"""Parquet: one row a sentence, label layers as lists of strings that any reader of Parquet shows.
+
+Columns: `tokens`, one list per label layer, `head` (1-based, 0 for the root), then `construction`, `complexity`,
+`sentence_frame` and `template` of the sentence. All are dictionary-encoded, so a label costs a few bits. Trees and logical
+forms follow from grammar and template; they are stored for imported corpora only. The header is the file's metadata "absynth".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from absynth.corpus import Column, Corpus
+from absynth.errors import AbsynthError
+from absynth.formats.builder import WHOLE, Builder
+from absynth.formats.header import Header, check_count, generated, short
+from absynth.grammar import Grammar
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS = 131_072
+"""Sentences of a row group, whatever the size of the parts that are written, so that the same sentences give the same bytes."""
+
+_WHOLE = {"sentence_frame" if name == "frame" else name: name for name in WHOLE}
+_NOT_LAYERS = {"tokens", "head", *_WHOLE}
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise AbsynthError("format", "parquet", 'another format, or an installed pyarrow: pip install "lmtrace[parquet]"') from error
+    return pyarrow
+
+
+def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
+    """Write the sentences in row groups of `ROWS`."""
+    pa = _arrow()
+    writer = None
+    for corpus in _regroup(parts, ROWS):
+        table = to_table(corpus)
+        if writer is None:
+            writer = pa.parquet.ParquetWriter(
+                path, table.schema, compression="zstd", compression_level=6, dictionary_pagesize_limit=2**28,
+                write_page_checksum=True, store_schema=False,
+            )  # fmt: skip
+        writer.write_table(table, row_group_size=ROWS)
+    if writer is not None:
+        writer.add_key_value_metadata({"absynth": header.dump()})
+        writer.close()
+
+
+def _regroup(parts: Iterable[Corpus], rows: int) -> Iterator[Corpus]:
+    """Yield the same sentences, `rows` at a time; one empty part if there are none."""
+    waiting: list[Corpus] = []
+    some = False
+    for part in parts:
+        waiting.append(part)
+        while sum(map(len, waiting)) >= rows:
+            whole = Corpus.concatenate(waiting)
+            yield whole[:rows]
+            some = True
+            waiting = [whole[rows:]]
+    if waiting and (len(waiting[-1]) or not some or len(waiting) > 1):
+        whole = Corpus.concatenate(waiting)
+        if len(whole) or not some:
+            yield whole
+
+
+def to_table(corpus: Corpus) -> pa.Table:
+    """Return a corpus as an Arrow table, columns as in the file."""
+    pa = _arrow()
+    offsets = pa.array(corpus.offsets.astype(np.int32))
+    columns: dict[str, Any] = {"tokens": pa.ListArray.from_arrays(offsets, _dictionary(corpus.ids, corpus.vocabulary))}
+    for layer in corpus.layer_names:
+        if layer in _NOT_LAYERS:
+            raise AbsynthError(f"layers.{layer}", layer, f"another name; these mean something else: {', '.join(sorted(_NOT_LAYERS))}")
+        columns[layer] = pa.ListArray.from_arrays(offsets, _dictionary(*corpus.column(layer)))
+    heads = corpus.head_column()
+    if heads is not None:
+        columns["head"] = pa.ListArray.from_arrays(offsets, pa.array(heads, pa.int16()))
+    names = ("complexity", "construction", "frame", "template") if corpus.grammar is not None else tuple(corpus.sentence_layers)
+    for name in names:
+        column = "sentence_frame" if name == "frame" else name
+        columns[column] = _dictionary(*corpus.sentence_column(name))
+    return pa.table(columns)
+
+
+def _dictionary(codes: np.ndarray, names: Sequence[str]) -> Any:
+    pa = _arrow()
+    kind = np.int16 if len(names) < 2**15 else np.int32
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(kind), mask=codes < 0), pa.array(list(names), pa.string()))
+
+
+def read(path: Path) -> Corpus:
+    """Read a whole file.
+
+    Raises
+    ------
+    AbsynthError
+        For a damaged file (every page has a checksum), or one that absynth did not write.
+    """
+    pa = _arrow()
+    try:
+        with pa.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            meta = (file.metadata.metadata or {}).get(b"absynth")
+            if meta is None:
+                raise AbsynthError(str(path), "no header", 'a Parquet file that absynth wrote, with "absynth" in its metadata')
+            header = Header.parse(meta, f"{path}: header")
+            check_count(header, file.metadata.num_rows, str(path))
+            names = file.schema_arrow.names
+            leaves = [file.schema.column(i) for i in range(len(file.schema))]
+            coded = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        wanted = ["tokens", "template"] if header.grammar is not None else names
+        for name in wanted:
+            if name not in names:
+                raise AbsynthError(f"{path}: {name}", None, f"a column {name}")
+        with pa.parquet.ParquetFile(path, page_checksum_verification=True, read_dictionary=coded) as file:
+            table = file.read(columns=wanted).unify_dictionaries()
+    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, KeyError) as error:
+        if isinstance(error, AbsynthError):
+            raise
+        raise AbsynthError(str(path), short(str(error)), "a complete, undamaged Parquet file") from error
+    check_count(header, table.num_rows, str(path))
+    if header.grammar is not None:
+        return _generated(table, header, header.grammar, str(path))
+    return _imported(table, header, str(path))
+
+
+def _words(table: pa.Table, name: str, where: str) -> tuple[np.ndarray, Column]:
+    """Return (offsets, (codes, values)) of a column of lists of strings; code -1 is null."""
+    pa = _arrow()
+    column = table.column(name).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # of no rows
+        column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+    if not pa.types.is_list(column.type) or not pa.types.is_dictionary(column.type.value_type) or not pa.types.is_string(column.type.value_type.value_type):
+        raise AbsynthError(f"{where}: {name}", str(table.schema.field(name).type), "a column of lists of strings")
+    if column.null_count:
+        raise AbsynthError(f"{where}: {name}", "null", "a list for every sentence")
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    values = column.values[offsets[0] : offsets[-1]]
+    return offsets - offsets[0], _codes(values)
+
+
+def _codes(values: pa.DictionaryArray) -> Column:
+    codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+    return codes, tuple(values.dictionary.to_pylist())
+
+
+def _whole(table: pa.Table, name: str, where: str) -> Column:
+    pa = _arrow()
+    column = table.column(name).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+    if not pa.types.is_dictionary(column.type) or not pa.types.is_string(column.type.value_type) or column.null_count:
+        raise AbsynthError(f"{where}: {name}", str(table.schema.field(name).type), "a column of strings without gaps")
+    return _codes(column)
+
+
+def _generated(table: pa.Table, header: Header, grammar: Grammar, where: str) -> Corpus:
+    offsets, (codes, tokens) = _words(table, "tokens", where)
+    rows, names = _whole(table, "template", where)
+    ids = _translate(codes, tokens, grammar.vocabulary, f"{where}: tokens", "words of the grammar")
+    templates = _translate(rows, names, [t.name for t in grammar.templates], f"{where}: template", "templates of the grammar")
+    return generated(header, ids, offsets, templates, where)
+
+
+def _translate(codes: np.ndarray, found: Sequence[str], known: Sequence[str], where: str, allowed: str) -> np.ndarray:
+    index = {value: i for i, value in enumerate(known)}
+    table = np.array([index.get(value, -1) for value in found] or [0], np.int32)
+    used = np.unique(codes)
+    for code in used:
+        if code < 0 or table[code] < 0:
+            raise AbsynthError(where, None if code < 0 else short(found[code]), allowed)
+    return table[codes] if len(codes) else codes
+
+
+def _imported(table: pa.Table, header: Header, where: str) -> Corpus:
+    builder = Builder()
+    offsets, tokens = _words(table, "tokens", where)
+    layers = {name: _words(table, name, where) for name in table.column_names if name not in _NOT_LAYERS}
+    whole = {name: _whole(table, column, where) for column, name in _WHOLE.items() if column in table.column_names}
+    heads = table.column("head").to_pylist() if "head" in table.column_names else None
+    for name, (other, _) in layers.items():
+        if not np.array_equal(other, offsets):
+            raise AbsynthError(f"{where}: {name}", "other lengths", "one label per word")
+
+    def texts(column: Column, a: int, b: int) -> list[Any]:
+        codes, names = column
+        return [names[code] if code >= 0 else None for code in codes[a:b].tolist()]
+
+    for i, (a, b) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist())):
+        builder.add(
+            f"{where}: sentence {i + 1}", texts(tokens, a, b), {name: texts(column, a, b) for name, (_, column) in layers.items()},
+            [] if heads is None else heads[i], {name: texts(column, i, i + 1)[0] for name, column in whole.items()},
+        )  # fmt: skip
+    return builder.corpus(header.provenance)
