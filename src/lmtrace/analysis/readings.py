@@ -48,7 +48,7 @@ def read(run: Readable, key: SeriesKey) -> Series:
 
 def keys_of(run: Readable, signal: str, metric: str | None = None) -> list[SeriesKey]:
     """Return the keys of a signal, or of one of its metrics."""
-    return [k for k in run.keys() if k.signal == signal and metric in (None, k.metric)]
+    return [k for k in run.keys() if k.signal == signal and metric in (None, k.metric)]  # noqa: SIM118 - a method
 
 
 def field_of(run: Readable, key: SeriesKey) -> Field:
@@ -60,7 +60,7 @@ def field_of(run: Readable, key: SeriesKey) -> Field:
 def whole(run: Readable, signal: str, metric: str) -> Series | None:
     """Return the series of a metric over everything (no label, no split), or None where the run has none."""
     key = SeriesKey(signal, metric)
-    return read(run, key) if key in run.keys() else None
+    return read(run, key) if key in run.keys() else None  # noqa: SIM118 - a method
 
 
 def column(series: Series, site: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -95,7 +95,7 @@ def floor_of(run: Readable) -> tuple[float, float] | None:
     """Return the exact floor of the panel's loss in nats and its standard error; None where unknown."""
     series = whole(run, "truth", "floor")
     if series is not None:
-        _, values, stderr, _ = column(series)
+        values = column(series)[1]
         if values.size:  # of the same tokens: it has no error of its own
             return float(values[-1]), 0.0
     floor = run.header.data.get("floor_nats")

@@ -53,7 +53,8 @@ class Replay:
         interval = None
         if self.step is not None:
             share = 100 * self.steps_saved / self.last if self.last else 0.0
-            sentence = f"The rule would have stopped at step {say_step(self.step)} of {say_step(self.last)}: {share:.0f} % of the steps saved"
+            sentence = f"The rule would have stopped at step {say_step(self.step)} of {say_step(self.last)}: "
+            sentence += f"{share:.0f} % of the steps saved"
             if self.loss_given_up is not None:
                 sentence += f", {say(self.loss_given_up)} nats of panel loss given up"
                 if self.stderr is not None:
