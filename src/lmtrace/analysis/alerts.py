@@ -228,7 +228,7 @@ def alerts(run: Readable, alarms: Alarms | None = None) -> list[Alert]:
             steps, values = run.scalars(name)
             found += alarms.scalars(name, steps.tolist(), values.tolist())
     read = {_NORM, ("output", "loss"), ("truth", "excess"), *(("dimension", metric) for metric in _RANKS)}
-    wanted = [key for key in run.keys() if (key.signal, key.metric) in read]  # noqa: SIM118 - a method of the run
+    wanted = [key for key in run.keys() if (key.signal, key.metric) in read]
     for step, records in measurements(run, wanted):
         found += alarms.update(step, records)
     return sorted(found, key=lambda alert: alert.step)

@@ -52,7 +52,7 @@ def compare(runs: Sequence[Readable], others: Sequence[Readable] | None = None) 
 def _shared(runs: Sequence[Readable]) -> list[SeriesKey]:
     """Return the keys that every run has and that are expected to go somewhere; no single label values."""
     rest = [set(run.keys()) for run in runs[1:]]
-    keys = [k for k in runs[0].keys() if all(k in r for r in rest) and not is_value(k)]  # noqa: SIM118 - a method
+    keys = [k for k in runs[0].keys() if all(k in r for r in rest) and not is_value(k)]
     return [k for k in keys if field_of(runs[0], k).better]
 
 

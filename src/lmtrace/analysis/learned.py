@@ -52,7 +52,7 @@ def _curves(run: Readable) -> Iterator[tuple[SeriesKey, Any]]:
     """
     headline: dict[str, str] = {}
     by_value: dict[str, str] = {}
-    keys = [key for key in run.keys() if field_of(run, key).better]  # noqa: SIM118 - a method of the run
+    keys = [key for key in run.keys() if field_of(run, key).better]
     for key in keys:
         headline.setdefault(key.signal, key.metric)
     order = {s: [f.metric for f in fields if f.better] for s, fields in run.header.fields.items()}
@@ -178,7 +178,7 @@ _GAINS = {
 
 def gain_findings(run: Readable) -> Iterator[Finding]:
     """Say of each difference to a null model, at its best site, whether it is clear of zero."""
-    for key in run.keys():  # noqa: SIM118 - a method of the run
+    for key in run.keys():
         if key.metric not in _GAINS or is_value(key):
             continue
         kind, otherwise = _GAINS[key.metric]

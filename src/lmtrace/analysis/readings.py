@@ -48,7 +48,7 @@ def read(run: Readable, key: SeriesKey) -> Series:
 
 def keys_of(run: Readable, signal: str, metric: str | None = None) -> list[SeriesKey]:
     """Return the keys of a signal, or of one of its metrics."""
-    return [k for k in run.keys() if k.signal == signal and metric in (None, k.metric)]  # noqa: SIM118 - a method
+    return [k for k in run.keys() if k.signal == signal and metric in (None, k.metric)]
 
 
 def field_of(run: Readable, key: SeriesKey) -> Field:
@@ -60,7 +60,7 @@ def field_of(run: Readable, key: SeriesKey) -> Field:
 def whole(run: Readable, signal: str, metric: str) -> Series | None:
     """Return the series of a metric over everything (no label, no split), or None where the run has none."""
     key = SeriesKey(signal, metric)
-    return read(run, key) if key in run.keys() else None  # noqa: SIM118 - a method
+    return read(run, key) if key in run.keys() else None
 
 
 def column(series: Series, site: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:

@@ -89,7 +89,7 @@ def replay(run: Readable, rule: Converged | str) -> Replay:
     rule = Converged.parse(rule) if isinstance(rule, str) else rule.fresh()
     wanted = {w.key for w in rule.watch} | {SeriesKey("output", "loss")}
     # Everything that was there at the first step is shown to the rule, so that its error names the choices.
-    keys = [key for key in run.keys() if key in wanted] or list(run.keys())  # noqa: SIM118 - a method of the run
+    keys = [key for key in run.keys() if key in wanted] or list(run.keys())
     dense = run.scalars("loss") if "loss" in run.scalar_metrics else (np.array([]), np.array([]))
     decisions: list[Decision] = []
     notes: list[str] = []

@@ -95,6 +95,8 @@ class HessianOperator:
         self._loss = loss
         self.params = _trainable(params)
         self._tensors = list(self.params.values())
+        if any(hasattr(p, "placements") for p in self._tensors):
+            raise ModelError("parameters are sharded (DTensor): a product would see one rank's part only")
         self.device = self._tensors[0].device
         wide = any(p.dtype == torch.float64 for p in self._tensors)
         self.dtype = torch.float64 if wide else torch.float32

@@ -133,8 +133,8 @@ class Curvature(Signal):
         Residual of an eigenpair relative to the largest magnitude (lambda_min: to its own); the eigenvalue's error is
         of the order of its square.
     max_products
-        Limit per spectrum; what has not converged by then is missing. Bounds the memory too: that many vectors of P
-        entries.
+        Limit per spectrum; what has not converged by then is missing. Memory beyond the gradient graph: that many
+        vectors of P entries, 48 at most.
     density_probes, density_steps
         Start vectors and Lanczos steps of the density.
     """
@@ -323,8 +323,9 @@ class Curvature(Signal):
         yield self._or_missing(view, "trace_ratio", ratio, "the trace on the training batch is not positive", null=1.0)
         yield self._or_missing(view, "train_lambda_max", spectrum.largest, spectrum.note, n=1)
         note = panel.note or spectrum.note
-        both = panel.largest is not None and spectrum.largest is not None
-        difference = panel.largest - spectrum.largest if both else None  # pyright: ignore[reportOptionalOperand]
+        difference = None
+        if panel.largest is not None and spectrum.largest is not None:
+            difference = panel.largest - spectrum.largest
         yield self._or_missing(view, "lambda_max_gap", difference, note, n=1, null=0.0)
         ratio = _ratio(panel.largest, spectrum.largest)
         yield self._or_missing(view, "lambda_max_ratio", ratio, note or "it is not positive", n=1, null=1.0)

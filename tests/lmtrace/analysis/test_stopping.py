@@ -29,7 +29,7 @@ def make(panel, train=None, sites=False):
 
 def records_at(run, step):
     i = int(np.searchsorted(run.steps, step))
-    for key in run.keys():  # noqa: SIM118 - a method of the run
+    for key in run.keys():
         s = run.series(key.signal, key.metric, key.label, key.split)
         for j, site in enumerate(s.sites):
             yield Record(step=step, signal=key.signal, metric=key.metric, label=key.label, split=key.split, site=site,
