@@ -69,7 +69,7 @@ export function findingCards(run: Run): HTMLElement | null {
   });
   const sorted = kept.map((f, i) => ({ f, i, t: tone(f) })).sort((a, b) => rank(a.f, a.t) - rank(b.f, b.t) || a.i - b.i);
   const SHOWN = 12;
-  sorted.forEach(({ f, t }, index) => {
+  const card = ({ f, t }: { f: Finding; t: string }) => {
     const item = h("li", { class: t }, h("span", { class: "kind" }, String(f.kind ?? "finding").replace(/_/g, " ")), h("p", {}, String(f.sentence ?? f.text ?? "")));
     const facts: string[] = [];
     const [a, b] = intervalOf(f);
@@ -83,12 +83,21 @@ export function findingCards(run: Run): HTMLElement | null {
     if (caveats.length) item.append(h("details", {}, h("summary", {}, caveats.length === 1 ? "1 caveat" : `${caveats.length} caveats`), h("ul", {}, ...caveats.map((c) => h("li", {}, c)))));
     const more = others.get(f) ?? [];
     if (more.length) item.append(h("details", {}, h("summary", {}, `${more.length} more ${more.length === 1 ? "site" : "sites"}`), h("ul", {}, ...more.map((m) => h("li", {}, m)))));
-    if (index >= SHOWN) item.classList.add("more");
-    list.append(item);
-  });
-  if (sorted.length <= SHOWN + 2) { list.classList.add("open"); return list; }
+    return item;
+  };
+  const enough = sorted.length <= SHOWN + 2 ? sorted.length : SHOWN;
+  list.append(...sorted.slice(0, enough).map(card));
+  if (enough === sorted.length) return list;
+  const showAll = () => { if (list.children.length === enough) list.append(...sorted.slice(enough).map(card)); };
+  addEventListener("beforeprint", () => { if (list.isConnected) { showAll(); list.classList.add("open"); } });
   const more = h("button", { type: "button", class: "quiet", "aria-expanded": "false" }, `Show all ${sorted.length}`);
-  more.onclick = () => { const open = list.classList.toggle("open"); more.textContent = open ? "Show fewer" : `Show all ${sorted.length}`; more.setAttribute("aria-expanded", String(open)); };
+  more.onclick = () => {
+    const open = list.classList.toggle("open");
+    showAll();
+    [...list.children].forEach((item, i) => { (item as HTMLElement).hidden = !open && i >= enough; });
+    more.textContent = open ? "Show fewer" : `Show all ${sorted.length}`;
+    more.setAttribute("aria-expanded", String(open));
+  };
   return h("div", {}, list, more);
 }
 

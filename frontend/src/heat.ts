@@ -159,12 +159,13 @@ export function paintBar(p: Painter, x: number, y: number, w: number, h: HeatSca
   const style = { color: t.muted, size: 10.5 } as const;
   const sign = (v: number) => (h.relative && v > 0 ? "+" : "") + number(v, 2);
   p.text(sign(h.low), x, y + 21, style);
-  p.text(sign(h.high) + (unit && unit !== "1" ? ` ${unit}` : ""), x + w, y + 21, { ...style, anchor: "end" });
+  const end = sign(h.high) + (unit && unit !== "1" ? ` ${unit}` : "");
+  p.text(end, x + w, y + 21, { ...style, anchor: "end" });
   if (h.middle !== null) {
     const at = x + ((h.middle - h.low) / (h.high - h.low || 1)) * w, text = h.relative ? "null" : "0";
     p.line([at, y - 3, at, y + 12], { color: t.ink, width: 1.2 });
     const half = textWidth(text, 10.5) / 2;
-    const room = at - half > x + 28 && at + half < x + w - 34;
+    const room = at - half > x + textWidth(sign(h.low), 10.5) + 6 && at + half < x + w - textWidth(end, 10.5) - 6;
     p.text(text, Math.min(Math.max(at, x + half), x + w - half), room ? y + 21 : y - 6, { color: t.ink, size: 10.5, anchor: "middle" });
   }
 }

@@ -153,7 +153,9 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
 
     async def findings(request: Request) -> Response:
         chosen = await anyio.to_thread.run_sync(_selected, library, request.query_params.getlist("run"))
-        found = await anyio.to_thread.run_sync(lambda: {name: [finding(f) for f in library.findings(name)] for name in chosen})
+        found = await anyio.to_thread.run_sync(
+            lambda: {name: [finding(f) for f in library.findings(name)] for name in chosen}
+        )
         return JSONResponse(plain(found))
 
     async def live(request: Request) -> Response:
