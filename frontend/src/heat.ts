@@ -53,7 +53,7 @@ export class Heat extends Plot {
 
   paint(p: Painter, width: number, height: number, t: Theme) {
     const s = this.series, sites = s.sites.length, cell = this.cell(), scale = scaleFor(this.scale(), t);
-    const left = Math.min(width * 0.4, Math.max(...s.sites.map((n) => textWidth(this.rowName(n), 10.5))) + 10), { relative } = this.scale();
+    const left = Math.min(width * 0.4, Math.max(...s.sites.map((n) => textWidth(this.rowName(n), 11, 500))) + 12), { relative } = this.scale();
     const zero = s.steps[0] === 0 && span()[0] <= 0;
     const lead = zero ? ZERO + GAP : 0;
     this.box = { x: left + lead, y: 6, w: width - left - lead - 6, h: height - 6 - 32 };

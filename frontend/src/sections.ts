@@ -3,7 +3,7 @@
 import { category, depth, theme } from "./color";
 import { Curves, lastFinite, Level, Line } from "./curves";
 import { Arrays, join, labelLayer, labelName, labelValue, Run, Series, siteName } from "./data";
-import { emergences, findingCards } from "./findings";
+import { byOnset, emergences, findingCards } from "./findings";
 import { Facet, Figure, h } from "./figure";
 import { Heat, heatScale, HeatScale, paintBar } from "./heat";
 import { limits, Matrix, Ridges } from "./arrays";
@@ -11,7 +11,7 @@ import { Profiles } from "./profiles";
 import { errorSection } from "./errors";
 import { costSection, provenance } from "./provenance";
 import { state } from "./state";
-import { Timeline } from "./timeline";
+import { Emergence, Timeline } from "./timeline";
 
 interface Chapter { id: string; title: string; about: string; signals: string[] }
 const CHAPTERS: Chapter[] = [
@@ -95,14 +95,22 @@ function thinned(series: Series[]): string {
 
 // -------------------------------------------------------------------------------------------------------------- timeline
 function timelineSection(runs: Run[]): HTMLElement | null {
-  const items = emergences(runs);
+  const items = emergences(runs), groups = groupBy(items, (i) => `${i.signal}|${i.nested}|${i.metric}`);
   if (!items.length) return null;
-  const figure = new Figure({
-    id: "timeline", title: "From onset to saturation", wide: true,
-    meaning: "A bar runs from the first step above the null to 90 % of the way; the dot is the midpoint, the line through it its interval.",
-    facets: [{ title: "", plot: () => new Timeline(items, "Emergence timeline") }],
+  const rank = (i: Emergence) => (i.nested ? 1000 : 0) + (FIRST.indexOf(i.metric) < 0 ? 500 : FIRST.indexOf(i.metric));
+  const shown: Emergence[] = [], more: Emergence[][] = [], seen = new Set<string>();
+  // One quantity per signal is drawn at once, the one asked for first; the others are folded.
+  for (const group of [...groups.values()].sort((a, b) => rank(a[0]!) - rank(b[0]!))) {
+    if (!group[0]!.nested && !seen.has(group[0]!.signal) && shown.length + group.length <= 90) { seen.add(group[0]!.signal); shown.push(...group); }
+    else for (let at = 0; at < group.length; at += 90) more.push(group.slice(at, at + 90));
+  }
+  if (!shown.length) shown.push(...more.shift()!);
+  const figure = (part: Emergence[], at: number) => new Figure({
+    id: at < 0 ? "timeline" : `timeline-${at}`, title: at < 0 ? "From onset to saturation" : `From onset to saturation: ${part[0]!.title}${part[0]!.nested ? ", by label" : ""}`, wide: true,
+    meaning: at < 0 ? "A bar runs from the first step above the null to 90 % of the way; the dot is the midpoint, the line through it its interval. A pale bar has not levelled off." : "",
+    facets: [{ title: "", plot: () => new Timeline(byOnset(part), at < 0 ? "Emergence timeline" : `Emergence timeline, ${part[0]!.title}`) }],
   });
-  return section("emergence", "When it emerged", "", figure.el);
+  return section("emergence", "When it emerged", "", figure(shown, -1).el, folded("more timelines", more.map(figure)));
 }
 
 // ------------------------------------------------------------------------------------------------------------------ order
@@ -147,7 +155,7 @@ function heatFigure(runs: Run[], group: Series[], id = "map", names: ((s: Series
   const current = () => { const now = group.reduce((a, s) => a + s.rows, 0); if (now !== rows) { rows = now; scale = heatScale(group); } return scale!; };
   const { field, signal, metric } = group[0]!, name = names ?? ((s: Series) => facetName(s, group, runs));
   return new Figure({
-    id: `${id}-${slug(`${signal}-${metric}`)}`, title: field.title + splitOf(group) + (names ? ", by value" : ""), meaning: field.meaning, columns: names ? 2 : columnsFor(group.length),
+    id: `${id}-${slug(`${signal}-${metric}`)}`, title: field.title + splitOf(group) + (names && group[0]!.label ? ", all labels" : ""), meaning: field.meaning, columns: names ? 2 : columnsFor(group.length),
     note: [group.every((s) => !s.null.empty) ? `Colour is the distance from the null${field.null ? `: ${field.null}` : ""}.` : "", thinned(group)].filter(Boolean).join(" "),
     bar: (p, x, y, w) => paintBar(p, x, y, w, current(), field.unit, theme()),
     facets: group.map((s) => ({ title: name(s), plot: () => new Heat(s, [field.title, name(s), names ? "value by step" : "site by step"].filter(Boolean).join(", "), current) })),
@@ -169,9 +177,10 @@ function chapter(c: Chapter, runs: Run[], all: Series[], arrays: Arrays[]): HTML
     const lead = signal === "attention" ? heads : [];
     figures.push(...lead);
     for (const group of ordered([...groupBy(own, (s) => s.metric).values()], runs)) {
-      if (signal === "output" && group[0]!.metric === "loss" && group.length === 1 && group[0]!.label === null) continue;
       if (hasAccuracy && /^(control|ceiling)/.test(group[0]!.metric)) continue;
-      for (const figure of metricFigures(runs, group, own)) {
+      const known = signal === "output" && group[0]!.metric === "loss" ? group.filter((s) => s.label !== null) : group;
+      if (!known.length) continue;
+      for (const figure of metricFigures(runs, known, own)) {
         (used < room ? figures : more).push(figure);
         used += figure.spec.facets.length > 4 ? 2 : 1;
       }
@@ -260,7 +269,7 @@ function curveFigure(runs: Run[], group: Series[], own: Series[]): Figure {
   };
   const banded = facets.some((f) => f.lines.some((l) => l.band && !l.series.stderr.empty)), control = facets.some((f) => f.lines.some((l) => l.name === "control"));
   const note = [facets.some((f) => f.levels.length) && field.null ? `Dashed: ${field.null}.` : "", control ? "Dotted: the same probe on random labels, at its best site." : "", thinned(group)].filter(Boolean).join(" ");
-  const by = nested && facets.length === 1 && !/ by /.test(field.title) ? ` by ${labelLayer(group[0]!.label)!.replace(/_/g, " ")}` : "";
+  const by = nested && facets.length === 1 && !/ by /.test(field.title) ? ` by ${labelLayer(group[0]!.label)!.replace(/_/g, " ")}` : nested && facets.length > 1 ? " by label" : "";
   return new Figure({
     id: `curves-${slug([signal, metric, nested ? "values" : ""].filter(Boolean).join("-"))}`, title: field.title + by + (variants ? "" : splitOf(group)), meaning: field.meaning, note, banded, columns: columnsFor(facets.length),
     facets: facets.map((f, i) => ({
@@ -285,7 +294,7 @@ function arrayFigures(runs: Run[], own: Arrays[]): Figure[] {
   const name = (a: Arrays) => [runs.length > 1 ? runs[a.run]!.name : "", a.label ? labelName(a.label) : "", a.site ? siteName(a.site) : "", a.split ?? ""].filter(Boolean).join(" · ");
   // Matrices on one scale and with the same axes are one figure (every statistic of the heads).
   const key = (a: Arrays) => (kind(a) === "matrix" ? `${a.field.axis}|${a.field.unit}|${a.field.high ?? a.metric}` : a.metric);
-  for (const group of groupBy(own.filter((a) => kind(a)), key).values()) {
+  for (const group of [...groupBy(own.filter((a) => kind(a)), key).values()].sort((a, b) => new Set(b.map((x) => x.metric)).size - new Set(a.map((x) => x.metric)).size)) {
     const { field, signal, metric } = group[0]!, what = kind(group[0]!), several = new Set(group.map((a) => a.metric)).size > 1;
     const scale = what === "matrix" ? limits(group) : { low: 0, high: 1 };
     const shown = group.length > 12 && !several ? group.filter((_, i) => i % Math.ceil(group.length / 12) === 0) : group;

@@ -53,7 +53,7 @@ def compare(runs: Sequence[Readable], others: Sequence[Readable] | None = None) 
 def _shared(runs: Sequence[Readable]) -> list[SeriesKey]:
     """Return the keys that every run has and that are expected to go somewhere; no single label values."""
     rest = [set(run.keys()) for run in runs[1:]]
-    keys = [k for k in runs[0].keys() if all(k in r for r in rest) and not is_value(k)]  # noqa: SIM118 - a method
+    keys = [k for k in runs[0].keys() if all(k in r for r in rest) and not is_value(k)]
     return [k for k in keys if field_of(runs[0], k).better]
 
 
@@ -90,7 +90,9 @@ def _paired(runs: Sequence[Readable], others: Sequence[Readable]) -> list[Findin
         d = np.array([b[0] - a[0] for a, b in pairs])
         margin = float(student.ppf(0.975, d.size - 1) * d.std(ddof=1) / np.sqrt(d.size))
         means = f"{say(float(np.mean([a[0] for a, _ in pairs])))} and {say(float(np.mean([b[0] for _, b in pairs])))} on average"
-        found.append(_difference(key, pairs[0][0][2], float(d.mean()), margin, means, (_FEW,) if d.size < 5 else (), d.size))
+        found.append(
+            _difference(key, pairs[0][0][2], float(d.mean()), margin, means, (_FEW,) if d.size < 5 else (), d.size)
+        )
     return found
 
 
@@ -130,10 +132,13 @@ def _seeds(runs: Sequence[Readable]) -> list[Finding]:
             else f"it emerged in none of {len(runs)} seeds"
         )
         mean = float(values.mean())
+        ends_at = f"{say(mean)} at the end ({say(mean - margin)} to {say(mean + margin)})"
         found.append(Finding(
             kind="seeds",
-            sentence=f"{name_of(series)} over {values.size} seeds: {say(mean)} at the end ({say(mean - margin)} to {say(mean + margin)}); {when}.",
-            numbers={"mean": mean, "std": float(values.std(ddof=1)), "emerged": len(known), "num_runs": len(runs), "midpoints": middles},
+            sentence=f"{name_of(series)} over {values.size} seeds: {ends_at}; {when}.",
+            numbers={
+                "mean": mean, "std": float(values.std(ddof=1)), "emerged": len(known), "num_runs": len(runs), "midpoints": middles,
+            },
             interval=closed((mean - margin, mean + margin)), series=(key,), caveats=caveats,
         ))  # fmt: skip
     return found + _orders(times, caveats)
@@ -167,7 +172,11 @@ def _orders(times: dict[SeriesKey, tuple[list[float], list[float]]], caveats: tu
         names = (one.label, two.label) if verdict.verdict != "second" else (two.label, one.label)
         interval = None if verdict.interval is None else closed(verdict.interval)
         span = "" if verdict.interval is None else f" ({say(verdict.interval[0])} to {say(verdict.interval[1])})"
-        ratio = "" if verdict.ratio is None else f"; {two.label} came {say(verdict.ratio)} times as late as {one.label}{span}"
+        ratio = (
+            ""
+            if verdict.ratio is None
+            else f"; {two.label} came {say(verdict.ratio)} times as late as {one.label}{span}"
+        )
         resolved = verdict.verdict != NOT_RESOLVED
         found.append(Finding(
             kind="order" if resolved else NOT_RESOLVED,

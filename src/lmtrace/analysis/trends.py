@@ -42,9 +42,7 @@ class Order:
     note: str = ""
 
 
-def order(
-    first: ArrayLike, second: ArrayLike, grid: ArrayLike | None = None, level: float = 0.95
-) -> Order:
+def order(first: ArrayLike, second: ArrayLike, grid: ArrayLike | None = None, level: float = 0.95) -> Order:
     """Say which of two events came first, from paired times of several runs (seeds).
 
     The differences d_i = log(1 + second_i) - log(1 + first_i) are taken within each run; the order is resolved only where

@@ -141,6 +141,7 @@ def test_profile_interval_covers(width, scale):
     hits = []
     for seed in range(200):
         found = emergence(STEPS, sigmoid(STEPS, 3000, width) + noisy(scale, seed))
-        hits.append((found.interval[0] <= 3000 <= found.interval[1],
-                     found.saturation_interval[0] <= np.expm1(np.log1p(3000) + width * np.log(9)) <= found.saturation_interval[1]))  # fmt: skip
+        done = np.expm1(np.log1p(3000) + width * np.log(9))
+        pairs = ((found.interval, 3000), (found.saturation_interval, done))
+        hits.append([low <= truth <= high for (low, high), truth in pairs])
     assert np.all(np.mean(hits, axis=0) >= 0.90)
