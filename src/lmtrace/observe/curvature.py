@@ -131,13 +131,13 @@ class CurvatureBatch:
         ]
         return torch.stack([piece.sum(dtype=torch.float64) for piece in pieces]).cpu().numpy()
 
-    def mask(self, chosen: list[Part]) -> Tensor:
-        """[P]: 1 in the chosen parts, 0 elsewhere."""
+    def entries(self, chosen: list[Part]) -> Tensor:
+        """[entries] int64: where the chosen parts lie in a flat vector."""
         operator = self.operator
-        result = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
+        inside = torch.zeros(operator.size, dtype=torch.bool, device=operator.device)
         for part in chosen:
-            result[operator.slices[part.parameter]].view(operator.params[part.parameter].shape)[part.index] = 1.0
-        return result
+            inside[operator.slices[part.parameter]].view(operator.params[part.parameter].shape)[part.index] = True
+        return inside.nonzero().squeeze(1)
 
     def setting(self, name: str) -> tuple[float | None, str]:
         """A setting of the optimizer that all groups share, or why there is none."""

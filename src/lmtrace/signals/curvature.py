@@ -254,15 +254,17 @@ class Curvature(Signal):
         operator, view = work.operator, work.view
         for name in [c for c in COMPONENTS if any(p.component == c for p in work.parts)]:
             chosen = [part for part in work.parts if part.component == name]
-            mask, only = work.mask(chosen), {part.parameter for part in chosen}
+            entries, only = work.entries(chosen), {part.parameter for part in chosen}
 
-            def block(v: Tensor, mask: Tensor = mask, only: set[str] = only) -> Tensor:
-                return operator(v, only).mul_(mask)
+            def block(v: Tensor, entries: Tensor = entries, only: set[str] = only) -> Tensor:
+                full = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
+                full[entries] = v
+                return operator(full, only)[entries]
 
-            start = random_start(operator.size, view.generator("lanczos"), operator.dtype, operator.device) * mask
+            start = random_start(len(entries), view.generator("lanczos"), operator.dtype, operator.device)
             found = lanczos(
-                block, start, tol=self.tolerance, smallest=False, max_products=self.max_products,
-                max_basis=20, generator=view.generator("fresh"),
+                block, start, tol=self.tolerance, smallest=False, max_products=self.max_products, max_basis=20,
+                generator=view.generator("fresh"),
             )  # fmt: skip
             yield self._or_missing(view, "component_lambda_max", found.largest, found.note, site=name, n=1)
 
