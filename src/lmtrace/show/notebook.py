@@ -61,7 +61,7 @@ def plot(
     except ImportError as error:
         raise ConfigError("Run.plot needs Matplotlib, which is not installed", "pip install 'lmtrace[plot]'") from error
     if ax is None:
-        _, ax = pyplot.subplots(figsize=(6.4, 3.4), layout="constrained")
+        ax = pyplot.figure(figsize=(6.4, 3.4), layout="constrained").add_subplot()
     if metric is None and signal in run.scalar_metrics:
         steps, values = run.scalars(signal)
         ax.plot(steps, values, color=OKABE_ITO[0], linewidth=0.8)

@@ -1,7 +1,7 @@
 """A run as one compact payload for the report and the dashboard.
 
-Generic over signals: what a series is called, its unit, limits and null come from its `Field` and its records. Nothing is computed here but the
-choice of the measurements that are shown.
+Generic over signals: what a series is called, its unit, limits and null come from its `Field` and its records. Nothing
+is computed here but the choice of the measurements that are shown.
 """
 
 from __future__ import annotations
