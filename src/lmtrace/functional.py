@@ -6,16 +6,9 @@ from lmtrace.analysis.convergence import Convergence, convergence
 from lmtrace.analysis.emergence import Emergence, emergence
 from lmtrace.analysis.phases import ChangePoint, change_points
 from lmtrace.numerics.codelength import Codelength, codelength
+from lmtrace.numerics.covariance import anisotropy, effective_rank, participation_ratio, pca_dimension
 from lmtrace.numerics.density import Density
-from lmtrace.numerics.dimension import (
-    anisotropy,
-    effective_rank,
-    gride,
-    mle,
-    participation_ratio,
-    two_nn,
-    two_nn_ml,
-)
+from lmtrace.numerics.dimension import Gride, gride, mle, two_nn, two_nn_ml
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.hessian import hessian_density, hessian_spectrum, hessian_trace
 from lmtrace.numerics.lanczos import Spectrum
@@ -30,6 +23,7 @@ __all__ = [
     "Density",
     "Emergence",
     "Estimate",
+    "Gride",
     "ProbeResult",
     "Spectrum",
     "anisotropy",
@@ -47,6 +41,7 @@ __all__ = [
     "minimal_pair_accuracy",
     "mle",
     "participation_ratio",
+    "pca_dimension",
     "two_nn",
     "two_nn_ml",
 ]

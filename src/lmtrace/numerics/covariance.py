@@ -23,7 +23,7 @@ class Covariance:
     variances : [components]
         float64, falling, larger than zero: eigenvalues of X'X / n of the centred points.
     scores : [n, components]
-        float64: the points along the components.
+        The points along the components, in their own precision; for standard errors only.
     n
         Number of points.
     problem
@@ -55,7 +55,7 @@ def covariance(x: np.ndarray | Tensor) -> Covariance:
     # The smaller of the two Gram matrices; float64 squares stay accurate to 1e-8 of the largest singular value.
     if n >= points.shape[1]:
         variances, vectors = torch.linalg.eigh(centred.T @ centred / n)
-        scores = centred @ vectors
+        scores = centred.to(points.dtype) @ vectors.to(points.dtype)
     else:
         variances, vectors = torch.linalg.eigh(centred @ centred.T / n)
         scores = vectors * (variances.clamp_min(0) * n).sqrt()
@@ -64,7 +64,7 @@ def covariance(x: np.ndarray | Tensor) -> Covariance:
     kept = (variances > floor).nonzero().ravel().flip(0)
     if not len(kept):
         return Covariance(empty, empty, n, "all points are equal")
-    return Covariance(variances[kept] * largest**2, scores[:, kept] * largest, n)
+    return Covariance(variances[kept] * largest**2, scores[:, kept] * largest.to(scores), n)
 
 
 def participation_ratio(x: np.ndarray | Tensor | Covariance) -> Estimate:
@@ -76,7 +76,7 @@ def participation_ratio(x: np.ndarray | Tensor | Covariance) -> Estimate:
     if c.problem:
         return Estimate(None, n=c.n, note=c.problem)
     share = c.variances / c.variances[0]  # relative: squares of raw variances may overflow
-    squares = c.scores.square() / c.variances[0]
+    squares = (c.scores / c.variances[0].sqrt()).square().double()
     trace, trace_square = share.sum(), share.square().sum()
     value = trace**2 / trace_square
     influence = 2 * value * (squares.sum(dim=1) / trace - squares @ share / trace_square)
@@ -96,7 +96,7 @@ def effective_rank(x: np.ndarray | Tensor | Covariance) -> Estimate:
     entropy = -(share * share.log()).sum()
     value = entropy.exp()
     slope = -value * (share.log() + entropy) * share / (2 * c.variances)
-    influence = (c.scores.square() - c.variances) @ slope
+    influence = (c.scores.double().square() - c.variances) @ slope
     return Estimate(float(value), _stderr(influence), c.n)
 
 
