@@ -87,7 +87,7 @@ class Source:
         """Read everything that is shown from an open run."""
         header = dataclasses.asdict(run.header)
         fields = {name: {f["metric"]: f for f in specs} for name, specs in header.pop("fields").items()}
-        series = [*scalar_series(run), *(read_series(run, key) for key in run.keys())]
+        series = [*scalar_series(run), *(read_series(run, key) for key in tuple(run.keys()))]
         series = [s for s in series if len(s.steps)]
         for s in series:
             fields.setdefault(s.key.signal, {}).setdefault(s.key.metric, dataclasses.asdict(s.field))
