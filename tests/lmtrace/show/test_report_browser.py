@@ -235,6 +235,18 @@ def test_print_shows_every_figure_and_no_tools(report: str, visit: Callable[...,
     )
 
 
+def test_paper_is_light(report: str, visit: Callable[..., Any]) -> None:
+    page = visit(theme="dark").open(report)
+    draw_all(page)
+    canvas = page.locator("#loss-figure canvas").first
+    dark = canvas.evaluate("c => c.toDataURL()")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 251)"
+    assert canvas.evaluate("c => c.toDataURL()") != dark
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert canvas.evaluate("c => c.toDataURL()") == dark
+
+
 def test_a_hostile_run_runs_no_script(tmp_path: Path, visit: Callable[..., Any]) -> None:
     evil = "</script><img src=x onerror=document.body.dataset.owned=1>"
     writer = RunWriter.create(tmp_path / "run", RunHeader(name=evil, model={"class": evil}, data={evil: evil}))
