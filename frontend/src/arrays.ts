@@ -1,6 +1,6 @@
 // Arrays at one moment (the slider chooses it): heads x layers as a matrix, spectra as a density.
 
-import { colorOf, sequential, Theme } from "./color";
+import { colorOf, readable, sequential, Theme } from "./color";
 import { Arrays, rowAt } from "./data";
 import { Painter, textWidth } from "./painter";
 import { Hit, Plot, Table } from "./plot";
@@ -56,7 +56,7 @@ export class Matrix extends Framed {
       for (let j = 0; j < cols; j++) {
         const v = this.at(i, j);
         p.rect(x + j * cell, at, cell - 1, cell - 1, v === v ? colorOf(scale, v) : t.surface);
-        if (cell >= 30 && v === v) p.text(v.toFixed(2).replace(/^0/, ""), x + j * cell + cell / 2, at + cell / 2, { color: (v - scale.low) / (scale.high - scale.low || 1) > 0.5 ? t.paper : t.ink, anchor: "middle", baseline: "middle", size: 10 });
+        if (cell >= 30 && v === v) p.text(v.toFixed(2).replace(/^0/, ""), x + j * cell + cell / 2, at + cell / 2, { color: readable(colorOf(scale, v), t), anchor: "middle", baseline: "middle", size: 10 });
       }
     }
     const every = Math.ceil(14 / cell);

@@ -76,6 +76,13 @@ export function legible(color: string, t: Theme): string {
   return hex(a.map((v, i) => Math.round(v * (1 - share) + b[i]! * share)) as [number, number, number]);
 }
 
+/** Ink or paper, whichever can be read on a colour. */
+export function readable(on: string, t: Theme): string {
+  const light = (c: string) => { const [r, g, b] = [1, 3, 5].map((i) => (parseInt(c.slice(i, i + 2), 16) / 255) ** 2.2); return 0.2126 * r! + 0.7152 * g! + 0.0722 * b!; };
+  const far = (c: string) => { const a = light(c), b = light(on); return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); };
+  return far(t.ink) >= far(t.paper) ? t.ink : t.paper;
+}
+
 export interface Scale { low: number; high: number; middle: number | null; colors: string[] }
 
 export function colorOf(scale: Scale, value: number): string {

@@ -133,9 +133,11 @@ export function receive(delta: Delta) {
     if (was === "running") void findingsAgain(run);
   }
   let fresh = false;
+  const known = byKey(run);
   const series = (key: [string, string, string | null, string | null], sites: (string | null)[]): Series => {
-    let found = run.series.find((s) => s.signal === key[0] && s.metric === key[1] && s.label === key[2] && s.split === key[3]);
-    if (!found) { found = emptySeries(index, key, sites, fieldOf(run, key[0], key[1])); run.series.push(found); fresh = true; }
+    const name = JSON.stringify(key);
+    let found = known.get(name);
+    if (!found) { found = emptySeries(index, key, sites, fieldOf(run, key[0], key[1])); run.series.push(found); known.set(name, found); fresh = true; }
     return found;
   };
   for (const row of delta.rows ?? []) {
@@ -172,6 +174,13 @@ export function receive(delta: Delta) {
     tell(state.unit === unit ? "data" : "view");
     requestAnimationFrame(() => { window.lmtrace.live = performance.now() - began; window.lmtrace.updates++; });
   }
+}
+
+const indices = new WeakMap<Run, Map<string, Series>>();
+function byKey(run: Run): Map<string, Series> {
+  let found = indices.get(run);
+  if (!found) indices.set(run, (found = new Map(run.series.map((s) => [JSON.stringify([s.signal, s.metric, s.label, s.split]), s]))));
+  return found;
 }
 
 async function findingsAgain(run: Run) {

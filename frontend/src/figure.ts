@@ -44,7 +44,9 @@ export function drawIdly() {
 }
 
 /** Draws everything that has not been drawn yet (print, tests). */
-export function drawAll() { for (const f of figures) { f.mount(); for (const p of f.plots) if (!p.el.dataset.drawn) p.draw(); } }
+export function drawAll(again = false) {
+  for (const f of figures) { f.mount(); if (again) f.drawBar(); for (const p of f.plots) if (again || !p.el.dataset.drawn) p.draw(); }
+}
 export function forget() { for (const f of figures) f.destroy(); figures.clear(); }
 
 export class Figure {
@@ -54,6 +56,7 @@ export class Figure {
   private holder = h("div", { class: "numbers", hidden: "" });
   mounted = false;
   private stop: () => void = () => {};
+  drawBar: () => void = () => {};
 
   constructor(public spec: FigureSpec) {
     const { facets } = spec;
@@ -113,6 +116,7 @@ export class Figure {
       ctx.clearRect(0, 0, 220, 44);
       this.spec.bar!(new CanvasPainter(ctx), 4, 16, 206);
     };
+    this.drawBar = draw;
     this.stop = listen((topic) => { if (topic === "theme" || topic === "data") draw(); });
     requestAnimationFrame(draw);
     return canvas;

@@ -7,7 +7,7 @@ import { receive, startDashboard } from "./dashboard";
 
 declare global { interface Window { lmtrace: { drawAll: () => void; runs: Run[]; ready: boolean; drawn: number; live: number; updates: number; receive: typeof receive } } }
 
-window.lmtrace = { drawAll, runs: [], ready: false, drawn: 0, live: 0, updates: 0, receive };
+window.lmtrace = { drawAll: () => drawAll(), runs: [], ready: false, drawn: 0, live: 0, updates: 0, receive };
 
 async function start() {
   const holder = document.getElementById("payload");
@@ -27,5 +27,4 @@ async function start() {
   }
 }
 
-addEventListener("beforeprint", drawAll);
 void start();

@@ -1,7 +1,7 @@
 // The page around the sections: title, navigation, step axis, theme, the replay slider.
 
 import { Run } from "./data";
-import { drawIdly, forget, h } from "./figure";
+import { drawAll, drawIdly, forget, h } from "./figure";
 import { sections } from "./sections";
 import { listen, number, state, stepText, tell } from "./state";
 
@@ -120,8 +120,10 @@ export function setTheme(theme: "light" | "dark") {
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => tell("theme"));
-addEventListener("beforeprint", () => { document.documentElement.dataset.print = "1"; });
-addEventListener("afterprint", () => { delete document.documentElement.dataset.print; });
+// Paper is light. The drawings are made again before the printer looks, not at the next frame.
+let onScreen: string | undefined;
+addEventListener("beforeprint", () => { onScreen = document.documentElement.dataset.theme; document.documentElement.dataset.theme = "light"; drawAll(true); });
+addEventListener("afterprint", () => { if (onScreen) document.documentElement.dataset.theme = onScreen; else delete document.documentElement.dataset.theme; drawAll(true); });
 
 /** The slider that replays the training: figures over steps are veiled after it, arrays show that moment. */
 function replay(): HTMLElement {

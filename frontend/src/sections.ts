@@ -264,7 +264,8 @@ function curveFigure(runs: Run[], group: Series[], own: Series[]): FigureSpec {
   const share = () => {
     const ranges = plots.map((p) => p.range());
     const low = Math.min(...ranges.map((r) => r[0])), high = Math.max(...ranges.map((r) => r[1]));
-    for (const p of plots) p.setRange(low, high);
+    // Where one drawing would flatten the others, each keeps its own scale.
+    if (ranges.every((r) => r[1] - r[0] > 0.22 * (high - low))) for (const p of plots) p.setRange(low, high);
     plots = [];
   };
   const banded = facets.some((f) => f.lines.some((l) => l.band && !l.series.stderr.empty)), control = facets.some((f) => f.lines.some((l) => l.name === "control"));

@@ -11,10 +11,12 @@ def example_findings() -> list[dict[str, Any]]:
         for i, site in enumerate(["block.0", "block.1", "block.2", "block.3", "final"]):
             middle = base * (1.5 - 0.12 * i)
             found.append({
-                "kind": "emergence", "sentence": f"Probe accuracy of {layer} rose above its majority class at {site} between steps {round(middle / 2, -2):.0f} and {round(middle / 2 + 100, -2):.0f}.",
+                "kind": "emergence", "sentence": f"Probe accuracy of {layer} rose above its majority class at {site} "
+                f"between steps {round(middle / 2, -2):.0f} and {round(middle / 2 + 100, -2):.0f}.",
                 "series": {"signal": "probe", "metric": "accuracy", "label": layer, "split": "lexical"}, "site": site,
                 "numbers": {"onset": middle * 0.5, "midpoint": middle, "saturation": middle * 3.1, "p_value": 0.0004},
-                "interval": [middle * 0.85, middle * 1.2], "null": "majority class", "caveats": ["Times are known to one measurement (100 steps)."],
+                "interval": [middle * 0.85, middle * 1.2], "null": "majority class",
+                "caveats": ["Times are known to one measurement (100 steps)."],
             })  # fmt: skip
     found.append(
         {

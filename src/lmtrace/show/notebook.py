@@ -60,18 +60,17 @@ def plot(
         from matplotlib import pyplot
     except ImportError as error:
         raise ConfigError("Run.plot needs Matplotlib, which is not installed", "pip install 'lmtrace[plot]'") from error
-    if ax is None:
-        _, ax = pyplot.subplots(figsize=(6.4, 3.4), layout="constrained")
+    axes: Axes = pyplot.figure(figsize=(6.4, 3.4), layout="constrained").add_subplot() if ax is None else ax
     if metric is None and signal in run.scalar_metrics:
         steps, values = run.scalars(signal)
-        ax.plot(steps, values, color=OKABE_ITO[0], linewidth=0.8)
-        _finish(ax, signal.replace("_", " ").capitalize(), "nats" if signal == "loss" else "1", steps)
-        return ax
+        axes.plot(steps, values, color=OKABE_ITO[0], linewidth=0.8)
+        _finish(axes, signal.replace("_", " ").capitalize(), "nats" if signal == "loss" else "1", steps)
+        return axes
     series = run.series(signal=signal, metric=metric, label=label, split=split, site=site)
-    (_map if kind == "map" or (kind is None and len(series.sites) > MANY_SITES) else _curves)(ax, series)
+    (_map if kind == "map" or (kind is None and len(series.sites) > MANY_SITES) else _curves)(axes, series)
     parts = [series.field.title, series.key.label, series.key.split and f"{series.key.split} split"]
-    _finish(ax, ", ".join(part for part in parts if part), series.field.unit, series.steps)
-    return ax
+    _finish(axes, ", ".join(part for part in parts if part), series.field.unit, series.steps)
+    return axes
 
 
 def _curves(ax: Axes, series: Series) -> None:

@@ -1,7 +1,7 @@
 """A run as one compact payload for the report and the dashboard.
 
-Generic over signals: what a series is called, its unit, limits and null come from its `Field` and its records. Nothing is computed here but the
-choice of the measurements that are shown.
+Generic over signals: what a series is called, its unit, limits and null come from its `Field` and its records. Nothing
+is computed here but the choice of the measurements that are shown.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Source:
         """Read everything that is shown from an open run."""
         header = dataclasses.asdict(run.header)
         fields = {name: {f["metric"]: f for f in specs} for name, specs in header.pop("fields").items()}
-        series = [*scalar_series(run), *(read_series(run, key) for key in run.keys())]
+        series = [*scalar_series(run), *(read_series(run, key) for key in tuple(run.keys()))]
         series = [s for s in series if len(s.steps)]
         for s in series:
             fields.setdefault(s.key.signal, {}).setdefault(s.key.metric, dataclasses.asdict(s.field))

@@ -92,7 +92,7 @@ def run_summary(run: Any) -> RenderableType:
     }.items():  # fmt: skip
         if value:
             facts.add_row(Text(name, style="dim"), escape(str(value)))
-    return Group(facts, Text(""), series_table([run.series(k.signal, k.metric, k.label, k.split) for k in run.keys()]))
+    return Group(facts, Text(""), series_table([run.series(k.signal, k.metric, k.label, k.split) for k in tuple(run.keys())]))
 
 
 def series_table(series: Sequence[Series]) -> Table:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 
 def thin(values: np.ndarray, limit: int) -> np.ndarray:
     """Return at most about `limit` row indices of `values` [rows, columns], rising, first and last kept.
 
-    A quarter is spread evenly in the logarithm of the row (the early steps of a training matter), a quarter evenly, and half are the rows of
-    the lowest and highest mean of each bucket, so that a spike is never lost.
+    A quarter is spread evenly in the logarithm of the row (the early steps of a training matter), a quarter evenly, and
+    half are the rows of the lowest and highest mean of each bucket, so that a spike is never lost.
     """
     rows = len(values)
     if rows <= max(limit, 4):
@@ -23,7 +25,7 @@ def thin(values: np.ndarray, limit: int) -> np.ndarray:
     high = np.where(np.isfinite(mean), mean, -np.inf)
     extremes = [
         start + pick(part[start:stop])
-        for start, stop in zip(edges[:-1], edges[1:])
+        for start, stop in pairwise(edges.tolist())
         for part, pick in ((low, np.argmin), (high, np.argmax))
     ]
     chosen = np.unique(np.concatenate([even, early, extremes, [0, rows - 1]]).astype(np.int64))

@@ -257,7 +257,8 @@ def test_the_live_page_follows_a_training(
         page.wait_for_selector("body[data-ready=true]")
         page.evaluate(axe)
         found = page.evaluate(
-            "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html)]))"
+            "axe.run(document, {resultTypes: ['violations']})"
+            ".then(r => r.violations.map(v => [v.id, v.nodes.slice(0, 3).map(n => n.html)]))"
         )
         assert found == []
         assert seen.problems == []

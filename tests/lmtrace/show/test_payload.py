@@ -69,7 +69,7 @@ def test_every_number_of_a_run_is_in_its_payload(example: Path) -> None:
     head, blob = unpack(build([run], [[]]))
     (packed,) = head["runs"]
     entries = {(s["signal"], s["metric"], s["label"], s["split"]): s for s in packed["series"]}
-    for key in run.keys():
+    for key in tuple(run.keys()):
         series = run.series(key.signal, key.metric, key.label, key.split)
         entry = entries[key.signal, key.metric, key.label, key.split]
         shape = series.values.shape

@@ -43,6 +43,9 @@ def until(page: Any, condition: Callable[[], bool]) -> bool:
     return False
 
 
+AXE = """axe.run(document, {resultTypes: ['violations']})
+  .then(r => r.violations.map(v => [v.id, v.help, v.nodes.slice(0, 3).map(n => n.html)]))"""
+
 # The share of the pixels of each canvas that are not empty.
 INK = """() => [...document.querySelectorAll('.plot')].map(el => {
   const c = el.querySelector('canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
@@ -124,7 +127,10 @@ def test_the_cursor_is_linked_and_the_zoom_too(report: str, visit: Callable[...,
     draw_all(page)
     page.locator("#map-probe-accuracy .facets").scroll_into_view_if_needed()
     first, other = (page.locator("#map-probe-accuracy .plot").nth(i) for i in (0, 1))
-    over = "el => { const c = el.querySelectorAll('canvas')[1], d = c.getContext('2d').getImageData(0,0,c.width,c.height).data; return d.some((v, i) => i % 4 == 3 && v > 0) }"
+    over = """el => {
+      const c = el.querySelectorAll('canvas')[1], d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+      return d.some((v, i) => i % 4 == 3 && v > 0);
+    }"""
     assert not other.evaluate(over)
     box = first.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 40)
@@ -177,7 +183,8 @@ def test_every_figure_saves_as_well_formed_svg(report: str, visit: Callable[...,
     page = visit().open(report)
     draw_all(page)
     page.evaluate(
-        "URL.createObjectURL = blob => { (window.saved ??= []).push(blob); return 'blob:none' }; HTMLAnchorElement.prototype.click = () => {}"
+        "URL.createObjectURL = blob => { (window.saved ??= []).push(blob); return 'blob:none' };"
+        "HTMLAnchorElement.prototype.click = () => {}"
     )
     count = page.evaluate(
         "[...document.querySelectorAll('.tools button[aria-label^=\"SVG: save\"]')].map(b => b.click()).length"
@@ -198,9 +205,7 @@ def test_axe_finds_nothing(
     draw_all(page)
     page.locator("#curves-pairs-accuracy-values").get_by_role("button", name="Table: show the numbers").click()
     page.evaluate(axe)
-    found = page.evaluate(
-        "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => [v.id, v.help, v.nodes.slice(0, 3).map(n => n.html)]))"
-    )
+    found = page.evaluate(AXE)
     assert found == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     if shots is not None:
@@ -228,6 +233,18 @@ def test_print_shows_every_figure_and_no_tools(report: str, visit: Callable[...,
     assert page.evaluate(
         "[...document.querySelectorAll('main > section > .figures .plot, main > section > figure .plot')].every(p => p.dataset.drawn)"
     )
+
+
+def test_paper_is_light(report: str, visit: Callable[..., Any]) -> None:
+    page = visit(theme="dark").open(report)
+    draw_all(page)
+    canvas = page.locator("#loss-figure canvas").first
+    dark = canvas.evaluate("c => c.toDataURL()")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 251)"
+    assert canvas.evaluate("c => c.toDataURL()") != dark
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert canvas.evaluate("c => c.toDataURL()") == dark
 
 
 def test_a_hostile_run_runs_no_script(tmp_path: Path, visit: Callable[..., Any]) -> None:
