@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks._timing import ratio
-from lmtrace.numerics.hessian import HessianOperator, hessian_spectrum, hessian_trace
+from lmtrace.numerics.hessian import hessian_spectrum, hessian_trace
+from lmtrace.numerics.hessian_operator import HessianOperator
 from lmtrace.signals.curvature import Curvature
 
 VOCABULARY, LENGTH, BATCH = 300, 16, 128

@@ -52,7 +52,8 @@ export class Curves extends Plot {
     }
     for (const level of this.spec.levels) {
       const v = level.value ?? level.series!.null.at(0, level.col!);
-      if (Number.isFinite(v)) { low = Math.min(low, v); high = Math.max(high, v); }
+      // A null far away would flatten the curves: it is then named at the edge.
+      if (Number.isFinite(v) && (!(low <= high) || Math.max(high, v) - Math.min(low, v) <= 2.6 * (high - low || 1e-9))) { low = Math.min(low, v); high = Math.max(high, v); }
     }
     if (!(low <= high)) { low = 0; high = 1; }
     const pad = (high - low || Math.abs(high) || 1) * 0.06;
@@ -68,13 +69,14 @@ export class Curves extends Plot {
   range(): [number, number] { return [this.low, this.high]; }
   setRange(low: number, high: number) { this.low = low; this.high = high; }
 
+  private beyond(l: Level) { const v = l.value ?? lastFinite(l.series!, l.col!, true); return v > this.high || v < this.low; }
   private py(v: number) { return this.box.y + this.box.h - ((v - this.low) / (this.high - this.low)) * this.box.h; }
 
   paint(p: Painter, width: number, height: number, t: Theme) {
     const { lines, levels } = this.spec;
     const small = width < 300;
     const names = lines.filter((l) => l.name).map((l) => l.name);
-    const right = Math.min(width * 0.36, Math.max(10, ...[...names, ...levels.map((l) => l.name)].map((n) => textWidth(n, 11, 500) + 14)));
+    const right = Math.min(width * 0.36, Math.max(10, ...[...names, ...levels.map((l) => (this.beyond(l) ? `${l.name || "null"} 0.000 ↑` : l.name))].map((n) => textWidth(n, 11, 500) + 14)));
     const marks = ticks(this.low, this.high, small ? 3 : 4);
     const left = Math.max(...marks.map((m) => textWidth(number(m), 10.5))) + 10;
     this.box = { x: left, y: 8, w: width - left - right, h: height - 8 - 34 };
@@ -102,7 +104,9 @@ export class Curves extends Plot {
     });
     for (const level of levels) {
       const v = level.value ?? lastFinite(level.series!, level.col!, true);
-      if (v >= this.low && v <= this.high) ends.push({ y: this.py(v), text: level.name, color: t.muted, weight: 400 });
+      if (v !== v) continue;
+      const outside = v > this.high ? " ↑" : v < this.low ? " ↓" : "";
+      ends.push({ y: Math.min(y + h, Math.max(y, this.py(v))), text: outside ? `${level.name || "null"} ${number(v)}${outside}` : level.name, color: t.muted, weight: 400 });
     }
     for (const line of lines) {
       const v = lastFinite(line.series, line.col, false);

@@ -41,8 +41,17 @@ export function tone(f: Finding): string {
   return TONE[String(f.kind ?? "").toLowerCase()] ?? (/alert|warn/.test(text) ? "alert" : "found");
 }
 
+/** Alerts first, then what is said of the whole run, then what emerged (whole layers before single labels), then what was looked for in vain. */
+function rank(f: Finding, t: string): number {
+  const kind = String(f.kind);
+  if (t === "alert") return 0;
+  if (kind === "floor") return 1;
+  if (kind === "cost") return 9;
+  if (/emergence/.test(kind)) { const nested = keyOf(f).label?.includes("=") ?? false; return (t === "none" ? 6 : 4) + (nested ? 1 : 0); }
+  return t === "none" ? 3 : 2;
+}
+
 export function findingCards(run: Run): HTMLElement | null {
-  const order = { alert: 0, found: 1, plain: 1, none: 2 } as Record<string, number>;
   const alerts: Finding[] = run.events.filter((e) => e.kind === "alert").map((e) => ({ kind: "alert", sentence: e.text, numbers: { step: e.step } }));
   const seen = new Set(run.findings.map((f) => f.sentence));
   const all = [...alerts.filter((a) => !seen.has(a.sentence)), ...run.findings];
@@ -52,15 +61,15 @@ export function findingCards(run: Run): HTMLElement | null {
   const heads = new Map<string, Finding>(), others = new Map<Finding, string[]>();
   const kept = all.filter((f) => {
     const key = keyOf(f);
-    if (!key.signal || !key.site || tone(f) === "alert") return true;
+    if (!key.signal || !key.site) return true;
     const name = [f.kind, tone(f), key.signal, key.metric, key.label, key.split].join("|"), head = heads.get(name);
     if (!head) { heads.set(name, f); others.set(f, []); return true; }
     others.get(head)!.push(String(f.sentence ?? ""));
     return false;
   });
-  const sorted = kept.map((f, i) => ({ f, i, t: tone(f) })).sort((a, b) => order[a.t]! - order[b.t]! || a.i - b.i);
+  const sorted = kept.map((f, i) => ({ f, i, t: tone(f) })).sort((a, b) => rank(a.f, a.t) - rank(b.f, b.t) || a.i - b.i);
   const SHOWN = 12;
-  sorted.forEach(({ f, t }, index) => {
+  const card = ({ f, t }: { f: Finding; t: string }) => {
     const item = h("li", { class: t }, h("span", { class: "kind" }, String(f.kind ?? "finding").replace(/_/g, " ")), h("p", {}, String(f.sentence ?? f.text ?? "")));
     const facts: string[] = [];
     const [a, b] = intervalOf(f);
@@ -74,12 +83,21 @@ export function findingCards(run: Run): HTMLElement | null {
     if (caveats.length) item.append(h("details", {}, h("summary", {}, caveats.length === 1 ? "1 caveat" : `${caveats.length} caveats`), h("ul", {}, ...caveats.map((c) => h("li", {}, c)))));
     const more = others.get(f) ?? [];
     if (more.length) item.append(h("details", {}, h("summary", {}, `${more.length} more ${more.length === 1 ? "site" : "sites"}`), h("ul", {}, ...more.map((m) => h("li", {}, m)))));
-    if (index >= SHOWN) item.classList.add("more");
-    list.append(item);
-  });
-  if (sorted.length <= SHOWN + 2) { list.classList.add("open"); return list; }
+    return item;
+  };
+  const enough = sorted.length <= SHOWN + 2 ? sorted.length : SHOWN;
+  list.append(...sorted.slice(0, enough).map(card));
+  if (enough === sorted.length) return list;
+  const showAll = () => { if (list.children.length === enough) list.append(...sorted.slice(enough).map(card)); };
+  addEventListener("beforeprint", () => { if (list.isConnected) { showAll(); list.classList.add("open"); } });
   const more = h("button", { type: "button", class: "quiet", "aria-expanded": "false" }, `Show all ${sorted.length}`);
-  more.onclick = () => { const open = list.classList.toggle("open"); more.textContent = open ? "Show fewer" : `Show all ${sorted.length}`; more.setAttribute("aria-expanded", String(open)); };
+  more.onclick = () => {
+    const open = list.classList.toggle("open");
+    showAll();
+    [...list.children].forEach((item, i) => { (item as HTMLElement).hidden = !open && i >= enough; });
+    more.textContent = open ? "Show fewer" : `Show all ${sorted.length}`;
+    more.setAttribute("aria-expanded", String(open));
+  };
   return h("div", {}, list, more);
 }
 
@@ -87,7 +105,7 @@ export function emergences(runs: Run[]): Emergence[] {
   const out: Emergence[] = [];
   runs.forEach((run, r) => {
     for (const f of run.findings) {
-      if (!/emerge/i.test(String(f.kind ?? ""))) continue;
+      if (f.kind !== "emergence") continue;
       const onset = numberOf(f, "onset"), midpoint = numberOf(f, "midpoint");
       if (onset === null && midpoint === null) continue;
       const key = keyOf(f), field = run.fields[key.signal ?? ""]?.[key.metric ?? ""];
@@ -97,12 +115,16 @@ export function emergences(runs: Run[]): Emergence[] {
       const where = key.site ? siteName(key.site) : "whole model";
       out.push({
         name: runs.length > 1 ? `${where}, ${run.name}` : where, site: key.site ?? null, depth: Math.max(0, sites.indexOf(key.site ?? "")), sites: key.site ? sites.length : 1,
-        onset, midpoint, low, high: high ?? (low !== null ? midpoint : null), saturation: numberOf(f, "saturation"), sentence: String(f.sentence ?? ""), run: r, group: label,
+        onset, midpoint, low, high: high ?? (low !== null ? midpoint : null), saturation: numberOf(f, "saturation"), sentence: String(f.sentence ?? ""), run: r, group: label, signal: key.signal ?? "", metric: key.metric ?? "", title: field?.title ?? key.metric ?? "", nested: key.label?.includes("=") ?? false,
       });
     }
   });
-  // Features in the order in which they first appeared; within a feature from the input to the output.
+  return out;
+}
+
+/** Features in the order in which they first appeared; within a feature from the output to the input. */
+export function byOnset(items: Emergence[]): Emergence[] {
   const first = new Map<string, number>();
-  for (const e of out) first.set(e.group, Math.min(first.get(e.group) ?? Infinity, e.onset ?? e.midpoint ?? Infinity));
-  return out.sort((a, b) => first.get(a.group)! - first.get(b.group)! || a.group.localeCompare(b.group) || b.depth - a.depth || a.run - b.run);
+  for (const e of items) first.set(e.group, Math.min(first.get(e.group) ?? Infinity, e.onset ?? e.midpoint ?? Infinity));
+  return [...items].sort((a, b) => first.get(a.group)! - first.get(b.group)! || a.group.localeCompare(b.group) || b.depth - a.depth || a.run - b.run);
 }

@@ -53,7 +53,7 @@ export class Heat extends Plot {
 
   paint(p: Painter, width: number, height: number, t: Theme) {
     const s = this.series, sites = s.sites.length, cell = this.cell(), scale = scaleFor(this.scale(), t);
-    const left = Math.min(width * 0.4, Math.max(...s.sites.map((n) => textWidth(this.rowName(n), 10.5))) + 10), { relative } = this.scale();
+    const left = Math.min(width * 0.4, Math.max(...s.sites.map((n) => textWidth(this.rowName(n), 11, 500))) + 12), { relative } = this.scale();
     const zero = s.steps[0] === 0 && span()[0] <= 0;
     const lead = zero ? ZERO + GAP : 0;
     this.box = { x: left + lead, y: 6, w: width - left - lead - 6, h: height - 6 - 32 };
@@ -159,12 +159,13 @@ export function paintBar(p: Painter, x: number, y: number, w: number, h: HeatSca
   const style = { color: t.muted, size: 10.5 } as const;
   const sign = (v: number) => (h.relative && v > 0 ? "+" : "") + number(v, 2);
   p.text(sign(h.low), x, y + 21, style);
-  p.text(sign(h.high) + (unit && unit !== "1" ? ` ${unit}` : ""), x + w, y + 21, { ...style, anchor: "end" });
+  const end = sign(h.high) + (unit && unit !== "1" ? ` ${unit}` : "");
+  p.text(end, x + w, y + 21, { ...style, anchor: "end" });
   if (h.middle !== null) {
     const at = x + ((h.middle - h.low) / (h.high - h.low || 1)) * w, text = h.relative ? "null" : "0";
     p.line([at, y - 3, at, y + 12], { color: t.ink, width: 1.2 });
     const half = textWidth(text, 10.5) / 2;
-    const room = at - half > x + 28 && at + half < x + w - 34;
+    const room = at - half > x + textWidth(sign(h.low), 10.5) + 6 && at + half < x + w - textWidth(end, 10.5) - 6;
     p.text(text, Math.min(Math.max(at, x + half), x + w - half), room ? y + 21 : y - 6, { color: t.ink, size: 10.5, anchor: "middle" });
   }
 }

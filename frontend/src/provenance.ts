@@ -20,7 +20,8 @@ export function costSection(runs: Run[], all: Series[]): HTMLElement | null {
       facets: [{ title: "", plot: () => new Curves({ label: field.title, lines: most.map((s, i) => ({ series: s, col: 0, name: name(s), color: (t) => category(i, t.dark) })), levels: [], low: field.low, high: field.high, unit: field.unit, height: 230 }) }],
     }).el);
     if (field.unit === "seconds") {
-      const rows = own.map((s) => [name(s) || "all", sum(s)] as const).sort((a, b) => b[1] - a[1]), total = rows.reduce((a, r) => a + r[1], 0);
+      const whole = own.filter((s) => /^(all|total)$/.test(s.label ?? "all")), rows = own.filter((s) => !whole.includes(s) || whole.length === own.length).map((s) => [name(s) || "all", sum(s)] as const).sort((a, b) => b[1] - a[1]);
+      const total = (whole.length ? whole.map(sum) : rows.map((r) => r[1])).reduce((a, v) => a + v, 0);
       figures.push(h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Time by signal" }, h("table", {}, h("caption", {}, "Time by signal, whole run"),
         h("thead", {}, h("tr", {}, ...["signal", "seconds", "share of the measuring"].map((c) => h("th", { scope: "col" }, c)))),
         h("tbody", {}, ...rows.map(([n, t]) => h("tr", {}, h("th", { scope: "row" }, n), h("td", {}, number(t)), h("td", {}, `${number((100 * t) / (total || 1), 2)} %`)))))));

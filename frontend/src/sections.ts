@@ -3,15 +3,15 @@
 import { category, depth, theme } from "./color";
 import { Curves, lastFinite, Level, Line } from "./curves";
 import { Arrays, join, labelLayer, labelName, labelValue, Run, Series, siteName } from "./data";
-import { emergences, findingCards } from "./findings";
-import { Facet, Figure, h } from "./figure";
+import { byOnset, emergences, findingCards } from "./findings";
+import { Facet, Figure, FigureSpec, h } from "./figure";
 import { Heat, heatScale, HeatScale, paintBar } from "./heat";
 import { limits, Matrix, Ridges } from "./arrays";
 import { Profiles } from "./profiles";
 import { errorSection } from "./errors";
 import { costSection, provenance } from "./provenance";
 import { state } from "./state";
-import { Timeline } from "./timeline";
+import { Emergence, Timeline } from "./timeline";
 
 interface Chapter { id: string; title: string; about: string; signals: string[] }
 const CHAPTERS: Chapter[] = [
@@ -79,10 +79,10 @@ function lossSection(runs: Run[], all: Series[]): HTMLElement | null {
   }
   const facet: Facet = { title: "", plot: () => new Curves({ label: "Loss over the training steps", lines, levels, low: null, high: null, unit: "nats", height: 340 }) };
   const note = [thinned(lines.map((l) => l.series)), levels.length ? "Dashed: simpler predictors on the same panel, and the floor." : "", "Bands are two standard errors, here and in every figure."].filter(Boolean).join(" ");
-  const small: Figure[] = [];
+  const small: FigureSpec[] = [];
   for (const metric of [...new Set(all.filter((s) => s.signal === "train" && s.metric !== "loss" && s.metric !== "tokens_seen" && s.metric !== "wall_time").map((s) => s.metric))]) {
     const found = all.filter((s) => s.signal === "train" && s.metric === metric);
-    small.push(new Figure({ id: `train-${slug(metric)}`, title: found[0]!.field.title, facets: [{ title: "", plot: () => new Curves({ label: found[0]!.field.title, lines: found.map((s) => ({ series: s, col: 0, name: many ? runs[s.run]!.name : "", color: color(s.run, 0), quiet: true })), levels: [], low: null, high: null, unit: found[0]!.field.unit, height: 170 }) }] }));
+    small.push(({ id: `train-${slug(metric)}`, title: found[0]!.field.title, facets: [{ title: "", plot: () => new Curves({ label: found[0]!.field.title, lines: found.map((s) => ({ series: s, col: 0, name: many ? runs[s.run]!.name : "", color: color(s.run, 0), quiet: true })), levels: [], low: null, high: null, unit: found[0]!.field.unit, height: 170 }) }] }));
   }
   const main = new Figure({ id: "loss-figure", title: "Loss per token", meaning: "In nats: 0 would be perfect foresight, the floor is what the language allows.", note, wide: true, facets: [facet] });
   return section("loss", "Loss", "", main.el, small.length ? grid(small) : null);
@@ -95,14 +95,22 @@ function thinned(series: Series[]): string {
 
 // -------------------------------------------------------------------------------------------------------------- timeline
 function timelineSection(runs: Run[]): HTMLElement | null {
-  const items = emergences(runs);
+  const items = emergences(runs), groups = groupBy(items, (i) => `${i.signal}|${i.nested}|${i.metric}`);
   if (!items.length) return null;
-  const figure = new Figure({
-    id: "timeline", title: "From onset to saturation", wide: true,
-    meaning: "A bar runs from the first step above the null to 90 % of the way; the dot is the midpoint, the line through it its interval.",
-    facets: [{ title: "", plot: () => new Timeline(items, "Emergence timeline") }],
+  const rank = (i: Emergence) => (i.nested ? 1000 : 0) + (FIRST.indexOf(i.metric) < 0 ? 500 : FIRST.indexOf(i.metric));
+  const shown: Emergence[] = [], more: Emergence[][] = [], seen = new Set<string>();
+  // One quantity per signal is drawn at once, the one asked for first; the others are folded.
+  for (const group of [...groups.values()].sort((a, b) => rank(a[0]!) - rank(b[0]!))) {
+    if (!group[0]!.nested && !seen.has(group[0]!.signal) && shown.length + group.length <= 90) { seen.add(group[0]!.signal); shown.push(...group); }
+    else for (let at = 0; at < group.length; at += 90) more.push(group.slice(at, at + 90));
+  }
+  if (!shown.length) shown.push(...more.shift()!);
+  const figure = (part: Emergence[], at: number): FigureSpec => ({
+    id: at < 0 ? "timeline" : `timeline-${at}`, title: at < 0 ? "From onset to saturation" : `From onset to saturation: ${part[0]!.title}${part[0]!.nested ? ", by label" : ""}`, wide: true,
+    meaning: at < 0 ? "A bar runs from the first step above the null to 90 % of the way; the dot is the midpoint, the line through it its interval. A pale bar has not levelled off." : "",
+    facets: [{ title: "", plot: () => new Timeline(byOnset(part), at < 0 ? "Emergence timeline" : `Emergence timeline, ${part[0]!.title}`) }],
   });
-  return section("emergence", "When it emerged", "", figure.el);
+  return section("emergence", "When it emerged", "", new Figure(figure(shown, -1)).el, folded("more timelines", more.map(figure)));
 }
 
 // ------------------------------------------------------------------------------------------------------------------ order
@@ -131,7 +139,7 @@ function mapSection(runs: Run[], all: Series[]): HTMLElement | null {
   const maps = all.filter((s) => s.sites.length > 1 && s.rows && !HIDDEN.has(s.signal));
   const rank = new Map(CHAPTERS.flatMap((c) => c.signals).map((name, i) => [name, i]));
   const signals = [...new Set(maps.map((s) => s.signal))].sort((a, b) => (rank.get(a) ?? 99) - (rank.get(b) ?? 99));
-  const shown: Figure[] = [], more: Figure[] = [];
+  const shown: FigureSpec[] = [], more: FigureSpec[] = [];
   for (const signal of signals) {
     const groups = [...groupBy(maps.filter((s) => s.signal === signal), (s) => s.metric).values()].flatMap((group) => {
       const top = group.filter((s) => !s.label?.includes("="));
@@ -142,12 +150,12 @@ function mapSection(runs: Run[], all: Series[]): HTMLElement | null {
   return section("maps", "Where and when", "Every site of the model over the training steps. The untrained model is the separate column 0. Where a quantity has a null, colour is the distance from it: paper is the null, orange lies on the wrong side of it, and dotted cells cannot be told from it. Hatched cells are missing.", shown.length ? grid(shown) : null, folded("more maps", more));
 }
 
-function heatFigure(runs: Run[], group: Series[], id = "map", names: ((s: Series) => string) | null = null): Figure {
+function heatFigure(runs: Run[], group: Series[], id = "map", names: ((s: Series) => string) | null = null): FigureSpec {
   let scale: HeatScale | null = null, rows = -1;
   const current = () => { const now = group.reduce((a, s) => a + s.rows, 0); if (now !== rows) { rows = now; scale = heatScale(group); } return scale!; };
   const { field, signal, metric } = group[0]!, name = names ?? ((s: Series) => facetName(s, group, runs));
-  return new Figure({
-    id: `${id}-${slug(`${signal}-${metric}`)}`, title: field.title + splitOf(group) + (names ? ", by value" : ""), meaning: field.meaning, columns: names ? 2 : columnsFor(group.length),
+  return ({
+    id: `${id}-${slug(`${signal}-${metric}`)}`, title: field.title + splitOf(group) + (names && group[0]!.label ? ", all labels" : ""), meaning: field.meaning, columns: names ? 2 : columnsFor(group.length),
     note: [group.every((s) => !s.null.empty) ? `Colour is the distance from the null${field.null ? `: ${field.null}` : ""}.` : "", thinned(group)].filter(Boolean).join(" "),
     bar: (p, x, y, w) => paintBar(p, x, y, w, current(), field.unit, theme()),
     facets: group.map((s) => ({ title: name(s), plot: () => new Heat(s, [field.title, name(s), names ? "value by step" : "site by step"].filter(Boolean).join(", "), current) })),
@@ -161,7 +169,7 @@ const SHOWN = 6;
 function chapter(c: Chapter, runs: Run[], all: Series[], arrays: Arrays[]): HTMLElement | null {
   const parts: (Node | null)[] = [];
   for (const signal of c.signals) {
-    const own = all.filter((s) => s.signal === signal && s.rows), figures: Figure[] = [], more: Figure[] = [];
+    const own = all.filter((s) => s.signal === signal && s.rows), figures: FigureSpec[] = [], more: FigureSpec[] = [];
     const room = c.signals[0] === signal ? SHOWN : SHOWN / 2;
     let used = 0;
     const hasAccuracy = own.some((s) => s.metric === "accuracy");
@@ -169,11 +177,12 @@ function chapter(c: Chapter, runs: Run[], all: Series[], arrays: Arrays[]): HTML
     const lead = signal === "attention" ? heads : [];
     figures.push(...lead);
     for (const group of ordered([...groupBy(own, (s) => s.metric).values()], runs)) {
-      if (signal === "output" && group[0]!.metric === "loss" && group.length === 1 && group[0]!.label === null) continue;
       if (hasAccuracy && /^(control|ceiling)/.test(group[0]!.metric)) continue;
-      for (const figure of metricFigures(runs, group, own)) {
+      const known = signal === "output" && group[0]!.metric === "loss" ? group.filter((s) => s.label !== null) : group;
+      if (!known.length) continue;
+      for (const figure of metricFigures(runs, known, own)) {
         (used < room ? figures : more).push(figure);
-        used += figure.spec.facets.length > 4 ? 2 : 1;
+        used += figure.facets.length > 4 ? 2 : 1;
       }
     }
     if (!lead.length) heads.forEach((f, i) => (i < 4 ? figures : more).push(f));
@@ -184,8 +193,8 @@ function chapter(c: Chapter, runs: Run[], all: Series[], arrays: Arrays[]): HTML
 }
 
 /** The figures of one metric: whole layers as curves, few values as curves, many values as maps. */
-function metricFigures(runs: Run[], group: Series[], own: Series[]): Figure[] {
-  const out: Figure[] = [];
+function metricFigures(runs: Run[], group: Series[], own: Series[]): FigureSpec[] {
+  const out: FigureSpec[] = [];
   const top = group.filter((s) => !s.label?.includes("=")), values = group.filter((s) => s.label?.includes("="));
   const single = (s: Series) => s.sites.length === 1;
   if (top.length > 8 && top.every((s) => single(s) && s.label !== null)) out.push(heatFigure(runs, joined(top, runs, () => ""), "values", (s) => s.label ?? ""));
@@ -220,7 +229,7 @@ function joined(all: Series[], runs: Run[], layer: (s: Series) => string): Serie
   });
 }
 
-function curveFigure(runs: Run[], group: Series[], own: Series[]): Figure {
+function curveFigure(runs: Run[], group: Series[], own: Series[]): FigureSpec {
   const many = runs.length > 1, { field, signal, metric } = group[0]!, nested = group[0]!.label?.includes("=") ?? false;
   // The split of a quantity of the whole model names one of several (the rungs of a ladder): they are lines of one drawing.
   const variants = group.length > 1 && group.every((s) => s.sites.length === 1 && s.label === null) && new Set(group.map((s) => s.split)).size > 1;
@@ -260,8 +269,8 @@ function curveFigure(runs: Run[], group: Series[], own: Series[]): Figure {
   };
   const banded = facets.some((f) => f.lines.some((l) => l.band && !l.series.stderr.empty)), control = facets.some((f) => f.lines.some((l) => l.name === "control"));
   const note = [facets.some((f) => f.levels.length) && field.null ? `Dashed: ${field.null}.` : "", control ? "Dotted: the same probe on random labels, at its best site." : "", thinned(group)].filter(Boolean).join(" ");
-  const by = nested && facets.length === 1 && !/ by /.test(field.title) ? ` by ${labelLayer(group[0]!.label)!.replace(/_/g, " ")}` : "";
-  return new Figure({
+  const by = nested && facets.length === 1 && !/ by /.test(field.title) ? ` by ${labelLayer(group[0]!.label)!.replace(/_/g, " ")}` : nested && facets.length > 1 ? " by label" : "";
+  return ({
     id: `curves-${slug([signal, metric, nested ? "values" : ""].filter(Boolean).join("-"))}`, title: field.title + by + (variants ? "" : splitOf(group)), meaning: field.meaning, note, banded, columns: columnsFor(facets.length),
     facets: facets.map((f, i) => ({
       title: facets.length > 1 || (!nested && f.title) ? f.title : "",
@@ -275,8 +284,8 @@ function curveFigure(runs: Run[], group: Series[], own: Series[]): Figure {
   });
 }
 
-function arrayFigures(runs: Run[], own: Arrays[]): Figure[] {
-  const out: Figure[] = [], kind = (a: Arrays) => {
+function arrayFigures(runs: Run[], own: Arrays[]): FigureSpec[] {
+  const out: FigureSpec[] = [], kind = (a: Arrays) => {
     const flat = a.shapes.at(-1)!, { axis } = a.field;
     if (flat.length > 2 || a.metric === "nodes") return "";
     if (flat.length === 2 && flat[0]! > 1 && !/^rows:|density|weight/.test(axis) && !(flat[0]! <= 3 && flat[1]! > 24)) return "matrix";
@@ -285,12 +294,12 @@ function arrayFigures(runs: Run[], own: Arrays[]): Figure[] {
   const name = (a: Arrays) => [runs.length > 1 ? runs[a.run]!.name : "", a.label ? labelName(a.label) : "", a.site ? siteName(a.site) : "", a.split ?? ""].filter(Boolean).join(" · ");
   // Matrices on one scale and with the same axes are one figure (every statistic of the heads).
   const key = (a: Arrays) => (kind(a) === "matrix" ? `${a.field.axis}|${a.field.unit}|${a.field.high ?? a.metric}` : a.metric);
-  for (const group of groupBy(own.filter((a) => kind(a)), key).values()) {
+  for (const group of [...groupBy(own.filter((a) => kind(a)), key).values()].sort((a, b) => new Set(b.map((x) => x.metric)).size - new Set(a.map((x) => x.metric)).size)) {
     const { field, signal, metric } = group[0]!, what = kind(group[0]!), several = new Set(group.map((a) => a.metric)).size > 1;
     const scale = what === "matrix" ? limits(group) : { low: 0, high: 1 };
     const shown = group.length > 12 && !several ? group.filter((_, i) => i % Math.ceil(group.length / 12) === 0) : group;
     const title = (a: Arrays) => [several ? a.field.title.replace(/, per head$/, "") : "", name(a)].filter(Boolean).join(" · ");
-    out.push(new Figure({
+    out.push(({
       id: `array-${slug(several ? `${signal}-${field.axis}-${field.unit}` : `${signal}-${metric}`)}`, title: several ? `Every ${field.axis.split(",")[0]!.trim() || signal}` : field.title, meaning: several ? "" : field.meaning, columns: 3, wide: several,
       note: what === "ridges" ? "One ridge per shown step, the untrained model at the bottom; height is the logarithm of the density." : "",
       bar: what === "matrix" ? (p, x, y, w) => paintBar(p, x, y, w, { ...scale, middle: null, relative: false, flip: false }, field.unit, theme()) : undefined,
@@ -333,8 +342,8 @@ function groupBy<T>(items: T[], key: (item: T) => string): Map<string, T[]> {
   return out;
 }
 
-function grid(figures: Figure[]): HTMLElement {
-  const el = h("div", { class: "figures" }, ...figures.map((f) => f.el));
+function grid(specs: FigureSpec[]): HTMLElement {
+  const figures = specs.map((spec) => new Figure(spec)), el = h("div", { class: "figures" }, ...figures.map((f) => f.el));
   // A figure alone in its row takes the whole row.
   let open = false;
   figures.forEach((f, i) => {
@@ -346,6 +355,10 @@ function grid(figures: Figure[]): HTMLElement {
   return el;
 }
 
-function folded(what: string, figures: Figure[]): HTMLElement | null {
-  return figures.length ? h("details", { class: "fold" }, h("summary", {}, `${figures.length} ${what}`), grid(figures)) : null;
+/** Figures behind a line that says how many they are; they are made when it is opened. */
+function folded(what: string, specs: FigureSpec[]): HTMLElement | null {
+  if (!specs.length) return null;
+  const el = h("details", { class: "fold" }, h("summary", {}, `${specs.length} ${what}`));
+  el.addEventListener("toggle", () => el.append(grid(specs)), { once: true });
+  return el;
 }

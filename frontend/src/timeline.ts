@@ -10,6 +10,7 @@ import { fit } from "./curves";
 export interface Emergence {
   name: string; site: string | null; depth: number; sites: number; onset: number | null; midpoint: number | null;
   low: number | null; high: number | null; saturation: number | null; sentence: string; run: number; group: string;
+  signal: string; metric: string; title: string; nested: boolean;
 }
 
 export class Timeline extends Plot {

@@ -47,7 +47,7 @@ class Schedule:
         """
         if isinstance(every, Schedule):
             return every
-        if isinstance(every, bool) or isinstance(every, str) or (isinstance(every, int) and every < 1):
+        if isinstance(every, (bool, str)) or (isinstance(every, int) and every < 1):
             raise ConfigError(f"every must be a positive int, a list of steps or a Schedule, got {every!r}")
         if isinstance(every, int):
             return cls(every=every)

@@ -225,12 +225,10 @@ def alerts(run: Readable, alarms: Alarms | None = None) -> list[Alert]:
     found: list[Alert] = []
     for name in ("loss", "grad_norm"):
         if name in run.scalar_metrics:
-            found += alarms.scalars(name, *run.scalars(name))
-    wanted = [
-        key
-        for key in run.keys()
-        if (key.signal, key.metric) in (_NORM, ("output", "loss"), ("truth", "excess")) or (key.signal == "dimension" and key.metric in _RANKS)
-    ]
+            steps, values = run.scalars(name)
+            found += alarms.scalars(name, steps.tolist(), values.tolist())
+    read = {_NORM, ("output", "loss"), ("truth", "excess"), *(("dimension", metric) for metric in _RANKS)}
+    wanted = [key for key in run.keys() if (key.signal, key.metric) in read]
     for step, records in measurements(run, wanted):
         found += alarms.update(step, records)
     return sorted(found, key=lambda alert: alert.step)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from lmtrace.analysis.emergence import MIN_POINTS, Emergence, emergence
 from lmtrace.analysis.finding import Finding, closed, name_of, say, say_error, say_step
@@ -53,7 +52,7 @@ def compare(runs: Sequence[Readable], others: Sequence[Readable] | None = None) 
 def _shared(runs: Sequence[Readable]) -> list[SeriesKey]:
     """Return the keys that every run has and that are expected to go somewhere; no single label values."""
     rest = [set(run.keys()) for run in runs[1:]]
-    keys = [k for k in runs[0].keys() if all(k in r for r in rest) and not is_value(k)]  # noqa: SIM118 - a method
+    keys = [k for k in runs[0].keys() if all(k in r for r in rest) and not is_value(k)]
     return [k for k in keys if field_of(runs[0], k).better]
 
 
@@ -75,7 +74,7 @@ def _two(run: Readable, other: Readable) -> list[Finding]:
             continue
         error = float(np.hypot(a[1], b[1]))
         found.append(_difference(
-            key, a[2], b[0] - a[0], float(norm.isf(0.025)) * error, f"{say_error(a[0], a[1])} and {say_error(b[0], b[1])}",
+            key, a[2], b[0] - a[0], float(-ndtri(0.025)) * error, f"{say_error(a[0], a[1])} and {say_error(b[0], b[1])}",
             ("One run each: another seed may differ by more than these errors.",), 1,
         ))  # fmt: skip
     return found
@@ -88,9 +87,11 @@ def _paired(runs: Sequence[Readable], others: Sequence[Readable]) -> list[Findin
         if len(pairs) < 2:
             continue
         d = np.array([b[0] - a[0] for a, b in pairs])
-        margin = float(student.ppf(0.975, d.size - 1) * d.std(ddof=1) / np.sqrt(d.size))
+        margin = float(stdtrit(d.size - 1, 0.975) * d.std(ddof=1) / np.sqrt(d.size))
         means = f"{say(float(np.mean([a[0] for a, _ in pairs])))} and {say(float(np.mean([b[0] for _, b in pairs])))} on average"
-        found.append(_difference(key, pairs[0][0][2], float(d.mean()), margin, means, (_FEW,) if d.size < 5 else (), d.size))
+        found.append(
+            _difference(key, pairs[0][0][2], float(d.mean()), margin, means, (_FEW,) if d.size < 5 else (), d.size)
+        )
     return found
 
 
@@ -121,7 +122,7 @@ def _seeds(runs: Sequence[Readable]) -> list[Finding]:
         emerged = [_emerged(run, key) for run in runs]
         middles = [e.midpoint if e is not None and e.midpoint is not None else np.nan for e, _ in emerged]
         times[key] = (middles, [gap for _, gap in emerged])
-        margin = float(student.ppf(0.975, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size))
+        margin = float(stdtrit(values.size - 1, 0.975) * values.std(ddof=1) / np.sqrt(values.size))
         known = [m for m in middles if np.isfinite(m)]
         when = (
             f"it emerged in {len(known)} of {len(runs)} seeds, half way at {say_step(float(np.median(known)))} (median; "
@@ -130,10 +131,13 @@ def _seeds(runs: Sequence[Readable]) -> list[Finding]:
             else f"it emerged in none of {len(runs)} seeds"
         )
         mean = float(values.mean())
+        ends_at = f"{say(mean)} at the end ({say(mean - margin)} to {say(mean + margin)})"
         found.append(Finding(
             kind="seeds",
-            sentence=f"{name_of(series)} over {values.size} seeds: {say(mean)} at the end ({say(mean - margin)} to {say(mean + margin)}); {when}.",
-            numbers={"mean": mean, "std": float(values.std(ddof=1)), "emerged": len(known), "num_runs": len(runs), "midpoints": middles},
+            sentence=f"{name_of(series)} over {values.size} seeds: {ends_at}; {when}.",
+            numbers={
+                "mean": mean, "std": float(values.std(ddof=1)), "emerged": len(known), "num_runs": len(runs), "midpoints": middles,
+            },
             interval=closed((mean - margin, mean + margin)), series=(key,), caveats=caveats,
         ))  # fmt: skip
     return found + _orders(times, caveats)
@@ -167,7 +171,11 @@ def _orders(times: dict[SeriesKey, tuple[list[float], list[float]]], caveats: tu
         names = (one.label, two.label) if verdict.verdict != "second" else (two.label, one.label)
         interval = None if verdict.interval is None else closed(verdict.interval)
         span = "" if verdict.interval is None else f" ({say(verdict.interval[0])} to {say(verdict.interval[1])})"
-        ratio = "" if verdict.ratio is None else f"; {two.label} came {say(verdict.ratio)} times as late as {one.label}{span}"
+        ratio = (
+            ""
+            if verdict.ratio is None
+            else f"; {two.label} came {say(verdict.ratio)} times as late as {one.label}{span}"
+        )
         resolved = verdict.verdict != NOT_RESOLVED
         found.append(Finding(
             kind="order" if resolved else NOT_RESOLVED,

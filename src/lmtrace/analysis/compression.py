@@ -27,9 +27,9 @@ class Compression:
     interval
         Steps between which the peak lies (95 % of the curves that the noise allows).
     level
-        Level of the smooth curve at the peak.
+        Mean of the measured values at the peak and beside it.
     rise, fall
-        From the lowest level before the peak, and to the lowest after it.
+        From the lowest level before the peak, and to the lowest after it, as the same means.
     p_value
         Share of monotone curves with the same autocorrelated noise that seem to rise and fall as clearly.
     """
@@ -71,7 +71,11 @@ def compression(
     x, y = thin([x, y], LIMIT)
     centre = float(y.mean())
     y = (y - centre) / spread
-    least = 0.0 if error is None or not np.isfinite(error).any() else float(np.nanmedian(error)) / spread / np.sqrt(per_block)
+    least = (
+        0.0
+        if error is None or not np.isfinite(error).any()
+        else float(np.nanmedian(error)) / spread / np.sqrt(per_block)
+    )
     models = spline_models(tuple(range(y.size)))
     (k,), trends, noise = _fits(y[None], models, least)
     trend, deviation = trends[0], float(noise[0])
@@ -95,13 +99,14 @@ def compression(
         if p_value > false_alarm:
             return None
     at = int(np.argmax(_heights(trend)))
+    top = _level(y, at)
     low, high = _peak_interval(trend, deviation, k, models, generator)
     return Compression(
         peak=float(x[at]),
         interval=(float(x[min(low, at)]), float(x[max(high, at)])),
-        level=float(trend[at]) * spread + centre,
-        rise=float(trend[at] - trend[: at + 1].min()) * spread,
-        fall=float(trend[at] - trend[at:].min()) * spread,
+        level=top * spread + centre,
+        rise=(top - _level(y, int(np.argmin(trend[: at + 1])))) * spread,
+        fall=(top - _level(y, at + int(np.argmin(trend[at:])))) * spread,
         p_value=p_value,
     )
 
@@ -137,6 +142,11 @@ def _humps(trends: Array, noise: Array, best: np.ndarray, models: Models) -> Arr
         fall = np.where(before.T, difference, 0.0).max(axis=2)
         out[mine] = np.minimum(rise, fall).max(axis=1) / noise[mine]
     return out
+
+
+def _level(y: Array, at: int) -> float:
+    """Return the mean of the measured values around a place: a smooth curve cuts off the tip of a peak."""
+    return float(y[max(at - 1, 0) : at + 2].mean())
 
 
 def _heights(trend: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from lmtrace.analysis.noise import Array, autocorrelation, curve
 from lmtrace.errors import ConfigError
@@ -95,9 +95,7 @@ def _check(window: int, tolerance: float | None, who: str) -> None:
         raise ConfigError(f"{who}: tolerance is {tolerance}", "Give a positive slope (units of the value per step)")
 
 
-def _judge(
-    x: Array, y: Array, tolerance: float | None, change: float
-) -> tuple[bool, float, tuple[float, float], str]:
+def _judge(x: Array, y: Array, tolerance: float | None, change: float) -> tuple[bool, float, tuple[float, float], str]:
     """Return verdict, slope, its interval and the reason of a no, for one window; `change` is the range of all values."""
     n = x.size
     if tolerance is None:
@@ -110,7 +108,7 @@ def _judge(
     rho = autocorrelation(residual, 2)
     variance = float(residual @ residual) / (n - 2) * (1 + rho) / (1 - rho)
     freedom = max((n - 2) * (1 - rho) / (1 + rho), 1.0)
-    margin = float(student.ppf((1 + LEVEL) / 2, freedom)) * np.sqrt(variance / power)
+    margin = float(stdtrit(freedom, (1 + LEVEL) / 2)) * np.sqrt(variance / power)
     interval = (slope - margin, slope + margin)
     if not (-tolerance < interval[0] and interval[1] < tolerance):
         return False, slope, interval, "slope"
@@ -158,8 +156,10 @@ class Watch:
         )  # fmt: skip
 
     def __str__(self) -> str:
-        label = "" if self.label is None and self.split is None else f"[{self.label or ''}" + (
-            f",{self.split}]" if self.split is not None else "]"
+        label = (
+            ""
+            if self.label is None and self.split is None
+            else f"[{self.label or ''}" + (f",{self.split}]" if self.split is not None else "]")
         )
         return f"{self.signal}.{self.metric}{label}" + (f"@{self.site}" if self.site is not None else "")
 
@@ -333,8 +333,6 @@ class Converged:
         num = sum(self._converged.values())
         needed = {"all": len(self.watch), "any": 1}.get(self.combine, self.combine)  # pyright: ignore
         self._held = self._held + 1 if num >= needed else 0
-        if self._held == 0:
-            self._held_back = False
         return self._fire(step) if self._held >= self.patience else None
 
     def _demand(self, records: Sequence[Record]) -> None:
@@ -371,7 +369,7 @@ class Converged:
         held_back = gap is not None and self.on_gap == "warn"
         decision = Decision(step, not (held_back or self.watch_only), reason, numbers)
         if held_back:
-            if not self._held_back:
+            if not self._held_back:  # once: the plateau may come and go with the noise
                 self.notes.append(("warning", f"not stopped: {reason}", {"step": step, **numbers}))
             self._held_back = True
             return None
@@ -421,11 +419,18 @@ class Converged:
         theirs = {k: v for k, v in state["settings"].items() if k != "watch_only"}
         if mine != theirs:
             different = ", ".join(k for k in mine if mine[k] != theirs.get(k))
-            raise ConfigError(f"Converged: the saved state has other settings: {different}", "Resume with the same rule")
+            raise ConfigError(
+                f"Converged: the saved state has other settings: {different}", "Resume with the same rule"
+            )
         for w, history in self._histories.items():
             saved = state["histories"][str(w)]
             low, high = saved["range"] or (float("inf"), float("-inf"))
-            history.steps, history.values, history.low, history.high = list(saved["steps"]), list(saved["values"]), low, high
+            history.steps, history.values, history.low, history.high = (
+                list(saved["steps"]),
+                list(saved["values"]),
+                low,
+                high,
+            )
         self._converged = {w: bool(state["converged"][str(w)]) for w in self.watch}
         self._train, self._slopes = list(state["train"]), dict(state["slopes"])
         self._held, self._held_back, self._last = state["held"], state["held_back"], state["last"]

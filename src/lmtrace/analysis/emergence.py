@@ -7,8 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
-from scipy.stats import f as fisher
+from scipy.special import expit, fdtri
 
 from lmtrace.analysis.noise import Array, ar1, autocorrelation, curve, thin, whiten
 from lmtrace.errors import ConfigError
@@ -176,17 +175,19 @@ def _fit(time: Array, y: Array, error: Array | None) -> _Fit:
     gap, span = float(np.diff(time).min()), float(np.ptp(time))
     box = (time[0], time[-1] + span / 2, np.log(gap / 10), np.log(span))
     outer = near = box
-    for _ in range(5):  # zoom in on the best fit, or the grid's misfit would pass for autocorrelated noise
+    rss, m, w = _surface(time, y, weight, 0.0, near)
+    k = int(np.argmin(rss))
+    for _ in range(4):  # zoom in on the best fit, or the grid's misfit would pass for autocorrelated noise
+        near = _zoom(near, m[[k]], w[[k]], outer)
         rss, m, w = _surface(time, y, weight, 0.0, near)
         k = int(np.argmin(rss))
-        near = _zoom(near, m[[k]], w[[k]], outer)
     a, b = _levels(time, y, weight, m[k], w[k])
     residual = weight * (y - a - b * expit((time - m[k]) / w[k]))
     rho = autocorrelation(residual, 4) if y.size >= 12 else 0.0
     freedom = max(y.size - 4, 1)
     if y.size >= 12:
         freedom = max(freedom * (1 - rho) / (1 + rho), 3.0)
-    limit = 1 + fisher.ppf(LEVEL, 1, freedom) / freedom
+    limit = 1 + fdtri(1, freedom, LEVEL) / freedom
     floor = y.size * (_RESOLUTION / 10 * np.ptp(y)) ** 2
     for _ in range(4):
         rss, m, w = _surface(time, y, weight, rho, box)
@@ -210,9 +211,8 @@ def _fit(time: Array, y: Array, error: Array | None) -> _Fit:
 
 def _thinned(time: Array, y: Array, error: Array | None) -> tuple[Array, Array, Array | None]:
     """Return the columns averaged to at most 160 values: what a block of neighbours says, at bounded cost."""
-    if error is None:
-        return *thin([time, y], 160), None
-    return tuple(thin([time, y, error], 160))
+    time, y, *rest = thin([time, y] if error is None else [time, y, error], 160)
+    return time, y, rest[0] if rest else None
 
 
 def _plateau_centre(m: Array, w: Array, rss: Array, k: int) -> float:
@@ -235,9 +235,7 @@ def _zoom(box: Box, m: Array, w: Array, outer: Box) -> Box:
     )  # fmt: skip
 
 
-def _surface(
-    time: Array, y: Array, weight: Array, rho: float, box: Box
-) -> tuple[Array, Array, Array]:
+def _surface(time: Array, y: Array, weight: Array, rho: float, box: Box) -> tuple[Array, Array, Array]:
     """Return the residual sum of squares on a grid of midpoints and widths, with the grid; all [points]."""
     m, w = np.meshgrid(np.linspace(box[0], box[1], _GRID[0]), np.exp(np.linspace(box[2], box[3], _GRID[1])))
     m, w = m.ravel(), w.ravel()

@@ -44,7 +44,9 @@ def curve(
         raise DataError(f"{who}: steps must be 0 or more and rise strictly", "Sort the curve and drop repeated steps")
     keep = np.isfinite(y)
     if keep.sum() < at_least:
-        raise DataError(f"{who}: needs at least {at_least} measured values, got {int(keep.sum())}", "Measure more often")
+        raise DataError(
+            f"{who}: needs at least {at_least} measured values, got {int(keep.sum())}", "Measure more often"
+        )
     columns: list[Array | None] = []
     for other in others:
         if other is None:
@@ -75,11 +77,12 @@ def whiten(x: Array, rho: float) -> Array:
 
 def ar1(num_series: int, n: int, rho: float, generator: np.random.Generator) -> Array:
     """Return [num_series, n] stationary AR(1) noise of unit marginal variance."""
-    from scipy.signal import lfilter
-
-    shocks = generator.standard_normal((num_series, n))
-    shocks[:, 1:] *= np.sqrt(1 - rho**2)
-    return lfilter([1.0], [1.0, -rho], shocks, axis=1)
+    noise = generator.standard_normal((num_series, n))
+    noise[:, 1:] *= np.sqrt(1 - rho**2)
+    if rho != 0:
+        for t in range(1, n):
+            noise[:, t] += rho * noise[:, t - 1]
+    return noise
 
 
 def autocorrelation(residuals: Array, num_parameters: int = 1) -> float:

@@ -147,7 +147,7 @@ def change_points(
         )
         found.append((at, change))
         families = [models.with_jump(at) for models in families]
-        fixed = np.column_stack([fixed, np.arange(y.size) >= at])
+        fixed = np.column_stack([fixed, (np.arange(y.size) >= at).astype(np.float64)])
         allowed[max(at - margin + 1, 0) : at + margin] = False
     return [change for _, change in sorted(found, key=lambda pair: pair[0])]
 
@@ -262,7 +262,10 @@ def _sigmoid_null(y: Array, axis: Array, fixed: Array) -> _Null:
             lambda p, rho=rho: -fit(p[0], _SCALE + abs(p[1]), rho)[0],
             [m, w - _SCALE],
             method="Nelder-Mead",
-            options={"maxiter": 60, "initial_simplex": [[m, w - _SCALE], [m + 0.03, w - _SCALE], [m, w - _SCALE + 0.03]]},
+            options={
+                "maxiter": 60,
+                "initial_simplex": [[m, w - _SCALE], [m + 0.03, w - _SCALE], [m, w - _SCALE + 0.03]],
+            },
         )
         loglik, rss, trend = fit(result.x[0], _SCALE + abs(result.x[1]), rho)
         if best is None or loglik > best.loglik:

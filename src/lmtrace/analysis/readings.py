@@ -95,7 +95,7 @@ def floor_of(run: Readable) -> tuple[float, float] | None:
     """Return the exact floor of the panel's loss in nats and its standard error; None where unknown."""
     series = whole(run, "truth", "floor")
     if series is not None:
-        _, values, stderr, _ = column(series)
+        values = column(series)[1]
         if values.size:  # of the same tokens: it has no error of its own
             return float(values[-1]), 0.0
     floor = run.header.data.get("floor_nats")

@@ -53,7 +53,8 @@ class Replay:
         interval = None
         if self.step is not None:
             share = 100 * self.steps_saved / self.last if self.last else 0.0
-            sentence = f"The rule would have stopped at step {say_step(self.step)} of {say_step(self.last)}: {share:.0f} % of the steps saved"
+            sentence = f"The rule would have stopped at step {say_step(self.step)} of {say_step(self.last)}: "
+            sentence += f"{share:.0f} % of the steps saved"
             if self.loss_given_up is not None:
                 sentence += f", {say(self.loss_given_up)} nats of panel loss given up"
                 if self.stderr is not None:
@@ -88,7 +89,7 @@ def replay(run: Readable, rule: Converged | str) -> Replay:
     rule = Converged.parse(rule) if isinstance(rule, str) else rule.fresh()
     wanted = {w.key for w in rule.watch} | {SeriesKey("output", "loss")}
     # Everything that was there at the first step is shown to the rule, so that its error names the choices.
-    keys = [key for key in run.keys() if key in wanted] or list(run.keys())  # noqa: SIM118 - a method of the run
+    keys = [key for key in run.keys() if key in wanted] or list(run.keys())
     dense = run.scalars("loss") if "loss" in run.scalar_metrics else (np.array([]), np.array([]))
     decisions: list[Decision] = []
     notes: list[str] = []

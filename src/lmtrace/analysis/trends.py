@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from lmtrace.analysis.emergence import Emergence, emergence
 from lmtrace.analysis.noise import Array, curve
@@ -42,9 +42,7 @@ class Order:
     note: str = ""
 
 
-def order(
-    first: ArrayLike, second: ArrayLike, grid: ArrayLike | None = None, level: float = 0.95
-) -> Order:
+def order(first: ArrayLike, second: ArrayLike, grid: ArrayLike | None = None, level: float = 0.95) -> Order:
     """Say which of two events came first, from paired times of several runs (seeds).
 
     The differences d_i = log(1 + second_i) - log(1 + first_i) are taken within each run; the order is resolved only where
@@ -80,7 +78,7 @@ def order(
     if num < 3:
         ratio = float(np.exp(d.mean())) if num else None
         return Order(NOT_RESOLVED, ratio, None, num, f"{num} complete pairs; 3 or more seeds are needed")
-    margin = student.ppf((1 + level) / 2, num - 1) * d.std(ddof=1) / np.sqrt(num)
+    margin = stdtrit(num - 1, (1 + level) / 2) * d.std(ddof=1) / np.sqrt(num)
     low, high = float(d.mean() - margin - slack.mean()), float(d.mean() + margin + slack.mean())
     verdict = "first" if low > 0 else "second" if high < 0 else NOT_RESOLVED
     if verdict != NOT_RESOLVED and lost > num:

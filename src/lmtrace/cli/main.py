@@ -181,11 +181,15 @@ def view(
 
 
 @app.command()
-def findings(run: RunFolder, as_json: Json = False) -> None:
+def findings(
+    run: RunFolder,
+    everything: Annotated[bool, typer.Option("--all", help="Also those on single label values.")] = False,
+    as_json: Json = False,
+) -> None:
     """Say what emerged, when, where, and how sure that is."""
     from lmtrace.records.run import open_run
 
-    _show_findings(open_run(run), as_json)
+    _show_findings(open_run(run), as_json, everything)
 
 
 @app.command()
@@ -262,7 +266,7 @@ def doctor(as_json: Json = False) -> None:
         out().print(f"[{'green' if row['ok'] else 'yellow'}]{'ok  ' if row['ok'] else 'none'}[/] {row['name']:<14} {row['detail']}")
 
 
-def _show_findings(run: Any, as_json: bool) -> None:
+def _show_findings(run: Any, as_json: bool, everything: bool = False) -> None:
     from lmtrace.analysis.findings import findings as find
     from lmtrace.show.tables import print_findings
 
@@ -270,7 +274,7 @@ def _show_findings(run: Any, as_json: bool) -> None:
     if as_json:
         print_json([f.to_dict() for f in found])
     else:
-        print_findings(run, found, out())
+        print_findings(run, found, out(), everything)
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def lanczos(
     tol: float = 1e-3,
     smallest: bool = True,
     max_products: int = 300,
-    max_basis: int = 100,
+    max_basis: int = 48,
     generator: torch.Generator | None = None,
 ) -> Spectrum:
     """Return the k largest eigenvalues, and the smallest one, of a symmetric operator.
@@ -130,7 +130,7 @@ def lanczos(
     max_products
         Limit on products; what has not converged by then is missing.
     max_basis
-        Vectors held at most: `max_basis * P` numbers of memory.
+        Vectors held at most (raised to 2 k + 12 where that is more); a restart compresses them when it is reached.
     generator
         Source of the random directions; a fixed seed by default.
 
@@ -149,7 +149,7 @@ def lanczos(
     generator = generator or default_generator()
     size = start.numel()
     k = min(k, size)
-    capacity = min(max(max_basis, 2 * k + 12), size)
+    capacity = min(max(max_basis, 2 * k + 12), max_products, size)
     exhausted = max(1e-3 * tol, 10 * torch.finfo(start.dtype).eps)
     basis = start.new_empty(capacity, size)
     projected = np.zeros((capacity, capacity))
@@ -169,6 +169,7 @@ def lanczos(
         absorbed = ~np.any([pending.owners != 0 for pending in queue], axis=0)[:num_basis]
         # A fresh direction goes ahead until it has shown what it can find; otherwise the oldest is next.
         pending = queue.pop(-1 if since_fresh < EXTRA else 0)
+        # A second pass, always: with one pass the loss of orthogonality doubles at every step.
         basis[num_basis] = _orthonormal(pending.vector, basis[:num_basis], generator)
         image = product(basis[num_basis])
         num_basis, num_products, since_fresh = num_basis + 1, num_products + 1, since_fresh + 1

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import dsyrk, ssyrk
 from torch import Tensor
 
-_BLOCK = 8192
+_BLOCK = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +31,12 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
-        """Return the moments of x: [n, d]; products and sums in float64, centred first."""
+        """Return the moments of x: [n, d]. Rows are centred first; blocks of products are summed in float64."""
         n, d = x.shape
         mean = x.sum(0, dtype=torch.float64) / max(n, 1)
         scatter = x.new_zeros(d, d, dtype=torch.float64)
         for block in x.split(_BLOCK):
-            scatter += _square(block.double() - mean)
+            scatter += _square(centre(block, mean))
         return cls(n, mean, scatter)
 
     def __add__(self, other: Moments) -> Moments:
@@ -85,9 +84,16 @@ class ClassMeans:
         return ClassMeans(counts, self.means * (1 - share) + other.means * share)
 
 
+def centre(x: Tensor, mean: Tensor) -> Tensor:
+    """Return x - mean in the precision of x: [n, d], exact to its rounding however far x is from the origin."""
+    near = mean.to(x.dtype)
+    return (x - near).sub_((mean - near.double()).to(x.dtype))
+
+
 def _square(x: Tensor) -> Tensor:
-    """Return x'x; on the CPU with half the products, because it is symmetric."""
+    """Return x'x in float64; on the CPU with half the products, because it is symmetric."""
     if x.device.type != "cpu":
-        return x.T @ x
-    upper = dsyrk(1.0, x.numpy().T)  # column-major x' is row-major x: no copy
-    return torch.as_tensor(np.triu(upper) + np.triu(upper, 1).T)
+        return (x.T @ x).double()
+    syrk = dsyrk if x.dtype == torch.float64 else ssyrk
+    upper = torch.as_tensor(syrk(1.0, x.numpy().T)).double()  # column-major x' is row-major x: no copy
+    return upper.triu() + upper.triu(1).T

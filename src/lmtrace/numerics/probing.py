@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.moments import ClassMeans, Moments
+from lmtrace.numerics.moments import ClassMeans, Moments, centre
 from lmtrace.numerics.ridge import Basis, Linear, lda, ridge
 from lmtrace.numerics.scores import MIN_SUPPORT, Tally, bootstrap_weights, f1_scores, gain, share
 from lmtrace.numerics.softmax import Perceptron, softmax_regression
@@ -176,10 +176,10 @@ class Design:
     def standardised(self) -> tuple[Tensor, Tensor]:
         """Return (training rows, test rows) with mean 0 and deviation 1 over the training rows, float32.
 
-        They are centred in float64, so float32 loses nothing but rounding of the products.
+        float32 after centring loses nothing but the rounding of products.
         """
         mean, scale = self.basis.moments.mean, self.basis.scale
-        train, test = (((part.double() - mean) / scale).float() for part in (self.train, self.test))
+        train, test = (centre(part, mean).div_(scale.to(part.dtype)).float() for part in (self.train, self.test))
         return train, test
 
     def class_means(self, codes: Tensor, num_classes: int) -> ClassMeans:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmtrace.numerics.estimate import Estimate
 
-NUM_RESAMPLES = 1000
+NUM_RESAMPLES = 500
 MIN_SUPPORT = 10
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.moments import Moments
+from lmtrace.numerics.moments import Moments, centre
 from lmtrace.numerics.ridge import Basis, Linear
 
 
@@ -45,7 +45,7 @@ def softmax_regression(
     n, d, k = len(x), x.shape[1], num_classes
     curvature = (basis.values / n + 2 * penalty / n).sqrt()
     rotate = basis.vectors / curvature  # standardised -> preconditioned
-    z = ((x.double() - basis.moments.mean) / basis.scale @ rotate).float()
+    z = centre(x, basis.moments.mean).div_(basis.scale.to(x.dtype)).float() @ rotate.float()
     shrink = (penalty / n / curvature.square()).float()[:, None]
     onehot = torch.nn.functional.one_hot(codes, k).to(z)
 

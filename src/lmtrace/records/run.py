@@ -223,8 +223,12 @@ class Run:
         self, signal: str | None = None, metric: str | None = None, label: str | None = None, split: str | None = None
     ) -> tuple[SeriesKey, ...]:
         """Return the keys that match; None matches everything."""
-        wanted = (signal, metric, label, split)
-        return tuple(key for key in self.keys() if all(w in (None, has) for w, has in zip(wanted, _parts(key))))
+        rows = self._rows(
+            "SELECT signal, metric, label, split FROM series WHERE ifnull(?1, signal) = signal "
+            "AND ifnull(?2, metric) = metric AND (?3 IS NULL OR label = ?3) AND (?4 IS NULL OR split = ?4) ORDER BY id",
+            signal, metric, label, split,
+        )  # fmt: skip
+        return tuple(SeriesKey(*row) for row in dict.fromkeys(rows))
 
     def series(
         self,

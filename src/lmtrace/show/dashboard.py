@@ -153,7 +153,9 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
 
     async def findings(request: Request) -> Response:
         chosen = await anyio.to_thread.run_sync(_selected, library, request.query_params.getlist("run"))
-        found = await anyio.to_thread.run_sync(lambda: {name: _findings(run) for name, run in chosen.items()})
+        found = await anyio.to_thread.run_sync(
+            lambda: {name: [finding(f) for f in library.findings(name)] for name in chosen}
+        )
         return JSONResponse(plain(found))
 
     async def live(request: Request) -> Response:
@@ -269,10 +271,6 @@ def _payload(chosen: dict[str, Run]) -> bytes:
     cursors = [run.cursor for run in chosen.values()]
     marks = [{"id": name, "cursor": cursor} for name, cursor in zip(chosen, cursors)]
     return build(list(chosen.values()), [[] for _ in chosen], PAYLOAD_BYTES, marks)
-
-
-def _findings(run: Run) -> list[dict[str, Any]]:
-    return [finding(f) for f in run.findings()]
 
 
 async def _stream(

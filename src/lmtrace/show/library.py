@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lmtrace.records.run import Run, open_run
 MAX_DEPTH = 4
 MAX_RUNS = 2_000
 RESCAN_SECONDS = 2.0
+FINDINGS_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -24,6 +25,9 @@ class _Open:
     identity: tuple[int, int]
     cursor: int = -1
     summary: dict[str, Any] | None = None
+    findings: list[Any] | None = None
+    found_at: tuple[int, float] = (-1, 0.0)
+    finding: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Library:
@@ -105,6 +109,17 @@ class Library:
                 "measurements": 0,
                 "step": None,
             }
+
+    def findings(self, name: str) -> list[Any]:
+        """Return the findings of a run; they take a while, so those of a growing run may be up to a minute old."""
+        entry = self._entry(name)
+        with entry.finding:
+            cursor, now = entry.run.cursor, time.monotonic()
+            fresh = entry.run.status == "running" and now - entry.found_at[1] < FINDINGS_SECONDS
+            if entry.findings is None or (cursor != entry.found_at[0] and not fresh):
+                entry.findings = list(entry.run.findings())
+                entry.found_at = (cursor, time.monotonic())
+            return entry.findings
 
     def shown(self, message: str) -> str:
         """Return a message that does not tell where on this machine the runs lie."""

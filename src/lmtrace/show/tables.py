@@ -44,11 +44,40 @@ def findings_table(findings: Iterable[Any], caveats: bool = True) -> RenderableT
     return table
 
 
-def print_findings(run: Any, findings: Iterable[Any], console: Console) -> None:
-    """Print what a run is and what was found in it."""
+def print_findings(run: Any, findings: Iterable[Any], console: Console, everything: bool = False) -> None:
+    """Print what a run is and what was found in it; findings on single label values ("role=Agent") only with `everything`."""
+    rows = [finding(f) for f in findings]
+    chosen = rows if everything else _main_findings(rows)
     console.print(Text.assemble((run.header.name or "run", "bold"), f"  {run.header.status}, {_reach(run.steps)}"))
     console.print()
-    console.print(findings_table(findings))
+    if not rows:
+        console.print(findings_table(rows))
+    for row in chosen:
+        kind = str(row.get("kind", "finding"))
+        style = _STYLE.get(kind, "dim" if kind.startswith(_QUIET) else "bold green")
+        console.print(Text.assemble((f"{kind}: ", style), str(row.get("sentence", ""))), soft_wrap=not console.is_terminal)
+    if len(chosen) < len(rows):
+        console.print(Text(f"... and {len(rows) - len(chosen)} more: lmtrace findings {run.folder} --all", style="dim"))
+
+
+def _main_findings(rows: Sequence[Mapping[str, Any]], most: int = 40) -> list[Mapping[str, Any]]:
+    """Return findings on whole quantities, of a curve at many sites only the site where it emerged first."""
+    whole = [row for row in rows if not any("=" in str(_label(key)) for key in row.get("series") or ())]
+    first: dict[str, tuple[float, int]] = {}
+    for i, row in enumerate(whole):
+        if row.get("kind") == "emergence":
+            time = (row.get("numbers") or {}).get("midpoint")
+            rank = (math.inf if time is None else float(time), i)
+            name = str(row.get("series"))
+            first[name] = min(first.get(name, rank), rank)
+    kept = {i for _, i in first.values()}
+    chosen = [row for i, row in enumerate(whole) if row.get("kind") != "emergence" or i in kept]
+    loud = [row for row in chosen if not str(row.get("kind", "")).startswith(_QUIET)]
+    return (chosen if len(chosen) <= most else loud)[:most]
+
+
+def _label(key: Any) -> Any:
+    return key.get("label") if isinstance(key, Mapping) else getattr(key, "label", None)
 
 
 def run_summary(run: Any) -> RenderableType:

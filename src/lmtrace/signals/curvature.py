@@ -22,10 +22,9 @@ steps, not batch sizes. The null of every curve is step 0.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,22 +33,17 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError, ModelError
 from lmtrace.numerics.density import Density, density_of, quadrature, shape_of_density, shape_of_eigenvalues
-from lmtrace.numerics.hessian import HessianOperator, Method, operator_spectrum
-from lmtrace.numerics.hutchinson import mean_estimate, quadratic_forms
-from lmtrace.numerics.lanczos import NotFiniteError, Spectrum, lanczos, random_start, warm_start
+from lmtrace.numerics.hutchinson import mean_estimate
+from lmtrace.numerics.lanczos import NotFiniteError, lanczos, random_start
 from lmtrace.numerics.landscape import alignment, random_cosine, subspace_overlap
-from lmtrace.numerics.preconditioner import NoPreconditionerError, adam_preconditioner, common_setting
-from lmtrace.observe.components import COMPONENTS, Part, parts_of
+from lmtrace.numerics.preconditioner import NoPreconditionerError, adam_preconditioner
+from lmtrace.observe.components import COMPONENTS
+from lmtrace.observe.curvature import CurvatureBatch
 from lmtrace.observe.interface import Needs, Signal, View
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import Panel
 
-logger = logging.getLogger(__name__)
-
 UNIT = "nats/param^2"
-MAX_DISAGREEMENT = 0.1
-"""Between a product by double backward and by central differences along the sharpest direction, relative to
-lambda_max; checked once per run. Some kernels' second derivatives are silently wrong."""
 
 
 def _field(metric: str, title: str, meaning: str, unit: str = "1", **rest: Any) -> Field:
@@ -133,8 +127,8 @@ class Curvature(Signal):
         Residual of an eigenpair relative to the largest magnitude (lambda_min: to its own); the eigenvalue's error is
         of the order of its square.
     max_products
-        Limit per spectrum; what has not converged by then is missing. Bounds the memory too: that many vectors of P
-        entries.
+        Limit per spectrum; what has not converged by then is missing. Memory beyond the gradient graph: that many
+        vectors of P entries, 48 at most.
     density_probes, density_steps
         Start vectors and Lanczos steps of the density.
     """
@@ -174,8 +168,8 @@ class Curvature(Signal):
 
     def measure(self, view: View) -> Iterator[Record]:
         """Yield the chosen quantities; what cannot be computed is missing with its reason."""
-        work = _Work(self, view)
-        quantities: Mapping[str, Callable[[_Work], Iterator[Record]]] = {
+        work = self._batch(view)
+        quantities: Mapping[str, Callable[[CurvatureBatch], Iterator[Record]]] = {
             "spectrum": self._spectrum,
             "trace": self._trace,
             "components": self._components,
@@ -203,7 +197,11 @@ class Curvature(Signal):
                 yield self.record(view, f.metric, missing=reason)
         work.remember()
 
-    def _spectrum(self, work: _Work) -> Iterator[Record]:
+    def _batch(self, view: View, **rest: Any) -> CurvatureBatch:
+        names = ("sequences", "top", "num_probes", "tolerance", "max_products")
+        return CurvatureBatch(view, **{name: getattr(self, name) for name in names}, **rest)
+
+    def _spectrum(self, work: CurvatureBatch) -> Iterator[Record]:
         spectrum, view = work.spectrum, work.view
         rows = (("lambda_max", spectrum.largest), ("lambda_min", spectrum.smallest))
         for metric, value in rows:
@@ -221,11 +219,11 @@ class Curvature(Signal):
         edge = None if rate is None else spectrum.largest * rate / 2
         yield self._or_missing(view, "edge", edge, reason, n=1)
 
-    def _trace(self, work: _Work) -> Iterator[Record]:
+    def _trace(self, work: CurvatureBatch) -> Iterator[Record]:
         estimate = mean_estimate(work.forms.sum(1))
         yield self.record(work.view, "trace", estimate.value, stderr=estimate.stderr, n=estimate.n)
 
-    def _components(self, work: _Work) -> Iterator[Record]:
+    def _components(self, work: CurvatureBatch) -> Iterator[Record]:
         for metric, place in (("component_trace", lambda p: p.component), ("block_trace", lambda p: p.block)):
             places = [place(part) for part in work.parts]
             names = [c for c in COMPONENTS if c in places] if metric == "component_trace" else _unique(places)
@@ -236,7 +234,7 @@ class Curvature(Signal):
             if not names:
                 yield self.record(work.view, metric, missing="the model has no list of blocks")
 
-    def _alignment(self, work: _Work) -> Iterator[Record]:
+    def _alignment(self, work: CurvatureBatch) -> Iterator[Record]:
         spectrum, operator, view = work.spectrum, work.operator, work.view
         gradient = operator.gradient
         result = alignment(gradient, operator(gradient), spectrum.eigenvalues, spectrum.vectors)
@@ -252,7 +250,7 @@ class Curvature(Signal):
         yield self._or_missing(view, "top_share", result.top_share, spectrum.note, n=k, null=k / size)
         yield self._or_missing(view, "weighted", result.weighted, spectrum.note or "zero", n=k, null=1 / size)
 
-    def _component_spectrum(self, work: _Work) -> Iterator[Record]:
+    def _component_spectrum(self, work: CurvatureBatch) -> Iterator[Record]:
         operator, view = work.operator, work.view
         for name in [c for c in COMPONENTS if any(p.component == c for p in work.parts)]:
             chosen = [part for part in work.parts if part.component == name]
@@ -268,7 +266,7 @@ class Curvature(Signal):
             )  # fmt: skip
             yield self._or_missing(view, "component_lambda_max", found.largest, found.note, site=name, n=1)
 
-    def _preconditioned(self, work: _Work) -> Iterator[Record]:
+    def _preconditioned(self, work: CurvatureBatch) -> Iterator[Record]:
         operator, view = work.operator, work.view
         diagonal = adam_preconditioner(view.optimizer, operator.params)
         root = torch.cat([d.reshape(-1).to(operator.device, operator.dtype) for d in diagonal]).rsqrt()
@@ -284,7 +282,7 @@ class Curvature(Signal):
             edge = found.largest * rate * (1 - beta) / (2 * (1 + beta))
         yield self._or_missing(view, "preconditioned_edge", edge, found.note or reason or other, n=1)
 
-    def _density(self, work: _Work) -> Iterator[Record]:
+    def _density(self, work: CurvatureBatch) -> Iterator[Record]:
         operator, view = work.operator, work.view
         nodes, weights = quadrature(
             operator, operator.size, self.density_probes, self.density_steps, view.generator("density"),
@@ -308,11 +306,11 @@ class Curvature(Signal):
             value = getattr(top, metric)
             yield self._or_missing(view, metric, value, "fewer than 3 ranks", split=f"top-{self.top}", n=k)
 
-    def _landscape(self, work: _Work) -> Iterator[Record]:
+    def _landscape(self, work: CurvatureBatch) -> Iterator[Record]:
         view, panel_loss = work.view, work.operator.loss
         panel, panel_forms = work.spectrum, work.forms.sum(1)
         work.close()  # one gradient graph at a time
-        train = _Work(self, view, train=True, like=work)
+        train = self._batch(view, train=True, like=work)
         spectrum, forms = train.spectrum, train.forms.sum(1)
         yield self.record(view, "train_loss", train.operator.loss, n=1)
         yield self.record(view, "loss_gap", panel_loss - train.operator.loss, n=1, null=0.0)
@@ -323,8 +321,9 @@ class Curvature(Signal):
         yield self._or_missing(view, "trace_ratio", ratio, "the trace on the training batch is not positive", null=1.0)
         yield self._or_missing(view, "train_lambda_max", spectrum.largest, spectrum.note, n=1)
         note = panel.note or spectrum.note
-        both = panel.largest is not None and spectrum.largest is not None
-        difference = panel.largest - spectrum.largest if both else None  # pyright: ignore[reportOptionalOperand]
+        difference = None
+        if panel.largest is not None and spectrum.largest is not None:
+            difference = panel.largest - spectrum.largest
         yield self._or_missing(view, "lambda_max_gap", difference, note, n=1, null=0.0)
         ratio = _ratio(panel.largest, spectrum.largest)
         yield self._or_missing(view, "lambda_max_ratio", ratio, note or "it is not positive", n=1, null=1.0)
@@ -338,138 +337,6 @@ class Curvature(Signal):
             place = {key: rest[key] for key in ("site", "split") if key in rest}
             return self.record(view, metric, missing=reason or "not finite", **place)
         return self.record(view, metric, value, **rest)
-
-
-@dataclass(eq=False)
-class _Work:
-    """What the quantities of one measurement share: one gradient graph, one spectrum, one set of probes."""
-
-    signal: Curvature
-    view: View
-    train: bool = False
-    like: _Work | None = None
-    _done: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def operator(self) -> HessianOperator:
-        """The Hessian; a failure is repeated, not retried."""
-        if "operator" not in self._done:
-            if "failure" in self._done:
-                raise self._done["failure"]
-            view, number = self.view, self.signal.sequences
-            low = {p.dtype for p in view.parameters().values()} & {torch.bfloat16, torch.float16}
-            if low:
-                raise ModelError(f"parameters are {low.pop()}: second derivatives need float32".replace("torch.", ""))
-            loss = view.train_loss(number) if self.train else view.loss(number)
-            method: Method = "auto"
-            known = view.memory.get("double_backward")
-            if (self.like and self.like.method != "double backward") or (known is not None and not float(known)):
-                method = "central differences"
-            try:
-                self._done["operator"] = HessianOperator(loss, view.parameters(), method=method)
-            except (NotFiniteError, MemoryError, RuntimeError) as error:
-                self._done["failure"] = error
-                raise
-        return self._done["operator"]
-
-    @property
-    def method(self) -> str:
-        """How products were taken."""
-        return self._done.get("method") or self.operator.method
-
-    @property
-    def size(self) -> int:
-        """P."""
-        return self.operator.size
-
-    @property
-    def spectrum(self) -> Spectrum:
-        """Both ends of the spectrum, from the eigenvectors of the measurement before where there are some."""
-        if "spectrum" not in self._done:
-            start = self.like._done["start"] if self.like else self._start()
-            self._done["start"] = start
-            found = self._solve(start)
-            unchecked = "double_backward" not in self.view.memory and not self.like
-            if unchecked and self.operator.method == "double backward" and found.largest:
-                v = found.vectors[0]
-                differences = self.operator.central_differences(v)
-                error = abs(float(v @ differences) - found.largest) / abs(found.largest)
-                if error > MAX_DISAGREEMENT:
-                    self.operator.fall_back(f"double backward disagrees with central differences by {error:.0%}")
-                    found = self._solve(start)
-            if self.operator.reason:
-                logger.info("curvature takes central differences: %s", self.operator.reason)
-            self._done["spectrum"] = found
-        return self._done["spectrum"]
-
-    def _solve(self, start: Tensor) -> Spectrum:
-        signal = self.signal
-        return operator_spectrum(
-            self.operator, signal.top, signal.tolerance, start=start, generator=self.view.generator("fresh"),
-            max_products=signal.max_products,
-        )  # fmt: skip
-
-    def _start(self) -> Tensor:
-        operator, generator = self.operator, self.view.generator("lanczos")
-        before = self.view.memory.get("start")
-        if before is None or before.numel() != operator.size:
-            return random_start(operator.size, generator, operator.dtype, operator.device)
-        return warm_start(before.reshape(1, -1).to(operator.device, operator.dtype), generator)
-
-    @property
-    def parts(self) -> list[Part]:
-        """Where every entry of the parameters belongs."""
-        if "parts" not in self._done:
-            self._done["parts"] = self.like.parts if self.like else parts_of(self.view.model, self.operator.params)
-        return self._done["parts"]
-
-    @property
-    def forms(self) -> np.ndarray:
-        """[probes, parts]: v_b' (H v)_b of the fixed probes."""
-        if "forms" not in self._done:
-            self._done["forms"] = quadratic_forms(
-                self.operator, self.size, self.signal.num_probes, self.view.generator("probes"),
-                self.operator.device, reduce=self._sums,
-            )  # fmt: skip
-        return self._done["forms"]
-
-    def _sums(self, x: Tensor) -> np.ndarray:
-        operator = self.operator
-        pieces = [
-            x[operator.slices[part.parameter]].view(operator.params[part.parameter].shape)[part.index]
-            for part in self.parts
-        ]
-        return torch.stack([piece.sum(dtype=torch.float64) for piece in pieces]).cpu().numpy()
-
-    def mask(self, chosen: list[Part]) -> Tensor:
-        """[P]: 1 in the chosen parts, 0 elsewhere."""
-        operator = self.operator
-        result = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
-        for part in chosen:
-            result[operator.slices[part.parameter]].view(operator.params[part.parameter].shape)[part.index] = 1.0
-        return result
-
-    def setting(self, name: str) -> tuple[float | None, str]:
-        """A setting of the optimizer that all groups share, or why there is none."""
-        try:
-            value = common_setting(self.view.optimizer, self.operator.params, name)
-        except DataError as error:
-            return None, str(error)
-        return value, "" if value is not None else f"the optimizer's groups differ in {name}"
-
-    def close(self) -> None:
-        """Free the gradient graph; results stay."""
-        self._done["method"] = self.operator.method
-        self.operator.close()
-
-    def remember(self) -> None:
-        """Keep, for the next measurement, a start vector in half precision and how products are taken."""
-        found: Spectrum | None = self._done.get("spectrum")
-        if found is None or found.largest is None:
-            return
-        total = found.vectors.sum(0) if found.smallest_vector is None else found.vectors.sum(0) + found.smallest_vector
-        self.view.memory["start"] = (total * math.sqrt(total.numel())).half().cpu()
-        self.view.memory["double_backward"] = torch.tensor(float(self.method == "double backward"))
 
 
 def _moments(density: Density, entropy_rank: float) -> tuple[float, float]:

@@ -36,8 +36,11 @@ from lmtrace.records.schema import Field, Record
 from lmtrace.text.label_sets import coarsen, layer_of
 from lmtrace.text.panel import LabelLayer, Panel
 
-DEFAULT_LAYERS = ("category", "upos", "role", "frame", "number", "Number", "deprel")
-"""Layers that a probe without `labels` reads, as far as the panel has them; upos only where there is no category."""
+DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "number", "Tense", "tense")
+"""Layers that a probe without `labels` reads: the first `NUM_DEFAULT` that the panel has; upos only without category."""
+
+NUM_DEFAULT = 4
+"""More would cost more than half of the panel's forward pass on short sentences."""
 
 LEXICAL_LAYERS = ("category", "upos", "xpos")
 """Layers that are (nearly) a function of the word type: judged under both splits."""
@@ -62,7 +65,8 @@ class Probe(Signal):
     Parameters
     ----------
     labels
-        A layer, several, or none for `DEFAULT_LAYERS`. "role/basic" reads a layer under a coarser label set.
+        A layer, several, or None for the first four of `DEFAULT_LAYERS` that the panel has. "role/basic" reads a layer
+        under a coarser label set.
     kind
         "ridge", "lda", "logistic" or "mlp"; the last two cost 10 to 1,000 times more.
     split
@@ -72,7 +76,7 @@ class Probe(Signal):
     pair
         "" reads the word; "head" reads an edge: the word and its syntactic head, side by side.
     control
-        Whether to fit the control task too, which doubles the cost.
+        Whether to fit the control task too (sentence split only), which nearly doubles the cost.
     bits
         Whether to measure the description length too; costs about ten logistic fits per site and layer.
     keep_at
@@ -137,7 +141,7 @@ class Probe(Signal):
         if self.labels is not None:
             return self._asked()
         found = [name for name in DEFAULT_LAYERS if name in panel.layers]
-        return tuple(name for name in found if not (name == "upos" and "category" in found))
+        return tuple(name for name in found if not (name == "upos" and "category" in found))[:NUM_DEFAULT]
 
     def splits(self, label: str) -> tuple[SplitName, ...]:
         """Return the splits under which a label is judged."""
@@ -192,7 +196,8 @@ class Probe(Signal):
         confidence, _ = share(tally.confidence, tally.total, task.weights)
         yield self.record(view, "confidence", confidence.value, stderr=confidence.stderr, n=n, null=task.prior, **where)
         yield from self._f1(view, tally, task, where)
-        if self.control:
+        # Under the lexical split the classes of unseen types cannot be known: the control is at chance by construction.
+        if self.control and task.split == "sentence":
             yield from self._control(view, design, tally, task, where)
         if embed is not None:
             value, low = gain(tally.correct, embed, tally.total, task.weights)

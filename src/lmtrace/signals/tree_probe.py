@@ -73,6 +73,7 @@ class TreeProbe(Signal):
     seed: int = 0
 
     name = "tree_probe"
+    stride = 5
     cost = "no pass of its own; about a second per site and 5,000 words"
     source = "Hewitt and Manning 2019"
     fields = (

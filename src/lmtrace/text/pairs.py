@@ -44,17 +44,18 @@ def read_pairs(path: str | Path) -> list[MinimalPair]:
     path = Path(path)
     pairs: list[MinimalPair] = []
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    pairs.append(_pair(json.loads(line), path.stem))
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"cannot read the pairs {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        where = f"{path} line {locals().get('number', 1)}"
-        raise DataError(
-            f"{where}: expected a JSON object with the texts sentence_good and sentence_bad ({error})"
-        ) from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            pairs.append(_pair(json.loads(line.decode("utf-8")), path.stem))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(
+                f"{path} line {number}: expected a JSON object with the texts sentence_good and sentence_bad ({error})"
+            ) from error
     if not pairs:
         raise DataError(f"{path} holds no pairs", "Expected one JSON object per line")
     return pairs

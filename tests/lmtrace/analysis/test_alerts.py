@@ -46,7 +46,7 @@ def test_a_spike_rings_and_a_noisy_descent_does_not():
 
 @pytest.mark.statistical
 def test_spikes_are_rare_on_noise():
-    rings = [len(Alarms().scalars("loss", range(1000), losses(1000, seed))) for seed in range(50)]
+    rings = [len(Alarms().scalars("loss", range(2000), losses(2000, seed))) for seed in range(10)]
     assert sum(rings) == 0
 
 

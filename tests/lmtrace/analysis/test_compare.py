@@ -17,7 +17,9 @@ def run(seed, shift=0.0, role_first=True):
     out = SyntheticRun(STEPS)
     for label, middle in (("role", 500 if role_first else 1000), ("upos", 1000 if role_first else 500)):
         rise = 1 / (1 + np.exp(-(np.log1p(STEPS) - np.log(middle * speed)) / 0.2))
-        out.add("probe", "accuracy", 0.3 + (0.5 + shift) * rise + 0.01 * g.standard_normal(40), label, stderr=0.01, null=0.3)
+        out.add(
+            "probe", "accuracy", 0.3 + (0.5 + shift) * rise + 0.01 * g.standard_normal(40), label, stderr=0.01, null=0.3
+        )
     return out
 
 

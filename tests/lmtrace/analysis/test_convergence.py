@@ -88,9 +88,11 @@ def test_too_few_measurements():
     assert convergence([0, 1], [1.0, 1.0], window=10, tolerance=1).note == "too few measurements"
 
 
-@pytest.mark.parametrize("bad", [{"window": 2, "tolerance": 1}, {"window": 10, "tolerance": 0.0}, {"window": 10, "tolerance": np.nan}])
+@pytest.mark.parametrize(
+    "bad", [{"window": 2, "tolerance": 1}, {"window": 10, "tolerance": 0.0}, {"window": 10, "tolerance": np.nan}]
+)
 def test_bad_settings(bad):
-    with pytest.raises(ConfigError, match="convergence: (window|tolerance) is"):
+    with pytest.raises(ConfigError, match=r"convergence: (window|tolerance) is"):
         convergence(np.arange(20), np.zeros(20), **bad)
 
 

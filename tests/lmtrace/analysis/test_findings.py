@@ -35,7 +35,12 @@ def learning_run():
     run.add("probe", "gain_over_embed", role - 0.4, "role", "sentence", SITES, 0.02, 0.0)
     run.add("probe", "gain_over_embed", noise(0.01, 4, (40, 3)), "upos", "lexical", SITES, 0.02, 0.0)
     hump = 8 + 6 * np.exp(-((np.arange(40) - 12) ** 2) / 40)
-    run.add("dimension", "two_nn", np.stack([hump, np.full(40, 9.0)], 1) + noise(0.2, 5, (40, 2)), sites=("block.0", "block.1"))
+    run.add(
+        "dimension",
+        "two_nn",
+        np.stack([hump, np.full(40, 9.0)], 1) + noise(0.2, 5, (40, 2)),
+        sites=("block.0", "block.1"),
+    )
     run.add("curvature", "trace", 50 * np.exp(-np.arange(40) / 8) + noise(0.5, 6))
     run.add("curvature", "edge", 1 + noise(0.02, 7))
     dense = np.arange(1, 3901)

@@ -61,7 +61,7 @@ def test_stops_a_converged_run_where_the_function_says_so():
     assert fired[0].stop
     assert rule.stopped == fired[0].step
     values = run.series("output", "loss").values[:, 0]
-    before = STEPS <= rule.stopped
+    before = rule.stopped >= STEPS
     found = convergence(STEPS[before], values[before], window=15, tolerance=1e-4)
     assert found.converged
     assert found.step == rule.stopped
@@ -143,7 +143,9 @@ def test_patience_waits():
 
 
 def test_rule_from_text():
-    rule = Converged.parse("output.loss probe.accuracy[role,lexical]@final window=30 tolerance=1e-4 combine=any patience=2")
+    rule = Converged.parse(
+        "output.loss probe.accuracy[role,lexical]@final window=30 tolerance=1e-4 combine=any patience=2"
+    )
     assert rule.watch == (Watch("output", "loss"), Watch("probe", "accuracy", "role", "lexical", "final"))
     assert (rule.window, rule.tolerance, rule.combine, rule.patience) == (30, 1e-4, "any", 2)
     for text in ("output.loss", "probe.accuracy[role]", "probe.f1[role=Agent,sentence]@block.0", "a.b[,lexical]"):
@@ -175,6 +177,6 @@ def test_state_of_another_rule_is_refused():
     rule = Converged(window=15)
     with pytest.raises(ConfigError, match="other settings: window"):
         Converged(window=20).load_state_dict(rule.state_dict())
+    rule.update(0, records_at(make(loss_curve()), 0))
     with pytest.raises(ConfigError, match="Call load_state_dict on resume"):
-        rule.update(0, records_at(make(loss_curve()), 0))
         rule.update(0, [])

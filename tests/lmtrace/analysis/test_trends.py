@@ -74,24 +74,29 @@ def test_compression_finds_the_peak():
         assert found.level == pytest.approx(15, abs=1)
 
 
-@pytest.mark.parametrize("curve", [T, -T, 1 / (1 + np.exp(-(T - 0.5) / 0.05)), np.exp(-T / 0.2), 0 * T, -(np.exp(-((T - 0.4) ** 2) / 0.02))])
+@pytest.mark.parametrize(
+    "curve", [T, -T, 1 / (1 + np.exp(-(T - 0.5) / 0.05)), np.exp(-T / 0.2), 0 * T, -(np.exp(-((T - 0.4) ** 2) / 0.02))]
+)
 def test_no_compression_of_what_does_not_rise_and_fall(curve):
     assert compression(STEPS, curve) is None
     assert compression(STEPS, curve + 0.02 * rng().standard_normal(60)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
 @pytest.mark.parametrize("trend", [0 * T, 4 / (1 + np.exp(-(T - 0.4) / 0.08)), 4 * np.exp(-T / 0.2)])
 def test_compression_false_alarms(trend, rho):
-    rows = ar1(400, 60, rho, rng(1))
-    assert np.mean([compression(STEPS, trend + row, seed=i) is not None for i, row in enumerate(rows)]) <= 0.08
+    rows = ar1(100, 60, rho, rng(1))
+    assert np.mean(
+        [compression(STEPS, trend + row, seed=i) is not None for i, row in enumerate(rows)]
+    ) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 100)
 
 
 @pytest.mark.statistical
 def test_interval_of_the_peak_covers():
     hits = []
-    for seed in range(100):
+    for seed in range(40):
         hump = 10 + 5 * np.exp(-((T - 0.4) ** 2) / 0.02) + 0.3 * rng(seed).standard_normal(60)
         low, high = compression(STEPS, hump).interval
         hits.append(low <= 2400 <= high)
@@ -109,7 +114,10 @@ def test_memorisation_of_curves_that_part():
 
 def test_no_memorisation_of_curves_that_agree():
     train = 4 * np.exp(-T / 0.2)
-    assert memorisation(STEPS, train + 0.02 * rng(1).standard_normal(60), train + 0.02 * rng(2).standard_normal(60)) is None
+    assert (
+        memorisation(STEPS, train + 0.02 * rng(1).standard_normal(60), train + 0.02 * rng(2).standard_normal(60))
+        is None
+    )
     assert memorisation(STEPS, train, train) is None
     assert memorisation(STEPS, train, 0.5 * train) is None  # the panel is easier: no memorisation
 
@@ -124,12 +132,15 @@ def test_mean_between_measurements():
 
 
 def test_published_event_always_happens():
-    rows = [combined_event(STEPS, np.exp(-T / a) + 0.02 * rng(i).standard_normal(60), 1 - np.exp(-T / 0.5) + 0.02 * rng(i + 9).standard_normal(60))
-            for i, a in enumerate((0.05, 0.1, 0.3, 0.8))]  # fmt: skip
+    rows = []
+    for i, scale in enumerate((0.05, 0.1, 0.3, 0.8)):
+        falling = np.exp(-T / scale) + 0.02 * rng(i).standard_normal(60)
+        rising = 1 - np.exp(-T / 0.5) + 0.02 * rng(i + 9).standard_normal(60)
+        rows.append(combined_event(STEPS, falling, rising))
     for row in rows:
         assert row.step is not None
         assert row.p_value > 0.95
-    assert combined_event(STEPS, T, 1 - T).step is not None or combined_event(STEPS, T, T).step is None
+    assert combined_event(STEPS, T, T).step is None
 
 
 def test_breakpoints_of_schedules():

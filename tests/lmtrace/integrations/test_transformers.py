@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lmtrace_helpers import tiny
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import lmtrace
 from lmtrace.jobs.data import Collator, training_rows
+from lmtrace_helpers import tiny
 
 
 class Losses(TrainerCallback):

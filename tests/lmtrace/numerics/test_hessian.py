@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lmtrace.errors import ConfigError, ModelError
-from lmtrace.numerics.hessian import HessianOperator, hessian_density, hessian_spectrum, hessian_trace
+from lmtrace.numerics.hessian import hessian_density, hessian_spectrum, hessian_trace
+from lmtrace.numerics.hessian_operator import HessianOperator
 from lmtrace.numerics.lanczos import lanczos, warm_start
 from reference.curvature import dense_hessian, flat, hvp_finite_difference, quadratic, tiny_gpt_problem
 

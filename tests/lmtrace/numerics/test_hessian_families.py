@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lmtrace.numerics.hessian import HessianOperator, hessian_spectrum
+from lmtrace.numerics.hessian import hessian_spectrum
+from lmtrace.numerics.hessian_operator import HessianOperator
 from lmtrace_helpers import tiny
 from reference.curvature import hvp_finite_difference
 

@@ -79,20 +79,20 @@ def test_figures_further_down_are_drawn_without_scrolling(report: str, visit: Ca
 def test_step_zero_and_the_null_are_drawn(report: str, visit: Callable[..., Any]) -> None:
     page = visit().open(report)
     draw_all(page)
-    plot = page.locator("#map-probe-accuracy-lexical .plot").last
+    plot = page.locator("#map-probe-accuracy .plot").last
     plot.focus()
     page.keyboard.press("Home")
     page.keyboard.press("Home")
     assert "step 0 · role" in page.locator("[role=status].unseen").inner_text()
-    note = page.locator("#map-probe-accuracy-lexical .note").inner_text()
+    note = page.locator("#map-probe-accuracy .note").inner_text()
     assert "null: accuracy of the majority class" in note
-    assert "majority class" in page.locator("#curves-probe-accuracy-lexical .note").inner_text()
+    assert "majority class" in page.locator("#curves-probe-accuracy .note").inner_text()
 
 
 def test_a_point_tells_its_record(report: str, visit: Callable[..., Any], example: Path) -> None:
     page = visit().open(report)
     draw_all(page)
-    page.locator("#map-probe-accuracy-lexical .plot").first.focus()
+    page.locator("#map-probe-accuracy .plot").first.focus()
     page.keyboard.press("End")
     page.keyboard.press("Enter")
     dialog = page.locator("dialog.record")
@@ -122,8 +122,8 @@ def test_missing_numbers_give_their_reason(report: str, visit: Callable[..., Any
 def test_the_cursor_is_linked_and_the_zoom_too(report: str, visit: Callable[..., Any]) -> None:
     page = visit(height=1600).open(report)
     draw_all(page)
-    page.locator("#map-probe-accuracy-lexical .facets").scroll_into_view_if_needed()
-    first, other = (page.locator("#map-probe-accuracy-lexical .plot").nth(i) for i in (0, 1))
+    page.locator("#map-probe-accuracy .facets").scroll_into_view_if_needed()
+    first, other = (page.locator("#map-probe-accuracy .plot").nth(i) for i in (0, 1))
     over = "el => { const c = el.querySelectorAll('canvas')[1], d = c.getContext('2d').getImageData(0,0,c.width,c.height).data; return d.some((v, i) => i % 4 == 3 && v > 0) }"
     assert not other.evaluate(over)
     box = first.bounding_box()
@@ -268,10 +268,10 @@ def test_runs_are_overlaid(tmp_path: Path, visit: Callable[..., Any]) -> None:
     draw_all(page)
     assert page.locator("h1").inner_text() == "2 runs"
     assert [label for label, share in page.evaluate(INK) if share < 0.005] == []
-    before = page.locator("#curves-probe-accuracy-lexical .plot canvas").first.evaluate("c => c.toDataURL()")
+    before = page.locator("#curves-probe-accuracy .plot canvas").first.evaluate("c => c.toDataURL()")
     page.get_by_label("Site shown where runs are overlaid").select_option("embed")
     draw_all(page)
-    assert page.locator("#curves-probe-accuracy-lexical .plot canvas").first.evaluate("c => c.toDataURL()") != before
+    assert page.locator("#curves-probe-accuracy .plot canvas").first.evaluate("c => c.toDataURL()") != before
     assert seen.problems == []
 
 

@@ -227,7 +227,7 @@ def test_the_next_measurement_starts_from_this_one(problem, monkeypatch):
     assert view.memory["start"].dtype == torch.float16
     assert view.memory["start"].numel() == len(dense)
     calls = []
-    monkeypatch.setattr("lmtrace.signals.curvature.warm_start", lambda v, g: calls.append(v) or v[0])
+    monkeypatch.setattr("lmtrace.observe.curvature.warm_start", lambda v, g: calls.append(v) or v[0])
     second = measure(view, quantities=("spectrum",), tolerance=0.01, max_products=300)
     assert len(calls) == 1
     key = ("lambda_max", None, None)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import absynth
 import numpy as np
 import pytest
 import torch
-from lmtrace_helpers import PlainModel, tiny
 
+import absynth
 from lmtrace.instrument import Instrument
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.signals.errors import Errors, diagnose, sample_sentences
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer
+from lmtrace_helpers import PlainModel, tiny
 
 
 @pytest.fixture(scope="module")

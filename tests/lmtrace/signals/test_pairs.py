@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from lmtrace.numerics import pairs as F
 from lmtrace.errors import DataError
 from lmtrace.instrument import Instrument
 from lmtrace.jobs.data import train_bpe
+from lmtrace.numerics import pairs as F
 from lmtrace.numerics.pairs import wilson_interval
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.signals.pairs import Pairs, encode, log_likelihoods

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from lmtrace.numerics.structural import distance_spearman, linear_chain, tree_distances, uuas
 from lmtrace.numerics.splits import sentence_split
+from lmtrace.numerics.structural import distance_spearman, linear_chain, tree_distances, uuas
 from lmtrace.signals.tree_probe import TreeProbe
 from lmtrace.testing import check_signal
 from probe_views import PlantedView, by, word_panel
