@@ -50,8 +50,8 @@ def save(corpus: Corpus, path: str | Path, **options: str) -> None:
 def load(path: str | Path) -> Corpus:
     """Read a corpus; the suffix tells the format.
 
-    Files of generated corpora (.parquet, .jsonl, .conllu, .json in object form) give a corpus with its grammar and oracle; all
-    others give an imported corpus, whose grammar and oracle are None.
+    Files of generated corpora (.parquet, .jsonl, .conllu, .json in object form) give a corpus with its grammar and
+    oracle; all others give an imported corpus, whose grammar and oracle are None.
 
     Raises
     ------
@@ -78,7 +78,8 @@ def generate_to(
 ) -> None:
     """Draw n sentences straight to a file, in constant memory.
 
-    The file is the one that ``generate(grammar, n, seed).save(path)`` writes, byte for byte, for any `workers` and `chunk`.
+    The file is the one that ``generate(grammar, n, seed).save(path)`` writes, byte for byte, for any `workers` and
+    `chunk`.
 
     Parameters
     ----------
@@ -106,8 +107,12 @@ def generate_to(
                 progress(done)
 
     provenance = {
-        "grammar": grammar.name, "grammar_fingerprint": grammar.fingerprint, "version": __version__, "seed": seed, "exact": exact,
-    }  # fmt: skip
+        "grammar": grammar.name,
+        "grammar_fingerprint": grammar.fingerprint,
+        "version": __version__,
+        "seed": seed,
+        "exact": exact,
+    }
     _write(watched(), Header(n, grammar, provenance), path, options)
 
 

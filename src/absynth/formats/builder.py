@@ -17,7 +17,7 @@ WHOLE = ("complexity", "construction", "frame", "logical_form", "template", "tre
 
 
 class Builder:
-    """Takes sentences one by one; vocabulary and label values are numbered in order of appearance, layers sorted by name."""
+    """Takes sentences one by one. Words and label values are numbered as they appear, layers are sorted by name."""
 
     def __init__(self) -> None:
         self.vocabulary: dict[str, int] = {}
@@ -81,9 +81,14 @@ class Builder:
         }
         whole = {name: values + [""] * (len(self) - len(values)) for name, values in sorted(self.whole.items())}
         return Corpus(
-            np.array(self.ids, np.int32), np.array(self.ends), tuple(self.vocabulary), layers=layers,
-            heads=np.array(self.heads, np.int32) if self.heads else None, sentence_layers=whole, provenance=provenance,
-        )  # fmt: skip
+            np.array(self.ids, np.int32),
+            np.array(self.ends),
+            tuple(self.vocabulary),
+            layers=layers,
+            heads=np.array(self.heads, np.int32) if self.heads else None,
+            sentence_layers=whole,
+            provenance=provenance,
+        )
 
 
 def _check_text(where: str, value: Any) -> None:
@@ -97,7 +102,9 @@ def check_heads(where: str, heads: Sequence[int], n: int) -> None:
         raise AbsynthError(f"{where}: heads", f"{len(heads)} heads", f"{n}, one per word")
     for i, head in enumerate(heads):
         if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head <= n or head == i + 1:
-            raise AbsynthError(f"{where}: head of word {i + 1}", short(head), f"another word, 1 to {n}, or 0 for the root")
+            raise AbsynthError(
+                f"{where}: head of word {i + 1}", short(head), f"another word, 1 to {n}, or 0 for the root"
+            )
     if list(heads).count(0) != 1:
         raise AbsynthError(f"{where}: heads", f"{list(heads).count(0)} roots", "one root")
     safe = [False] * (n + 1)

@@ -22,7 +22,10 @@ from absynth.sentence import Sentence
 def layout(sentence: Sentence) -> str:
     """Return a sentence as one line of JSON."""
     record: dict[str, Any] = {"tokens": sentence.tokens, "labels": sentence.labels, "heads": sentence.heads}
-    record |= {name: getattr(sentence, name) for name in ("tree", "logical_form", "complexity", "construction", "frame", "template")}
+    record |= {
+        name: getattr(sentence, name)
+        for name in ("tree", "logical_form", "complexity", "construction", "frame", "template")
+    }
     return json.dumps(record, ensure_ascii=False)
 
 
@@ -52,7 +55,9 @@ def read(path: Path) -> Corpus:
     for number, line in lines:
         where = f"{path}:{number}"
         record = _record(line, where)
-        builder.add(where, record["tokens"], record["labels"], record["heads"], {k: record[k] for k in WHOLE if record.get(k)})
+        builder.add(
+            where, record["tokens"], record["labels"], record["heads"], {k: record[k] for k in WHOLE if record.get(k)}
+        )
     check_count(header, len(builder), str(path))
     return builder.corpus(header.provenance)
 
@@ -75,11 +80,15 @@ def _record(line: str, where: str) -> dict[str, Any]:
             raise AbsynthError(f"{where}: labels.{short(key)}", short(values), "a list with one label per word")
     unknown = set(record) - {"tokens", "labels", "heads", *WHOLE}
     if unknown:
-        raise AbsynthError(f"{where}: {short(min(unknown))}", short(min(unknown)), f"one of tokens, labels, heads, {', '.join(WHOLE)}")
+        raise AbsynthError(
+            f"{where}: {short(min(unknown))}", short(min(unknown)), f"one of tokens, labels, heads, {', '.join(WHOLE)}"
+        )
     return record
 
 
-def _generated(lines: Iterator[tuple[int, str]], header: Header, grammar: Grammar, path: Path, chunk: int) -> Iterator[Corpus]:
+def _generated(
+    lines: Iterator[tuple[int, str]], header: Header, grammar: Grammar, path: Path, chunk: int
+) -> Iterator[Corpus]:
     """Yield the sentences of a grammar, `chunk` at a time; every line must be what the grammar says about its words."""
     index = {token: i for i, token in enumerate(grammar.vocabulary)}
     templates = {template.name: i for i, template in enumerate(grammar.templates)}
@@ -123,6 +132,10 @@ def _same(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:
         if key == "labels":
             for layer in {*value, *found[key]}:
                 if found[key].get(layer) != value.get(layer):
-                    raise AbsynthError(f"{where}: labels.{short(layer)}", short(found[key].get(layer)), f"{short(value.get(layer))}, as the grammar says")
+                    raise AbsynthError(
+                        f"{where}: labels.{short(layer)}",
+                        short(found[key].get(layer)),
+                        f"{short(value.get(layer))}, as the grammar says",
+                    )
         elif found.get(key) != value:
             raise AbsynthError(f"{where}: {key}", short(found.get(key)), f"{short(value)}, as the grammar says")

@@ -1,8 +1,9 @@
 """Parquet: one row a sentence, label layers as lists of strings that any reader of Parquet shows.
 
 Columns: `tokens`, one list per label layer, `head` (1-based, 0 for the root), then `construction`, `complexity`,
-`sentence_frame` and `template` of the sentence. All are dictionary-encoded, so a label costs a few bits. Trees and logical
-forms follow from grammar and template; they are stored for imported corpora only. The header is the file's metadata "absynth".
+`sentence_frame` and `template` of the sentence. All are dictionary-encoded, so a label costs a few bits. Trees and
+logical forms follow from grammar and template; they are stored for imported corpora only. The header is the file's
+metadata "absynth".
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS = 131_072
-"""Sentences of a row group, whatever the size of the parts that are written, so that the same sentences give the same bytes."""
+"""Sentences of a row group, whatever the size of the parts: the same sentences give the same bytes."""
 
 _WHOLE = {"sentence_frame" if name == "frame" else name: name for name in WHOLE}
 _NOT_LAYERS = {"tokens", "head", *_WHOLE}
@@ -34,7 +35,9 @@ def _arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise AbsynthError("format", "parquet", 'another format, or an installed pyarrow: pip install "lmtrace[parquet]"') from error
+        raise AbsynthError(
+            "format", "parquet", 'another format, or an installed pyarrow: pip install "lmtrace[parquet]"'
+        ) from error
     return pyarrow
 
 
@@ -46,9 +49,14 @@ def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
         table = to_table(corpus)
         if writer is None:
             writer = pa.parquet.ParquetWriter(
-                path, table.schema, compression="zstd", compression_level=6, dictionary_pagesize_limit=2**28,
-                write_page_checksum=True, store_schema=False,
-            )  # fmt: skip
+                path,
+                table.schema,
+                compression="zstd",
+                compression_level=6,
+                dictionary_pagesize_limit=2**28,
+                write_page_checksum=True,
+                store_schema=False,
+            )
         writer.write_table(table, row_group_size=ROWS)
     if writer is not None:
         writer.add_key_value_metadata({"absynth": header.dump()})
@@ -79,12 +87,18 @@ def to_table(corpus: Corpus) -> pa.Table:
     columns: dict[str, Any] = {"tokens": pa.ListArray.from_arrays(offsets, _dictionary(corpus.ids, corpus.vocabulary))}
     for layer in corpus.layer_names:
         if layer in _NOT_LAYERS:
-            raise AbsynthError(f"layers.{layer}", layer, f"another name; these mean something else: {', '.join(sorted(_NOT_LAYERS))}")
+            raise AbsynthError(
+                f"layers.{layer}", layer, f"another name; these mean something else: {', '.join(sorted(_NOT_LAYERS))}"
+            )
         columns[layer] = pa.ListArray.from_arrays(offsets, _dictionary(*corpus.column(layer)))
     heads = corpus.head_column()
     if heads is not None:
         columns["head"] = pa.ListArray.from_arrays(offsets, pa.array(heads, pa.int16()))
-    names = ("complexity", "construction", "frame", "template") if corpus.grammar is not None else tuple(corpus.sentence_layers)
+    names = (
+        ("complexity", "construction", "frame", "template")
+        if corpus.grammar is not None
+        else tuple(corpus.sentence_layers)
+    )
     for name in names:
         column = "sentence_frame" if name == "frame" else name
         columns[column] = _dictionary(*corpus.sentence_column(name))
@@ -94,7 +108,9 @@ def to_table(corpus: Corpus) -> pa.Table:
 def _dictionary(codes: np.ndarray, names: Sequence[str]) -> Any:
     pa = _arrow()
     kind = np.int16 if len(names) < 2**15 else np.int32
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(kind), mask=codes < 0), pa.array(list(names), pa.string()))
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes.astype(kind), mask=codes < 0), pa.array(list(names), pa.string())
+    )
 
 
 def read(path: Path) -> Corpus:
@@ -110,7 +126,9 @@ def read(path: Path) -> Corpus:
         with pa.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             meta = (file.metadata.metadata or {}).get(b"absynth")
             if meta is None:
-                raise AbsynthError(str(path), "no header", 'a Parquet file that absynth wrote, with "absynth" in its metadata')
+                raise AbsynthError(
+                    str(path), "no header", 'a Parquet file that absynth wrote, with "absynth" in its metadata'
+                )
             header = Header.parse(meta, f"{path}: header")
             check_count(header, file.metadata.num_rows, str(path))
             names = file.schema_arrow.names
@@ -138,7 +156,11 @@ def _words(table: pa.Table, name: str, where: str) -> tuple[np.ndarray, Column]:
     column = table.column(name).combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # of no rows
         column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
-    if not pa.types.is_list(column.type) or not pa.types.is_dictionary(column.type.value_type) or not pa.types.is_string(column.type.value_type.value_type):
+    if (
+        not pa.types.is_list(column.type)
+        or not pa.types.is_dictionary(column.type.value_type)
+        or not pa.types.is_string(column.type.value_type.value_type)
+    ):
         raise AbsynthError(f"{where}: {name}", str(table.schema.field(name).type), "a column of lists of strings")
     if column.null_count:
         raise AbsynthError(f"{where}: {name}", "null", "a list for every sentence")
@@ -166,7 +188,9 @@ def _generated(table: pa.Table, header: Header, grammar: Grammar, where: str) ->
     offsets, (codes, tokens) = _words(table, "tokens", where)
     rows, names = _whole(table, "template", where)
     ids = _translate(codes, tokens, grammar.vocabulary, f"{where}: tokens", "words of the grammar")
-    templates = _translate(rows, names, [t.name for t in grammar.templates], f"{where}: template", "templates of the grammar")
+    templates = _translate(
+        rows, names, [t.name for t in grammar.templates], f"{where}: template", "templates of the grammar"
+    )
     return generated(header, ids, offsets, templates, where)
 
 
@@ -196,7 +220,10 @@ def _imported(table: pa.Table, header: Header, where: str) -> Corpus:
 
     for i, (a, b) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist())):
         builder.add(
-            f"{where}: sentence {i + 1}", texts(tokens, a, b), {name: texts(column, a, b) for name, (_, column) in layers.items()},
-            [] if heads is None else heads[i], {name: texts(column, i, i + 1)[0] for name, column in whole.items()},
-        )  # fmt: skip
+            f"{where}: sentence {i + 1}",
+            texts(tokens, a, b),
+            {name: texts(column, a, b) for name, (_, column) in layers.items()},
+            [] if heads is None else heads[i],
+            {name: texts(column, i, i + 1)[0] for name, column in whole.items()},
+        )
     return builder.corpus(header.provenance)
