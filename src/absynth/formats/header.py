@@ -15,7 +15,7 @@ from absynth.errors import AbsynthError
 from absynth.grammar import Grammar
 
 FORMAT = 1
-_KEYS = {"checksum", "format", "grammar", "provenance", "sentences"}
+_KEYS = {"checksum", "content", "format", "grammar", "provenance", "sentences"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,14 @@ class Header:
         The language, None for imported corpora.
     provenance
         As in `Corpus`.
+    content
+        Hash of what follows, where nothing else would show a change (imported sentences as text); "" elsewhere.
     """
 
     sentences: int
     grammar: Grammar | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    content: str = ""
 
     @classmethod
     def of(cls, corpus: Corpus) -> Header:
@@ -44,6 +47,7 @@ class Header:
     def dump(self) -> str:
         """Return one line of JSON with the key "absynth" and a checksum of the rest."""
         body = {
+            "content": self.content,
             "format": FORMAT,
             "grammar": None if self.grammar is None else self.grammar.to_dict(),
             "provenance": dict(self.provenance),
@@ -73,7 +77,7 @@ class Header:
                 f"{where}: checksum", short(found.get("checksum")), "a header that was not changed since it was written"
             )
         grammar = None if found["grammar"] is None else Grammar.from_dict(found["grammar"])
-        return cls(found["sentences"], grammar, found["provenance"])
+        return cls(found["sentences"], grammar, found["provenance"], found["content"])
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,13 @@ def layout(sentence: Sentence) -> str:
 def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
     """Write a header line and the sentences."""
     renderer = header.grammar and Renderer(header.grammar, layout, quoted=True)
+    if header.grammar is None:
+        parts = list(parts)
+        digest = hashlib.sha256()
+        for part in parts:
+            for line in render_all(part, layout, True):
+                digest.update(line.encode() + b"\n")
+        header = replace(header, content=digest.hexdigest()[:16])
     with path.open("w", encoding="utf-8", newline="\n") as out:
         out.write(header.dump() + "\n")
         for part in parts:
@@ -51,14 +60,19 @@ def read(path: Path) -> Corpus:
     if header.grammar is not None:
         parts = list(_generated(lines, header, header.grammar, path, 65_536))
         return Corpus.concatenate(parts) if parts else empty(header)
-    builder = Builder()
+    builder, digest = Builder(), hashlib.sha256()
     for number, line in lines:
+        digest.update(line.encode() + b"\n")
         where = f"{path}:{number}"
         record = _record(line, where)
         builder.add(
             where, record["tokens"], record["labels"], record["heads"], {k: record[k] for k in WHOLE if record.get(k)}
         )
     check_count(header, len(builder), str(path))
+    if digest.hexdigest()[:16] != header.content:
+        raise AbsynthError(
+            str(path), digest.hexdigest()[:16], f"content {header.content}, as the header says: the file was changed"
+        )
     return builder.corpus(header.provenance)
 
 

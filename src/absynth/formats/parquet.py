@@ -8,7 +8,9 @@ metadata "absynth".
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +61,13 @@ def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
             )
         writer.write_table(table, row_group_size=ROWS)
     if writer is not None:
-        writer.add_key_value_metadata({"absynth": header.dump()})
+        writer.add_key_value_metadata({"absynth": replace(header, content=_columns(table.column_names)).dump()})
         writer.close()
+
+
+def _columns(names: Sequence[str]) -> str:
+    """Return a hash of the columns' names: pages have checksums, names have not."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def _regroup(parts: Iterable[Corpus], rows: int) -> Iterator[Corpus]:
@@ -134,6 +141,8 @@ def read(path: Path) -> Corpus:
             names = file.schema_arrow.names
             leaves = [file.schema.column(i) for i in range(len(file.schema))]
             coded = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+            if header.content != _columns(names):
+                raise AbsynthError(f"{path}: columns", short(", ".join(names)), "the columns that were written")
         wanted = ["tokens", "template"] if header.grammar is not None else names
         for name in wanted:
             if name not in names:

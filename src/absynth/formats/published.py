@@ -130,8 +130,8 @@ def read(path: Path) -> Corpus:
     """Read a file of the published format, or one that `write` wrote.
 
     Layers of an imported corpus: category and upos (where words say their category), role, and predicate (in the
-    dialect with events). Where every category sequence has its roles always in the same places, ``provenance["roles"]`` is
-    "positional": the roles carry no information beyond position.
+    dialect with events). Where every category sequence has its roles always in the same places,
+    ``provenance["roles"]`` is "positional": the roles carry no information beyond position.
 
     Raises
     ------
