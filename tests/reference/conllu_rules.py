@@ -3,12 +3,68 @@
 import re
 import unicodedata
 
-UPOS = {"ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X"}  # fmt: skip
-DEPRELS = {
-    "acl", "advcl", "advmod", "amod", "appos", "aux", "case", "cc", "ccomp", "clf", "compound", "conj", "cop", "csubj", "dep", "det",
-    "discourse", "dislocated", "expl", "fixed", "flat", "goeswith", "iobj", "list", "mark", "nmod", "nsubj", "nummod", "obj", "obl",
-    "orphan", "parataxis", "punct", "reparandum", "root", "vocative", "xcomp",
-}  # fmt: skip
+UPOS = set(
+    [
+        "ADJ",
+        "ADP",
+        "ADV",
+        "AUX",
+        "CCONJ",
+        "DET",
+        "INTJ",
+        "NOUN",
+        "NUM",
+        "PART",
+        "PRON",
+        "PROPN",
+        "PUNCT",
+        "SCONJ",
+        "SYM",
+        "VERB",
+        "X",
+    ]
+)
+DEPRELS = set(
+    [
+        "acl",
+        "advcl",
+        "advmod",
+        "amod",
+        "appos",
+        "aux",
+        "case",
+        "cc",
+        "ccomp",
+        "clf",
+        "compound",
+        "conj",
+        "cop",
+        "csubj",
+        "dep",
+        "det",
+        "discourse",
+        "dislocated",
+        "expl",
+        "fixed",
+        "flat",
+        "goeswith",
+        "iobj",
+        "list",
+        "mark",
+        "nmod",
+        "nsubj",
+        "nummod",
+        "obj",
+        "obl",
+        "orphan",
+        "parataxis",
+        "punct",
+        "reparandum",
+        "root",
+        "vocative",
+        "xcomp",
+    ]
+)
 FEATURE = re.compile(r"[A-Z][A-Za-z0-9]*(\[[a-z0-9]+\])?=[A-Z0-9][A-Za-z0-9]*(,[A-Z0-9][A-Za-z0-9]*)*")
 
 
@@ -60,7 +116,11 @@ def faults(text):
                 bad(at, "HEAD")
             else:
                 heads[i + 1] = int(head)
-            if (deprel == "root") != (head == "0") or deprel.split(":")[0] not in DEPRELS or not re.fullmatch(r"[a-z]+(:[a-z]+)?", deprel):
+            if (
+                (deprel == "root") != (head == "0")
+                or deprel.split(":")[0] not in DEPRELS
+                or not re.fullmatch(r"[a-z]+(:[a-z]+)?", deprel)
+            ):
                 bad(at, "DEPREL")
             pairs = misc.split("|") if misc != "_" else []
             if any(not re.fullmatch(r"[^=|\s]+=[^|\s]+", pair) for pair in pairs) or len(set(pairs)) != len(pairs):

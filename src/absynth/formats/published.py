@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from absynth.categories import CATEGORIES, LEVELS, ROLES
+from absynth.categories import CATEGORIES, LEVELS, MARKERS, ROLES
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.builder import Builder
@@ -258,7 +258,7 @@ def _imported(rows: _Rows, path: Path, provenance: Mapping[str, Any]) -> Corpus:
                     raise AbsynthError(
                         f"{where}: sentence", short(word), "words that start with a category and end with a number"
                     )
-            labels["category"] = list(categories)
+            labels["category"] = [CATEGORIES[category].label for category in categories if category]
             labels["upos"] = [CATEGORIES[category].upos for category in categories if category]
             if level := _LEVEL_OF.get(" ".join(map(str, categories))):
                 whole["complexity"] = level
@@ -275,19 +275,23 @@ def _imported(rows: _Rows, path: Path, provenance: Mapping[str, Any]) -> Corpus:
                 whole[key] = record[key]
         if whole.get("complexity", LEVELS[0]) not in LEVELS:
             raise AbsynthError(f"{where}: complexity", short(whole["complexity"]), f"one of {', '.join(LEVELS)}")
-        ignored |= {short(key) for key in record} - _KNOWN
+        ignored |= set(record) - _KNOWN
         builder.add(where, words, labels, (), whole)
     facts: dict[str, Any] = {"imported": path.name, "format": "published", **provenance}
     if patterns:
         facts["roles"] = "positional" if all(len(found) == 1 for found in patterns.values()) else "annotated"
     if ignored:
-        facts["ignored_keys"] = sorted(ignored)
+        facts["ignored_keys"] = sorted(short(key) for key in ignored)
     return builder.corpus(facts)
 
 
 def _category(word: Any) -> str | None:
     """Return the category that a word names, in any case: "TRANSITIVE_VERB8", "noun12s"; None when it names none."""
-    match = _WORD.fullmatch(word) if isinstance(word, str) and len(word) < 200 else None
+    if not isinstance(word, str) or len(word) > 200:
+        return None
+    if word in MARKERS:
+        return word
+    match = _WORD.fullmatch(word)
     name = match[1].lower() if match else ""
     return name if name in CATEGORIES else None
 
