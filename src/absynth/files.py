@@ -65,6 +65,24 @@ def load(path: str | Path) -> Corpus:
     return getattr(import_module(f"absynth.formats.{module}"), reader)(path)
 
 
+def scan(path: str | Path) -> Iterator[Corpus]:
+    """Yield a .parquet or .jsonl file of a generated corpus in parts, in constant memory; other files are one part.
+
+    Raises
+    ------
+    AbsynthError
+        As `load`; what is wrong further down in the file shows only when that part is asked for.
+    """
+    path = Path(path)
+    module, _, _ = _format(path)
+    if module not in ("parquet", "jsonl"):
+        yield load(path)
+        return
+    if not path.is_file():
+        raise AbsynthError("path", str(path), "a file that exists")
+    yield from import_module(f"absynth.formats.{module}").read_parts(path)
+
+
 def generate_to(
     path: str | Path,
     grammar: Grammar,

@@ -55,11 +55,23 @@ def read(path: Path) -> Corpus:
     AbsynthError
         With file and line, for anything that `write` would not have written.
     """
+    return Corpus.concatenate(list(read_parts(path)))
+
+
+def read_parts(path: Path) -> Iterator[Corpus]:
+    """Yield the sentences of a generated corpus some thousands at a time; an imported one is one part."""
     lines = read_lines(path)
-    header = _header(lines, path)
-    if header.grammar is not None:
-        parts = list(_generated(lines, header, header.grammar, path, 65_536))
-        return Corpus.concatenate(parts) if parts else empty(header)
+    header = Header.parse(next(lines, (1, ""))[1], f"{path}:1")
+    if header.grammar is None:
+        yield _imported(lines, header, path)
+    elif header.sentences == 0:
+        check_count(header, sum(1 for _ in lines), str(path))
+        yield empty(header)
+    else:
+        yield from _generated(lines, header, header.grammar, path, 65_536)
+
+
+def _imported(lines: Iterator[tuple[int, str]], header: Header, path: Path) -> Corpus:
     builder, digest = Builder(), hashlib.sha256()
     for number, line in lines:
         digest.update(line.encode() + b"\n")
@@ -74,11 +86,6 @@ def read(path: Path) -> Corpus:
             str(path), digest.hexdigest()[:16], f"content {header.content}, as the header says: the file was changed"
         )
     return builder.corpus(header.provenance)
-
-
-def _header(lines: Iterator[tuple[int, str]], path: Path) -> Header:
-    first = next(lines, (1, ""))[1]
-    return Header.parse(first, f"{path}:1")
 
 
 def _record(line: str, where: str) -> dict[str, Any]:
