@@ -62,7 +62,7 @@ def plot(corpus: Corpus, folder: str | Path, scored: int = 20_000) -> list[Path]
         for name, draw in drawings.items():
             if draw is not None:
                 paths.append(folder / f"{name}.png")
-                draw().savefig(paths[-1], dpi=120, bbox_inches="tight")
+                draw().savefig(paths[-1], dpi=120)
     except OSError as error:
         raise AbsynthError("folder", str(folder), f"a folder that can be written ({error.strerror})") from error
     return paths

@@ -45,7 +45,7 @@ def corpus():
     return absynth.generate(absynth.Grammar.preset("tiny"), n=400, seed=3)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(corpus=corpora())
 def test_round_trips_are_equal(tmp_path, corpus):
     for suffix in WHOLE:
@@ -72,7 +72,7 @@ def test_round_trips_are_equal(tmp_path, corpus):
             ]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(corpus=corpora())
 def test_conllu_obeys_the_format_rules(tmp_path, corpus):
     path = tmp_path / "c.conllu"
@@ -82,7 +82,7 @@ def test_conllu_obeys_the_format_rules(tmp_path, corpus):
 
 
 def test_conllu_of_every_construction_obeys_the_format_rules(tmp_path):
-    corpus = absynth.generate(absynth.Grammar.preset("small"), n=3000, seed=0)
+    corpus = absynth.generate(absynth.Grammar.preset("small"), n=2000, seed=0)
     path = tmp_path / "c.conllu"
     corpus.save(path)
     assert faults(path.read_text(encoding="utf-8")) == []
@@ -156,7 +156,7 @@ def test_parquet_is_readable_by_others(corpus, tmp_path):
 
 
 def test_parquet_is_small(tmp_path):
-    corpus = absynth.generate(absynth.Grammar.preset("small"), n=100_000, seed=0)
+    corpus = absynth.generate(absynth.Grammar.preset("small"), n=60_000, seed=0)
     path = tmp_path / "c.parquet"
     corpus.save(path)
     assert path.stat().st_size / len(corpus) < 60

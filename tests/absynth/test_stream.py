@@ -9,10 +9,10 @@ import pytest
 
 import absynth
 from absynth.files import scan
-from absynth.formats import parquet
+from absynth.formats import jsonl, parquet
 
 SUFFIXES = (".parquet", ".jsonl")
-N = 20_000
+N = 10_000
 
 
 def digest(path):
@@ -34,7 +34,7 @@ def expected(grammar, tmp_path_factory):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize(("workers", "chunk"), [(1, 1), (1, 10_000), (2, 4096), (4, 5000)])
+@pytest.mark.parametrize(("workers", "chunk"), [(1, 1), (1, 9000), (2, 4096), (4, 4096)])
 def test_chunks_and_processes_give_one_file(grammar, expected, tmp_path, suffix, workers, chunk):
     path = tmp_path / f"c{suffix}"
     seen = []
@@ -59,26 +59,27 @@ def test_hash_seed_does_not_matter(expected, tmp_path, hash_seed):
 
 
 def test_row_groups_do_not_depend_on_chunks(grammar, tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "ROWS", 3000)
-    corpus = absynth.generate(grammar, n=10_000, seed=1)
+    monkeypatch.setattr(parquet, "ROWS", 1500)
+    corpus = absynth.generate(grammar, n=5_000, seed=1)
     corpus.save(tmp_path / "a.parquet")
-    absynth.generate_to(tmp_path / "b.parquet", grammar, 10_000, seed=1, chunk=4096)
+    absynth.generate_to(tmp_path / "b.parquet", grammar, 5_000, seed=1, chunk=4096)
     assert digest(tmp_path / "a.parquet") == digest(tmp_path / "b.parquet")
     pq = pytest.importorskip("pyarrow.parquet")
     assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 4
     assert list(absynth.load(tmp_path / "b.parquet")) == list(corpus)
     parts = list(scan(tmp_path / "b.parquet"))
-    assert [len(part) for part in parts] == [3000, 3000, 3000, 1000]
+    assert [len(part) for part in parts] == [1500, 1500, 1500, 500]
     imported = absynth.Corpus(corpus.ids, corpus.offsets, corpus.vocabulary, layers={"role": corpus.column("role")})
     imported.save(tmp_path / "i.parquet")
     assert list(absynth.load(tmp_path / "i.parquet")) == list(imported)
 
 
-def test_scanning_in_parts_is_loading(grammar, tmp_path):
-    corpus = absynth.generate(grammar, n=70_000, seed=1)
+def test_scanning_in_parts_is_loading(grammar, tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "PART", 1000)
+    corpus = absynth.generate(grammar, n=2500, seed=1)
     corpus.save(tmp_path / "c.jsonl")
     parts = list(scan(tmp_path / "c.jsonl"))
-    assert [len(part) for part in parts] == [65_536, 70_000 - 65_536]
+    assert [len(part) for part in parts] == [1000, 1000, 500]
     assert absynth.Corpus.concatenate(parts).fingerprint == corpus.fingerprint
 
 

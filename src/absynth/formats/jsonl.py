@@ -20,6 +20,9 @@ from absynth.formats.rendering import Renderer, render_all
 from absynth.grammar import Grammar
 from absynth.sentence import Sentence
 
+PART = 65_536
+"""Sentences of a part of `read_parts`."""
+
 
 def layout(sentence: Sentence) -> str:
     """Return a sentence as one line of JSON."""
@@ -68,7 +71,7 @@ def read_parts(path: Path) -> Iterator[Corpus]:
         check_count(header, sum(1 for _ in lines), str(path))
         yield empty(header)
     else:
-        yield from _generated(lines, header, header.grammar, path, 65_536)
+        yield from _generated(lines, header, header.grammar, path, PART)
 
 
 def _imported(lines: Iterator[tuple[int, str]], header: Header, path: Path) -> Corpus:
