@@ -8,6 +8,7 @@ features, so particles of one state differ by node only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -321,7 +322,7 @@ class Filter:
             inner[mixed] = self._mixture(pairs, order, first[mixed], size[mixed], share[mixed])
         entropy = structural + np.bincount(state, share * inner, minlength=num_states)
         if self.lexicon.homographs:
-            entropy -= self._merged(self.classes(pairs))
+            entropy -= self._merged(pairs)
         return Law(entropy, structural)
 
     def _mixture(
@@ -338,18 +339,38 @@ class Filter:
         words = self.word_entropy[self.trie.category[pairs.node[order[first]]]]
         return entropy_terms(joint).sum(axis=1) + (clusters * words).sum(axis=1)
 
-    def _merged(self, classes: np.ndarray) -> np.ndarray:
+    def _merged(self, pairs: Pairs) -> np.ndarray:
         """Return [states]: the entropy lost because homographs are one token."""
         first, second = self.token_entries
         twice = np.flatnonzero(second >= 0)
         a, b = first[twice], second[twice]
-        lost = np.empty(len(classes))
-        step = max(1, 4_000_000 // max(1, len(twice)))
-        for start in range(0, len(classes), step):
-            some = classes[start : start + step]
-            p, q = (
-                some[:, self.entry_class[a]] * self.entry_probability[a],
-                some[:, self.entry_class[b]] * self.entry_probability[b],
-            )
-            lost[start : start + step] = (entropy_terms(p) + entropy_terms(q) - entropy_terms(p + q)).sum(axis=1)
+        class_a, class_b = self.entry_class[a], self.entry_class[b]
+        word_a, word_b = self.entry_probability[a], self.entry_probability[b]
+        lost = np.zeros(len(pairs.end))
+        for start, some in _blocks(pairs, 2048):
+            classes = self.classes(some)
+            possible = classes > 0
+            state, pair = np.nonzero(np.take(possible, class_a, axis=1) & np.take(possible, class_b, axis=1))
+            p, q = classes[state, class_a[pair]] * word_a[pair], classes[state, class_b[pair]] * word_b[pair]
+            terms = entropy_terms(p) + entropy_terms(q) - entropy_terms(p + q)
+            lost[start : start + len(some.end)] = np.bincount(state, terms, minlength=len(some.end))
         return lost
+
+
+def _blocks(pairs: Pairs, size: int) -> Iterator[tuple[int, Pairs]]:
+    """Yield (first state, pairs of `size` states), to bound memory."""
+    for start in range(0, len(pairs.end), size):
+        low, high = np.searchsorted(pairs.state, [start, start + size])
+        part = slice(low, high)
+        yield (
+            start,
+            Pairs(
+                pairs.particle[part],
+                pairs.state[part] - start,
+                pairs.node[part],
+                pairs.weight[part],
+                pairs.row[part],
+                pairs.cell_row[part],
+                pairs.end[start : start + size],
+            ),
+        )

@@ -210,7 +210,7 @@ class _Builder:
             if slot.deprel in ("amod", "det"):
                 self.atoms.append((("lemma", me), variable))
         elif category == "adverb":
-            self.atoms.append((("lemma", me), variable))
+            self.atoms.append((("lemma", me), other if child.role is not None else variable))
         elif slot.deprel == "nmod":
             self.atoms.append(("nmod", variable, other))
 

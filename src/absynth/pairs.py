@@ -73,19 +73,24 @@ class PairSet:
         Which intervention.
     attempted
         Number of sentences that were tried.
-    impossible
-        Reason -> number of sentences that allow no such pair.
+    reasons
+        Why -> number of sentences that allow no such pair.
     """
 
     kind: str
     pairs: tuple[MinimalPair, ...]
     attempted: int
-    impossible: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
 
     @property
     def made(self) -> int:
         """Return the number of pairs; attempted = made + impossible."""
         return len(self.pairs)
+
+    @property
+    def impossible(self) -> int:
+        """Return the number of sentences that allow no such pair; `reasons` says why."""
+        return sum(self.reasons.values())
 
     def __len__(self) -> int:
         return len(self.pairs)
