@@ -47,8 +47,10 @@ def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
     """Write the sentences in row groups of `ROWS`."""
     pa = _arrow()
     writer = None
+    names: list[str] = []
     for corpus in _regroup(parts, ROWS):
         table = to_table(corpus)
+        names = table.column_names
         if writer is None:
             writer = pa.parquet.ParquetWriter(
                 path,
@@ -61,7 +63,7 @@ def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
             )
         writer.write_table(table, row_group_size=ROWS)
     if writer is not None:
-        writer.add_key_value_metadata({"absynth": replace(header, content=_columns(table.column_names)).dump()})
+        writer.add_key_value_metadata({"absynth": replace(header, content=_columns(names)).dump()})
         writer.close()
 
 

@@ -222,7 +222,7 @@ class HessianOperator:
 
 
 def _trainable(params: Parameters) -> dict[str, Tensor]:
-    named = params.items() if isinstance(params, Mapping) else ((str(i), p) for i, p in enumerate(params))
+    named: Any = params.items() if isinstance(params, Mapping) else ((str(i), p) for i, p in enumerate(params))
     chosen: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, p in named:
