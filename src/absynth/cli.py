@@ -141,17 +141,16 @@ def pairs(
     from absynth import minimal_pairs
 
     found = minimal_pairs(_load(file), kind=kind, seed=seed, limit=limit)
-    counts = {"kind": kind, "attempted": found.attempted, "made": len(found), "impossible": dict(found.impossible)}
-    summary = (
-        f"{counts['made']:,} pairs from {found.attempted:,} sentences; impossible: {counts['impossible'] or 'none'}"
-    )
+    counts = {"kind": kind, "attempted": found.attempted, "made": found.made, "impossible": found.impossible}
+    reasons = "; ".join(f"{reason}: {number:,}" for reason, number in found.reasons.items()) or "none"
+    summary = f"{found.made:,} pairs from {found.attempted:,} sentences; impossible: {reasons}"
     if out is None:
         for record in found.records():
             typer.echo(_json(record) if as_json else f"{record['sentence_good']}\n  * {record['sentence_bad']}")
-        typer.echo(_json(counts) if as_json else summary, err=True)
+        typer.echo(_json({**counts, "reasons": dict(found.reasons)}) if as_json else summary, err=True)
         return
     _write_lines(out, (_json(record) for record in found.records()))
-    _show({**counts, "path": str(out)}, f"{out}: {summary}", as_json)
+    _show({**counts, "reasons": dict(found.reasons), "path": str(out)}, f"{out}: {summary}", as_json)
 
 
 @app.command()

@@ -76,8 +76,9 @@ def test_pairs(capsys, corpus_file, tmp_path):
     counts = json.loads(ok(capsys, "pairs", corpus_file, "--kind", "role_swap", "--limit", 50, "-o", out, "--json"))
     records = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert counts["attempted"] == 50
+    assert counts["impossible"] == sum(counts["reasons"].values())
     assert counts["made"] == len(records) > 0
-    assert counts["made"] + sum(counts["impossible"].values()) == 50
+    assert counts["made"] + counts["impossible"] == 50
     assert {"sentence_good", "sentence_bad", "UID"} <= set(records[0])
     assert "\n  * " in ok(capsys, "pairs", corpus_file, "--kind", "role_swap", "--limit", 50)
     assert run(capsys, "pairs", corpus_file, "--kind", "nonsense")[0] == 2

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,25 +47,21 @@ def _arrow() -> Any:
 def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
     """Write the sentences in row groups of `ROWS`."""
     pa = _arrow()
-    writer = None
-    names: list[str] = []
-    for corpus in _regroup(parts, ROWS):
-        table = to_table(corpus)
-        names = table.column_names
-        if writer is None:
-            writer = pa.parquet.ParquetWriter(
-                path,
-                table.schema,
-                compression="zstd",
-                compression_level=6,
-                dictionary_pagesize_limit=2**28,
-                write_page_checksum=True,
-                store_schema=False,
-            )
-        writer.write_table(table, row_group_size=ROWS)
-    if writer is not None:
-        writer.add_key_value_metadata({"absynth": replace(header, content=_columns(names)).dump()})
-        writer.close()
+    groups = (to_table(corpus) for corpus in _regroup(parts, ROWS))
+    first = next(groups)
+    header = replace(header, content=_columns(first.column_names))
+    with pa.parquet.ParquetWriter(
+        path,
+        first.schema,
+        compression="zstd",
+        compression_level=6,
+        dictionary_pagesize_limit=2**28,
+        write_page_checksum=True,
+        store_schema=False,
+    ) as writer:
+        for table in chain([first], groups):
+            writer.write_table(table, row_group_size=ROWS)
+        writer.add_key_value_metadata({"absynth": header.dump()})
 
 
 def _columns(names: Sequence[str]) -> str:
@@ -73,20 +70,15 @@ def _columns(names: Sequence[str]) -> str:
 
 
 def _regroup(parts: Iterable[Corpus], rows: int) -> Iterator[Corpus]:
-    """Yield the same sentences, `rows` at a time; one empty part if there are none."""
-    waiting: list[Corpus] = []
-    some = False
+    """Yield the same sentences, `rows` at a time; there is at least one part, which may have no sentences."""
+    waiting: Corpus | None = None
     for part in parts:
-        waiting.append(part)
-        while sum(map(len, waiting)) >= rows:
-            whole = Corpus.concatenate(waiting)
-            yield whole[:rows]
-            some = True
-            waiting = [whole[rows:]]
-    if waiting and (len(waiting[-1]) or not some or len(waiting) > 1):
-        whole = Corpus.concatenate(waiting)
-        if len(whole) or not some:
-            yield whole
+        waiting = Corpus.concatenate([waiting, part]) if waiting is not None and len(waiting) else part
+        while len(waiting) > rows:
+            yield waiting[:rows]
+            waiting = waiting[rows:]
+    if waiting is not None:
+        yield waiting
 
 
 def to_table(corpus: Corpus) -> pa.Table:
