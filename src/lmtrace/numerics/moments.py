@@ -95,5 +95,6 @@ def _square(x: Tensor) -> Tensor:
     if x.device.type != "cpu":
         return (x.T @ x).double()
     rows = x.numpy().T  # column-major, so BLAS needs no copy
-    upper = torch.as_tensor(get_blas_funcs("syrk", (rows,))(1.0, rows)).double()
+    (syrk,) = get_blas_funcs(("syrk",), (rows,))
+    upper = torch.as_tensor(syrk(1.0, rows)).double()
     return upper.triu() + upper.triu(1).T
