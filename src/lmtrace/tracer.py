@@ -225,7 +225,7 @@ class Tracer:
                 self._writer.event(step, kind, text, data)
             for kind, text, data in getattr(self.stop, "notes", ()):
                 self._writer.event(step, kind, text, data)
-            if decision is not None:
+            if decision is not None and not hasattr(self.stop, "notes"):
                 self._writer.event(step, "stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop})
         self.budget.add(time.perf_counter() - start)
 

@@ -216,4 +216,4 @@ def test_converged_decides_the_same_live_resumed_and_replayed(gpt2, panel, tmp_p
     again = replay(open_run(tmp_path / "live"), Converged(window=8, patience=2))
     assert again.step == live.current_step
     events = [e for e in open_run(tmp_path / "live").events() if e.kind == "stop"]
-    assert len(events) == 1
+    assert len(events) == 1, "the decision is written once"

@@ -238,7 +238,7 @@ def export(
     from lmtrace.records.run import open_run
 
     path = output or run / f"records.{to}"
-    job(open_run(run), path, to=to)
+    job(open_run(run), path, to=to)  # pyright: ignore[reportArgumentType]  a wrong word is an error of ours
     out().print(f"Records: {path}", soft_wrap=True)
 
 

@@ -131,6 +131,9 @@ class Curvature(Signal):
         vectors of P entries, 48 at most.
     density_probes, density_steps
         Start vectors and Lanczos steps of the density.
+    warm_start
+        Start from the eigenvectors of the measurement before: fewer products, but the number then depends, within the
+        tolerance, on what was measured before. Off, so that a checkpoint measured later gives the live run's numbers.
     """
 
     quantities: tuple[str, ...] = ("spectrum", "trace", "components", "alignment")
@@ -141,6 +144,7 @@ class Curvature(Signal):
     max_products: int = 60
     density_probes: int = 4
     density_steps: int = 40
+    warm_start: bool = False
 
     name = "curvature"
     stride = 5
@@ -198,7 +202,7 @@ class Curvature(Signal):
         work.remember()
 
     def _batch(self, view: View, **rest: Any) -> CurvatureBatch:
-        names = ("sequences", "top", "num_probes", "tolerance", "max_products")
+        names = ("sequences", "top", "num_probes", "tolerance", "max_products", "warm_start")
         return CurvatureBatch(view, **{name: getattr(self, name) for name in names}, **rest)
 
     def _spectrum(self, work: CurvatureBatch) -> Iterator[Record]:
