@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.linalg.blas import dsyrk, ssyrk  # pyright: ignore[reportAttributeAccessIssue]
+from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
 _BLOCK = 2048
@@ -94,6 +94,7 @@ def _square(x: Tensor) -> Tensor:
     """Return x'x in float64; on the CPU with half the products, because it is symmetric."""
     if x.device.type != "cpu":
         return (x.T @ x).double()
-    syrk = dsyrk if x.dtype == torch.float64 else ssyrk
-    upper = torch.as_tensor(syrk(1.0, x.numpy().T)).double()  # column-major x' is row-major x: no copy
+    rows = x.numpy().T  # column-major, so BLAS needs no copy
+    (syrk,) = get_blas_funcs(("syrk",), (rows,))
+    upper = torch.as_tensor(syrk(1.0, rows)).double()
     return upper.triu() + upper.triu(1).T

@@ -26,7 +26,7 @@ Kind = Literal["ridge", "lda", "logistic", "mlp"]
 SplitName = Literal["sentence", "lexical"]
 KINDS: tuple[Kind, ...] = ("ridge", "lda", "logistic", "mlp")
 SPLITS: tuple[SplitName, ...] = ("sentence", "lexical")
-_HEAD_ITERATIONS, _HEAD_START = 5, 5.0
+_HEAD_ITERATIONS, _HEAD_START = 4, 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,6 +28,9 @@ from lmtrace.text.panel import Panel
 
 EMBED = "embed"
 MIN_SENTENCES = 10
+
+_BELIEFS: WeakKeyDictionary[Any, np.ndarray | None] = WeakKeyDictionary()
+"""The oracle is asked once: beliefs are the same at every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,9 @@ class Belief(Signal):
         if panel.truth is None:
             yield self.record(view, "r2", missing=f"no oracle: {getattr(panel, 'truth_reason', '')}".rstrip(": "))
             return
-        beliefs = view.truth.beliefs()
+        if view.truth not in _BELIEFS:
+            _BELIEFS[view.truth] = view.truth.beliefs()
+        beliefs = _BELIEFS[view.truth]
         if beliefs is None:
             yield self.record(view, "r2", missing="the corpus's oracle offers no beliefs")
             return

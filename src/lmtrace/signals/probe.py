@@ -284,7 +284,10 @@ class Probe(Signal):
     def _ceiling(self, view: View, label: str) -> Iterator[Record]:
         if view.panel.truth is None or "/" in label:
             return
-        found = view.truth.ceiling(label)
+        known = _CEILINGS.setdefault(view.truth, {})
+        if label not in known:
+            known[label] = view.truth.ceiling(label)
+        found = known[label]
         if found is None:
             return
         # A causal model has read the words up to this one; the other objectives read the whole sentence.
@@ -293,6 +296,9 @@ class Probe(Signal):
         stderr = getattr(found, f"{reach}_stderr", None)
         yield self.record(view, "ceiling", float(value), stderr=stderr, label=label, n=view.panel.num_words)
 
+
+_CEILINGS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+"""The oracle is asked once: a ceiling is the same at every step."""
 
 _TASKS: WeakKeyDictionary[Panel, dict[tuple[Any, ...], _Task]] = WeakKeyDictionary()
 

@@ -8,8 +8,11 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
+from lmtrace.numerics.moments import Moments
+from lmtrace.numerics.ridge import Basis
 from lmtrace.numerics.splits import sentence_split
-from lmtrace.signals.belief import Belief
+from lmtrace.signals.belief import Belief, held_out_errors
+from lmtrace_helpers import PlainModel
 from probe_views import PlantedTruth, PlantedView, by, word_panel
 
 
@@ -64,3 +67,41 @@ def test_without_beliefs_there_is_a_reason(panel):
     constant = np.full((panel.num_words, 2), 0.5)
     (record,) = Belief().measure(PlantedView(panel, ones, truth=PlantedTruth(constant)))
     assert record.missing == "the beliefs are the same at every word"
+
+
+def mess3(a=0.85, x=0.05):
+    """Transition matrices [symbol, from, to] of the Mess3 process (Shai et al. 2024)."""
+    b, y = (1 - a) / 2, 1 - 2 * x
+    first = [[a * y, b * x, b * x], [a * x, b * y, b * x], [a * x, b * x, b * y]]
+    second = [[b * y, a * x, b * x], [b * x, a * y, b * x], [b * x, a * x, b * y]]
+    third = [[b * y, b * x, a * x], [b * x, b * y, a * x], [b * x, b * x, a * y]]
+    return np.array([first, second, third])
+
+
+def test_the_untrained_twin_already_holds_most_of_the_belief():
+    transitions = mess3()
+    assert np.allclose(transitions.sum((0, 2)), 1.0)
+    rng = np.random.default_rng(0)
+    sequences, beliefs = np.zeros((300, 10), np.int64), np.zeros((300, 10, 3))
+    entropy = np.zeros(10)
+    for i in range(300):
+        belief = np.full(3, 1 / 3)
+        for t in range(10):
+            p = np.einsum("f,sft->s", belief, transitions)
+            sequences[i, t] = rng.choice(3, p=p)
+            belief = belief @ transitions[sequences[i, t]]
+            beliefs[i, t] = belief = belief / belief.sum()
+            p = np.einsum("f,sft->s", belief, transitions)
+            entropy[t] -= (p * np.log(p)).sum() / 300
+    np.testing.assert_allclose(entropy[:4], [0.85772, 0.81336, 0.79812, 0.79474], atol=0.02)
+    torch.manual_seed(0)
+    model = PlainModel(3, width=64, layers=4, heads=1).eval()
+    hidden = []
+    model.transformer["h"][3].register_forward_hook(lambda module, args, output: hidden.append(output))
+    with torch.no_grad():
+        model(torch.as_tensor(sequences))
+    x, groups = hidden[0].reshape(3000, 64), np.repeat(np.arange(300), 10)
+    test = sentence_split(groups, 0)
+    basis = Basis.of(Moments.of(x[torch.as_tensor(~test)]))
+    error, total = held_out_errors(x, beliefs.reshape(3000, 3), test, groups, basis)
+    assert 0.9 < 1 - error.sum() / total.sum() < 0.97
