@@ -82,7 +82,8 @@ function tiles(runs: Run[], list: HTMLElement) {
     if (top) out.push([`Best probe: ${top.label}`, number(top.v, 3), Number.isFinite(top.null_) ? `majority ${number(top.null_)}` : ""]);
   }
   const tokens = find("train", "tokens_seen");
-  if (tokens) out.push(["Tokens seen", short(tokens.values.at(tokens.rows - 1, 0)), ""]);
+  // Tokens come with the payload, not with live numbers: an old count is not shown beside a new step.
+  if (tokens && (!panel || tokens.steps[tokens.rows - 1]! >= panel.steps[panel.rows - 1]!)) out.push(["Tokens seen", short(tokens.values.at(tokens.rows - 1, 0)), ""]);
   list.replaceChildren(...out.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, ...(note ? [h("small", {}, note)] : [])))));
 }
 
