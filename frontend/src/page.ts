@@ -35,7 +35,7 @@ export function page(runs: Run[], extra: { side?: HTMLElement; live?: boolean } 
   const links = [...main.querySelectorAll("section")].map((s) => h("a", { href: `#${s.id}` }, ROMAN[s.id] ?? s.querySelector("h2")!.textContent!));
   const nav = h("nav", { "aria-label": "Sections" }, ...(extra.side ? [extra.side] : []), h("div", { class: "links" }, ...links));
   const old = document.getElementById("app")!, y = scrollY;
-  old.replaceChildren(bar(runs), h("div", { class: extra.side ? "layout with-runs" : "layout" }, nav, main), replay());
+  old.replaceChildren(bar(runs), h("div", { class: extra.side ? "layout with-runs" : "layout" }, nav, main), ...(extra.live || runs.some((r) => r.series.some((s) => s.rows > 1)) ? [replay()] : []));
   if (extra.live) scrollTo(0, y);
   spy(links, [...main.querySelectorAll("section")]);
   document.title = `${runs.map((r) => r.name).join(", ")} · TRACE`;
