@@ -85,6 +85,6 @@ export class Dots extends Plot {
       return [name || s.field.title, r < 0 ? NaN : s.values.at(r, col), r < 0 ? NaN : s.stderr.at(r, col), r < 0 ? NaN : s.null.at(r, col), r < 0 ? NaN : s.n.at(r, col)];
     });
     for (const l of this.spec.levels) if (l.value !== undefined && l.name) rows.push([l.name, l.value, NaN, NaN, NaN]);
-    return { head: ["", "value", "± s.e.", "null", "n"], rows };
+    return { head: ["of", "value", "± s.e.", "null", "n"], rows };
   }
 }

@@ -203,7 +203,8 @@ def test_axe_finds_nothing(
 ) -> None:
     page = visit(width, 900, theme).open(report)
     draw_all(page)
-    page.locator("#curves-pairs-accuracy-values").get_by_role("button", name="Table: show the numbers").click()
+    page.evaluate("document.querySelectorAll('.tools button[aria-expanded=false]').forEach(b => b.click())")
+    assert page.locator("figure table").count() == page.locator("figure .plot").count()
     page.evaluate(axe)
     found = page.evaluate(AXE)
     assert found == []
