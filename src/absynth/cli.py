@@ -20,11 +20,29 @@ if TYPE_CHECKING:
     from absynth.grammar import Grammar
 
 app = typer.Typer(
-    name="absynth", help="Annotated synthetic languages whose truth is known exactly.", no_args_is_help=True,
-    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-)  # fmt: skip
+    name="absynth",
+    help="Annotated synthetic languages whose truth is known exactly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
-_USAGE = {"n", "seed", "workers", "preset", "kind", "limit", "scored", "form", "dialect", "dial", "suffix", "chunk", "usage"}
+_USAGE = {
+    "n",
+    "seed",
+    "workers",
+    "preset",
+    "kind",
+    "limit",
+    "scored",
+    "form",
+    "dialect",
+    "dial",
+    "suffix",
+    "chunk",
+    "usage",
+}
 """Fields of errors that are the caller's: exit code 2."""
 
 _PARSER_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -61,13 +79,24 @@ def generate(
     language = _grammar(preset, grammar, entropy, dial)
     start = time.perf_counter()
     with _progress("generating", n) as tick:
-        generate_to(out, language, n, seed=seed, workers=workers, exact=exact, progress=tick, **_published(form, dialect))
+        generate_to(
+            out, language, n, seed=seed, workers=workers, exact=exact, progress=tick, **_published(form, dialect)
+        )
     seconds = time.perf_counter() - start
     size = out.stat().st_size
     _show(
-        {"path": str(out), "sentences": n, "bytes": size, "seconds": round(seconds, 3), "grammar": language.name, "fingerprint": language.fingerprint, "seed": seed},
-        f"{out}: {n:,} sentences, {size / max(n, 1):.1f} bytes each, {seconds:.1f} s", as_json,
-    )  # fmt: skip
+        {
+            "path": str(out),
+            "sentences": n,
+            "bytes": size,
+            "seconds": round(seconds, 3),
+            "grammar": language.name,
+            "fingerprint": language.fingerprint,
+            "seed": seed,
+        },
+        f"{out}: {n:,} sentences, {size / max(n, 1):.1f} bytes each, {seconds:.1f} s",
+        as_json,
+    )
 
 
 @app.command()
@@ -101,7 +130,9 @@ def plot(
 def pairs(
     file: File,
     kind: Annotated[str, typer.Option(help="role_violation, role_swap, agreement_violation, ...")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSONL file; without it the pairs are printed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="JSONL file; without it the pairs are printed.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides which place and which word.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Try only the first sentences.", min=0)] = None,
     as_json: Json = False,
@@ -111,11 +142,13 @@ def pairs(
 
     found = minimal_pairs(_load(file), kind=kind, seed=seed, limit=limit)
     counts = {"kind": kind, "attempted": found.attempted, "made": len(found), "impossible": dict(found.impossible)}
-    summary = f"{counts['made']:,} pairs from {found.attempted:,} sentences; impossible: {counts['impossible'] or 'none'}"
+    summary = (
+        f"{counts['made']:,} pairs from {found.attempted:,} sentences; impossible: {counts['impossible'] or 'none'}"
+    )
     if out is None:
         for record in found.records():
-            print(_json(record) if as_json else f"{record['sentence_good']}\n  * {record['sentence_bad']}")
-        print(_json(counts) if as_json else summary, file=sys.stderr)
+            typer.echo(_json(record) if as_json else f"{record['sentence_good']}\n  * {record['sentence_bad']}")
+        typer.echo(_json(counts) if as_json else summary, err=True)
         return
     _write_lines(out, (_json(record) for record in found.records()))
     _show({**counts, "path": str(out)}, f"{out}: {summary}", as_json)
@@ -134,7 +167,11 @@ def convert(
 
     corpus = _load(file)
     save(corpus, out, **_published(form, dialect))
-    _show({"path": str(out), "sentences": len(corpus), "bytes": out.stat().st_size}, f"{out}: {len(corpus):,} sentences", as_json)
+    _show(
+        {"path": str(out), "sentences": len(corpus), "bytes": out.stat().st_size},
+        f"{out}: {len(corpus):,} sentences",
+        as_json,
+    )
 
 
 @app.command()
@@ -153,7 +190,9 @@ def score(
     corpus = _load(file)
     if corpus.grammar is None or preset or grammar:
         if not preset and not grammar:
-            raise AbsynthError("usage", str(file), "a generated corpus, or --preset or --grammar to say by which language to score")
+            raise AbsynthError(
+                "usage", str(file), "a generated corpus, or --preset or --grammar to say by which language to score"
+            )
         oracle = oracle_of(_grammar(preset, grammar, None, "alpha"))
     else:
         oracle = oracle_of(corpus.grammar)
@@ -161,14 +200,22 @@ def score(
     inside = np.isfinite(found.log2_probability)
     rows = np.repeat(inside, np.diff(found.offsets))
     means = {
-        name: float(getattr(found, name)[rows].mean()) if rows.any() else None for name in ("surprisal", "entropy", "structural", "lexical")
+        name: float(getattr(found, name)[rows].mean()) if rows.any() else None
+        for name in ("surprisal", "entropy", "structural", "lexical")
     }
-    facts = {"sentences": len(corpus), "outside": int((~inside).sum()), "tokens": int(rows.sum()), "unit": "bits", **means}
+    facts = {
+        "sentences": len(corpus),
+        "outside": int((~inside).sum()),
+        "tokens": int(rows.sum()),
+        "unit": "bits",
+        **means,
+    }
     if out is not None:
         _write_lines(out, _scored(corpus, found))
         facts["path"] = str(out)
     text = f"{len(corpus):,} sentences, {facts['outside']:,} outside the language\n" + "\n".join(
-        f"  {name:<10} {'none' if value is None else f'{value:.4f} bits per token, end of sentence included'}" for name, value in means.items()
+        f"  {name:<10} {'none' if value is None else f'{value:.4f} bits per token, end of sentence included'}"
+        for name, value in means.items()
     )
     _show(facts, text, as_json)
 
@@ -176,7 +223,9 @@ def score(
 def _scored(corpus: Corpus, found: Any) -> Iterator[str]:
     for i, sentence in enumerate(corpus):
         a, b = int(found.offsets[i]), int(found.offsets[i + 1])
-        values = {name: getattr(found, name)[a:b].tolist() for name in ("surprisal", "entropy", "structural", "lexical")}
+        values = {
+            name: getattr(found, name)[a:b].tolist() for name in ("surprisal", "entropy", "structural", "lexical")
+        }
         yield _json({"tokens": sentence.tokens, **values})
 
 
@@ -204,26 +253,41 @@ def parse(
         "accepted": found.accepted,
         "log2_probability": found.log2_probability,
         "derivations": [
-            {"probability": d.probability, "construction": d.sentence.construction, "tree": d.sentence.tree, "logical_form": d.sentence.logical_form}
+            {
+                "probability": d.probability,
+                "construction": d.sentence.construction,
+                "tree": d.sentence.tree,
+                "logical_form": d.sentence.logical_form,
+            }
             for d in found.derivations
         ],
         "diagnosis": None,
-    }  # fmt: skip
+    }
     lines = [f"log2 p = {found.log2_probability:.3f}"] if found.derivations else []
     for d in found.derivations:
-        lines += [f"{d.probability:.4f}  {d.sentence.construction}", f"  {d.sentence.tree}", f"  {d.sentence.logical_form}"]
+        lines += [
+            f"{d.probability:.4f}  {d.sentence.construction}",
+            f"  {d.sentence.tree}",
+            f"  {d.sentence.logical_form}",
+        ]
     if found.diagnosis is not None:
         fault = found.diagnosis
         facts["diagnosis"] = {
-            "kind": fault.kind, "position": fault.position, "message": fault.message, "role": fault.role, "log_odds": fault.log_odds,
-        }  # fmt: skip
+            "kind": fault.kind,
+            "position": fault.position,
+            "message": fault.message,
+            "role": fault.role,
+            "log_odds": fault.log_odds,
+        }
         lines.append(f"{fault.kind} at word {fault.position + 1}: {fault.message}")
     _show(facts, "\n".join(lines), as_json)
 
 
 @app.command(name="grammar")
 def show_grammar(
-    show: Annotated[bool, typer.Option("--show", help="Print the whole grammar, as a file that --grammar reads.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the whole grammar, as a file that --grammar reads.")
+    ] = False,
     preset: Preset = None,
     grammar: GrammarFile = None,
     entropy: Bits = None,
@@ -240,14 +304,23 @@ def show_grammar(
         return
     rate = oracle_of(language).entropy_rate(unit="bits", samples=1_000)
     facts = {
-        "name": language.name, "fingerprint": language.fingerprint, "words": sum(language.sizes.values()), "forms": len(language.vocabulary),
-        "frames": len(language.frames), "constructions": len(language.constructions), "templates": len(language.templates),
-        "entropy_bits_per_token": rate.value, "entropy_stderr": rate.stderr, "shares": language.shares,
+        "name": language.name,
+        "fingerprint": language.fingerprint,
+        "words": sum(language.sizes.values()),
+        "forms": len(language.vocabulary),
+        "frames": len(language.frames),
+        "constructions": len(language.constructions),
+        "templates": len(language.templates),
+        "entropy_bits_per_token": rate.value,
+        "entropy_stderr": rate.stderr,
+        "shares": language.shares,
         "selection_bits": language.selection_information(),
-    }  # fmt: skip
+    }
     text = (
-        f"{language!r}\n{facts['forms']:,} forms, {facts['frames']} frames, {facts['constructions']} constructions, {facts['templates']} templates\n"
-        f"entropy {rate.value:.4f} bits per token{f' ± {rate.stderr:.4f}' if rate.stderr else ''}, end of sentence included\n"
+        f"{language!r}\n{facts['forms']:,} forms, {facts['frames']} frames, "
+        f"{facts['constructions']} constructions, {facts['templates']} templates\n"
+        f"entropy {rate.value:.4f} bits per token{f' ± {rate.stderr:.4f}' if rate.stderr else ''}, "
+        "end of sentence included\n"
         "--show prints all of it"
     )
     _show(facts, text, as_json)
@@ -269,7 +342,7 @@ def _load(path: Path) -> Corpus:
     return load(path)
 
 
-def _published(form: str | None, dialect: str | None) -> dict[str, str]:
+def _published(form: str | None, dialect: str | None) -> dict[str, Any]:
     return {name: value for name, value in (("form", form), ("dialect", dialect)) if value is not None}
 
 
@@ -282,7 +355,7 @@ def _write_lines(path: Path, lines: Iterator[str]) -> None:
 
 
 def _show(facts: dict[str, Any], text: str, as_json: bool) -> None:
-    print(_json(facts) if as_json else text)
+    typer.echo(_json(facts) if as_json else text)
 
 
 def _json(value: Any) -> str:
@@ -319,7 +392,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=None if arguments is None else list(arguments), prog_name="absynth", standalone_mode=False)
+        code = command.main(
+            args=None if arguments is None else list(arguments), prog_name="absynth", standalone_mode=False
+        )
     except AbsynthError as error:
         code = 2 if error.field in _USAGE else 1
         _complain(str(error))
@@ -331,14 +406,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except _PARSER_ERROR as error:
         code = error.exit_code
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message())
+            typer.echo(error.format_message())
         else:
             _complain(error.format_message())
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _complain(message: str) -> None:
-    print("absynth: " + " ".join(message.split()), file=sys.stderr)
+    typer.echo("absynth: " + " ".join(message.split()), err=True)
 
 
 if __name__ == "__main__":

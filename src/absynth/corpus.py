@@ -311,11 +311,11 @@ class Corpus:
 
         return split_corpus(self, train, dev, test, seed, disjoint)
 
-    def save(self, path: str | Path) -> None:
-        """Write the corpus; the suffix of `path` decides the format."""
+    def save(self, path: str | Path, **options: str) -> None:
+        """Write the corpus; the suffix of `path` decides the format, see `absynth.files.save`."""
         from absynth.files import save
 
-        save(self, path)
+        save(self, path, **options)
 
 
 def _label_tables(grammar: Grammar) -> dict[str, tuple[np.ndarray, tuple[str, ...], bool]]:

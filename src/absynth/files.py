@@ -50,8 +50,8 @@ def save(corpus: Corpus, path: str | Path, **options: str) -> None:
 def load(path: str | Path) -> Corpus:
     """Read a corpus; the suffix tells the format.
 
-    Files of generated corpora (.parquet, .jsonl, .conllu, .json in object form) give a corpus with its grammar and oracle; all
-    others give an imported corpus, whose grammar and oracle are None.
+    Files of generated corpora (.parquet, .jsonl, .conllu, .json in object form) give a corpus with its grammar and
+    oracle; all others give an imported corpus, whose grammar and oracle are None.
 
     Raises
     ------
@@ -63,6 +63,24 @@ def load(path: str | Path) -> Corpus:
     if not path.is_file():
         raise AbsynthError("path", str(path), "a file that exists")
     return getattr(import_module(f"absynth.formats.{module}"), reader)(path)
+
+
+def scan(path: str | Path) -> Iterator[Corpus]:
+    """Yield a .parquet or .jsonl file of a generated corpus in parts, in constant memory; other files are one part.
+
+    Raises
+    ------
+    AbsynthError
+        As `load`; what is wrong further down in the file shows only when that part is asked for.
+    """
+    path = Path(path)
+    module, _, _ = _format(path)
+    if module not in ("parquet", "jsonl"):
+        yield load(path)
+        return
+    if not path.is_file():
+        raise AbsynthError("path", str(path), "a file that exists")
+    yield from import_module(f"absynth.formats.{module}").read_parts(path)
 
 
 def generate_to(
@@ -78,7 +96,8 @@ def generate_to(
 ) -> None:
     """Draw n sentences straight to a file, in constant memory.
 
-    The file is the one that ``generate(grammar, n, seed).save(path)`` writes, byte for byte, for any `workers` and `chunk`.
+    The file is the one that ``generate(grammar, n, seed).save(path)`` writes, byte for byte, for any `workers` and
+    `chunk`.
 
     Parameters
     ----------
@@ -106,8 +125,12 @@ def generate_to(
                 progress(done)
 
     provenance = {
-        "grammar": grammar.name, "grammar_fingerprint": grammar.fingerprint, "version": __version__, "seed": seed, "exact": exact,
-    }  # fmt: skip
+        "grammar": grammar.name,
+        "grammar_fingerprint": grammar.fingerprint,
+        "version": __version__,
+        "seed": seed,
+        "exact": exact,
+    }
     _write(watched(), Header(n, grammar, provenance), path, options)
 
 

@@ -46,8 +46,12 @@ def plot(corpus: Corpus, folder: str | Path, scored: int = 20_000) -> list[Path]
     drawings: dict[str, Callable[[], Figure] | None] = {
         "rank_frequency": (lambda: _ranks(Figure, corpus)) if corpus.grammar is not None else None,
         "entropy_by_position": (lambda: _entropy(Figure, description)) if description.entropy else None,
-        "shares": (lambda: _shares(Figure, description, ("frame", "level"))) if {"frame", "level"} & set(description.shares) else None,
-        "constructions": (lambda: _shares(Figure, description, ("construction",))) if "construction" in description.shares else None,
+        "shares": (lambda: _shares(Figure, description, ("frame", "level")))
+        if {"frame", "level"} & set(description.shares)
+        else None,
+        "constructions": (lambda: _shares(Figure, description, ("construction",)))
+        if "construction" in description.shares
+        else None,
         "lengths": lambda: _lengths(Figure, description),
         "roles": (lambda: _roles(Figure, description)) if description.roles else None,
     }
@@ -58,7 +62,7 @@ def plot(corpus: Corpus, folder: str | Path, scored: int = 20_000) -> list[Path]
         for name, draw in drawings.items():
             if draw is not None:
                 paths.append(folder / f"{name}.png")
-                draw().savefig(paths[-1], dpi=120, bbox_inches="tight")
+                draw().savefig(paths[-1], dpi=120)
     except OSError as error:
         raise AbsynthError("folder", str(folder), f"a folder that can be written ({error.strerror})") from error
     return paths
@@ -99,7 +103,10 @@ def _entropy(figure_class: Any, description: Description) -> Figure:
 def _shares(figure_class: Any, description: Description, names: tuple[str, ...]) -> Figure:
     shown = [name for name in names if name in description.shares]
     tallest = max(len(description.shares[name].counts) for name in shown)
-    figure = figure_class(figsize=(6 if len(shown) == 1 else 4.6 * len(shown), (0.15 if tallest > 30 else 0.28) * tallest + 1.2), layout="constrained")
+    figure = figure_class(
+        figsize=(6 if len(shown) == 1 else 4.6 * len(shown), (0.15 if tallest > 30 else 0.28) * tallest + 1.2),
+        layout="constrained",
+    )
     for i, name in enumerate(shown):
         shares = description.shares[name]
         axes = figure.add_subplot(1, len(shown), i + 1)
@@ -109,9 +116,24 @@ def _shares(figure_class: Any, description: Description, names: tuple[str, ...])
         place = np.arange(len(order))
         axes.barh(place, measured, color=_PALE, height=0.7, label="measured")
         # Two standard errors of a share of n sentences: a requested share outside is news.
-        axes.errorbar(measured, place, xerr=2 * np.sqrt(measured * (1 - measured) / total), fmt="none", ecolor=_BLUE, elinewidth=1, label="± 2 standard errors")
+        axes.errorbar(
+            measured,
+            place,
+            xerr=2 * np.sqrt(measured * (1 - measured) / total),
+            fmt="none",
+            ecolor=_BLUE,
+            elinewidth=1,
+            label="± 2 standard errors",
+        )
         if shares.requested is not None:
-            axes.plot([shares.requested.get(value, 0.0) for value in order], place, "o", color=_ORANGE, markersize=3, label="requested")
+            axes.plot(
+                [shares.requested.get(value, 0.0) for value in order],
+                place,
+                "o",
+                color=_ORANGE,
+                markersize=3,
+                label="requested",
+            )
         axes.set_yticks(place, [value.replace("_", " ") for value in order], fontsize=7 if len(order) > 30 else 9)
         axes.set_ylim(-0.7, len(order) - 0.3)
         axes.set_xlim(0, None)
@@ -146,8 +168,18 @@ def _roles(figure_class: Any, description: Description) -> Figure:
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", aspect="auto", vmin=0, vmax=1)
     for i, j in np.argwhere(counts > 0):
-        axes.text(j, i, f"{int(counts[i, j]):,}", ha="center", va="center", fontsize=7, color="white" if shares[i, j] > 0.6 else "black")
-    axes.set_xticks(range(len(categories)), [name.replace("_", " ") for name in categories], rotation=30, ha="right", fontsize=8)
+        axes.text(
+            j,
+            i,
+            f"{int(counts[i, j]):,}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if shares[i, j] > 0.6 else "black",
+        )
+    axes.set_xticks(
+        range(len(categories)), [name.replace("_", " ") for name in categories], rotation=30, ha="right", fontsize=8
+    )
     axes.set_yticks(range(len(roles)), roles, fontsize=8)
     axes.set_title("tokens by role and category; shade: share of the role", fontsize=9)
     return figure

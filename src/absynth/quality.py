@@ -12,6 +12,7 @@ import numpy as np
 from absynth.categories import LEVELS
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
+from absynth.fits import chi_square_tail, fit_exponent
 from absynth.lexicon import Zipf
 
 
@@ -46,7 +47,8 @@ class Exponent:
     requested, q
         The law p(rank) proportional to (rank + q)^-alpha; requested is None when there is no grammar.
     alpha, stderr
-        Maximum likelihood given the ranks and q, standard error from the Fisher information; None with a reason in `note`.
+        Maximum likelihood given the ranks and q, standard error from the Fisher information; None with a reason in
+        `note`.
     tokens, words
         What it rests on.
     """
@@ -161,12 +163,21 @@ def describe(corpus: Corpus, scored: int = 20_000) -> Description:
         raise AbsynthError("scored", scored, "a whole number, 0 or more")
     lengths = np.bincount(corpus.lengths)
     return Description(
-        sentences=len(corpus), tokens=len(corpus.ids), types=len(np.unique(corpus.ids)),
-        shares=_shares(corpus), zipf=_zipf(corpus), entropy=_entropy(corpus, scored),
-        lengths={n: int(k) for n, k in enumerate(lengths) if k}, length_by_level=_length_by_level(corpus),
-        distances=_distances(corpus), duplicates=_duplicates(corpus), coverage=_coverage(corpus),
-        ngrams={n: ngrams(corpus, n) for n in (1, 2, 3)}, roles=_roles(corpus), provenance=corpus.provenance,
-    )  # fmt: skip
+        sentences=len(corpus),
+        tokens=len(corpus.ids),
+        types=len(np.unique(corpus.ids)),
+        shares=_shares(corpus),
+        zipf=_zipf(corpus),
+        entropy=_entropy(corpus, scored),
+        lengths={n: int(k) for n, k in enumerate(lengths) if k},
+        length_by_level=_length_by_level(corpus),
+        distances=_distances(corpus),
+        duplicates=_duplicates(corpus),
+        coverage=_coverage(corpus),
+        ngrams={n: ngrams(corpus, n) for n in (1, 2, 3)},
+        roles=_roles(corpus),
+        provenance=corpus.provenance,
+    )
 
 
 # ---- shares ----
@@ -209,79 +220,7 @@ def _tested(requested: dict[str, float], counts: dict[str, int]) -> Shares:
     return Shares(requested, counts, statistic, degrees, chi_square_tail(statistic, degrees))
 
 
-def chi_square_tail(statistic: float, degrees: int) -> float:
-    """Return P(chi-square with `degrees` >= statistic) = Q(degrees / 2, statistic / 2).
-
-    Q(a, x) is the regularised upper incomplete gamma function: by the power series of P = 1 - Q below x = a + 1, by Lentz's continued fraction
-    above.
-    """
-    a, x = degrees / 2, statistic / 2
-    if x <= 0:
-        return 1.0
-    scale = math.exp(a * math.log(x) - x - math.lgamma(a))
-    if x < a + 1:
-        term = total = 1 / a
-        k = a
-        while abs(term) > 1e-17 * abs(total):
-            k += 1
-            term *= x / k
-            total += term
-        return max(0.0, 1.0 - scale * total)
-    b = x + 1 - a
-    c, d = 1e300, 1 / b
-    value = d
-    for i in range(1, 100_000):
-        numerator = -i * (i - a)
-        b += 2
-        d = 1 / (numerator * d + b)
-        c = b + numerator / c
-        value *= c * d
-        if abs(c * d - 1) < 1e-16:
-            break
-    return scale * value
-
-
 # ---- Zipf ----
-def fit_exponent(counts: np.ndarray, q: float) -> tuple[float, float]:
-    """Return (alpha, standard error) of p(rank) proportional to (rank + q)^-alpha, by maximum likelihood.
-
-    Parameters
-    ----------
-    counts : [words]
-        Occurrences of the words of rank 1, 2, ...
-
-    Notes
-    -----
-    With y = log(rank + q) the likelihood equation is E_alpha[y] = mean of y over tokens; the left side falls with slope -Var_alpha[y], so Newton's
-    steps from below and bisection both converge to its one root. The standard error is 1 / sqrt(N Var_alpha[y]). -inf or inf where all tokens
-    are of the last or first rank.
-    """
-    y = np.log(np.arange(1, len(counts) + 1) + q)
-    n = counts.sum()
-    target = float((counts * y).sum() / n)
-    if target <= y[0] or target >= y[-1]:
-        return (math.inf if target <= y[0] else -math.inf), math.inf
-    low, high = -50.0, 50.0
-
-    def moments(alpha: float) -> tuple[float, float]:
-        logs = -alpha * y
-        p = np.exp(logs - logs.max())
-        p /= p.sum()
-        mean = float((p * y).sum())
-        return mean, float((p * (y - mean) ** 2).sum())
-
-    alpha = 1.0
-    for _ in range(200):
-        mean, variance = moments(alpha)
-        low, high = (alpha, high) if mean > target else (low, alpha)
-        step = alpha + (mean - target) / variance if variance > 0 else math.inf
-        new = step if low < step < high else 0.5 * (low + high)
-        if abs(new - alpha) < 1e-12:
-            break
-        alpha = new
-    return alpha, 1.0 / math.sqrt(n * moments(alpha)[1])
-
-
 def rank_counts(corpus: Corpus) -> dict[str, tuple[np.ndarray, Zipf]]:
     """Return category -> (occurrences of its words by rank, its law) of a generated corpus."""
     if corpus.grammar is None:
@@ -301,11 +240,12 @@ def _zipf(corpus: Corpus) -> dict[str, Exponent]:
     if corpus.grammar is not None:
         return {
             name: _exponent(counts, law.q, law.alpha)
-            for name, (counts, law) in rank_counts(corpus).items() if not name.startswith("marker.") and name != "copula"
-        }  # fmt: skip
+            for name, (counts, law) in rank_counts(corpus).items()
+            if not name.startswith("marker.") and name != "copula"
+        }
     if "category" not in corpus.layer_names:
         return {}
-    # Ranks are not known. Ranks taken from the same tokens would show a law where there is none, so they come from the other half.
+    # Ranks are not known. Taken from the same tokens they would show a law where there is none: use the other half.
     codes, names = corpus.column("category")
     even = np.repeat(np.arange(len(corpus)) % 2 == 0, corpus.lengths)
     result = {}
@@ -343,10 +283,14 @@ def _entropy(corpus: Corpus, scored: int) -> Entropy | None:
     position = np.arange(len(difference)) - np.repeat(score.offsets[:-1], rows)
     by_position = np.bincount(position, score.entropy) / np.bincount(position)
     return Entropy(
-        surprisal=float(score.surprisal.mean()), entropy=float(score.entropy.mean()), structural=float(score.structural.mean()),
-        lexical=float(score.lexical.mean()), difference_stderr=float(np.sqrt((by_sentence**2).sum()) / len(difference)),
-        by_position=tuple(by_position.tolist()), sentences=n,
-    )  # fmt: skip
+        surprisal=float(score.surprisal.mean()),
+        entropy=float(score.entropy.mean()),
+        structural=float(score.structural.mean()),
+        lexical=float(score.lexical.mean()),
+        difference_stderr=float(np.sqrt((by_sentence**2).sum()) / len(difference)),
+        by_position=tuple(by_position.tolist()),
+        sentences=n,
+    )
 
 
 # ---- the rest ----
@@ -355,7 +299,10 @@ def _length_by_level(corpus: Corpus) -> dict[str, float]:
         return {}
     codes, names = corpus.sentence_column("complexity")
     found = {name: float(corpus.lengths[codes == i].mean()) for i, name in enumerate(names) if (codes == i).any()}
-    return {name: found[name] for name in sorted(found, key=lambda name: (name not in LEVELS, LEVELS.index(name) if name in LEVELS else 0))}
+    return {
+        name: found[name]
+        for name in sorted(found, key=lambda name: (name not in LEVELS, LEVELS.index(name) if name in LEVELS else 0))
+    }
 
 
 def _distances(corpus: Corpus) -> dict[int, int]:

@@ -202,7 +202,7 @@ class Instrument:
         """Return what the run's header says of the model."""
         parameters = list(self.model.parameters())
         config = getattr(self.model, "config", None)
-        plain = config.to_diff_dict() if hasattr(config, "to_diff_dict") else {}
+        plain = config.to_diff_dict() if config is not None and hasattr(config, "to_diff_dict") else {}
         return {
             "class": type(self.model).__name__,
             "objective": self.panel.objective,

@@ -29,7 +29,7 @@ def run_header(
     truth = instrument.panel.truth
     known = dict(data)
     if truth is not None and "floor_nats" not in known:
-        known["floor_nats"], known["floor_stderr"] = float(truth.floor.value), truth.floor.stderr
+        known["floor_nats"], known["floor_stderr"] = truth.floor.value, truth.floor.stderr
     return RunHeader(
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -27,6 +28,11 @@ from lmtrace.signals import resolve
 from lmtrace.text.panel import Panel
 
 logger = logging.getLogger(__name__)
+
+STOP = "stop rule"
+"""Under which name its state is kept among the memories."""
+
+_Scalars = dict[str, tuple[list[int], list[float]]]
 
 
 class StopRule(Protocol):
@@ -170,7 +176,7 @@ class Tracer:
     def _close(self, status: Any) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            self._guarded(lambda: self._flush_scalars(writer))
+            self._guarded(lambda: self._write_scalars(writer, self._drain_scalars()))
             self._guarded(lambda: writer.finish(status))
 
     # -- one step -------------------------------------------------------------------------------------------------------
@@ -208,29 +214,36 @@ class Tracer:
         ]
         records = self.instrument.measure(step, chosen)
         self._measured, self._count = step, self._count + 1
+        scalars = self._drain_scalars()
+        decision = self._decide(step, records, scalars)
         if self._writer is not None:
-            self._flush_scalars(self._writer)
+            self._write_scalars(self._writer, scalars)
             self._writer.write(
-                step,
-                records,
-                tokens_seen=self.tokens_seen,
-                wall_time=trained,
-                memory=self._memories(),
+                step, records, tokens_seen=self.tokens_seen, wall_time=trained, memory=self._memories()
             )
             for kind, text, data in self.instrument.notes:
                 self._writer.event(step, kind, text, data)
+            for kind, text, data in getattr(self.stop, "notes", ()):
+                self._writer.event(step, kind, text, data)
+            if decision is not None and not hasattr(self.stop, "notes"):
+                self._writer.event(step, "stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop})
         self.budget.add(time.perf_counter() - start)
-        if self.stop is not None and not self.should_stop:
-            decision = self.stop.update(step, records)
-            if decision and self._writer is not None:
-                self._writer.event(step, "stop", str(getattr(decision, "reason", decision)), {})
-            self.should_stop = bool(decision) and not getattr(self.stop, "watch_only", False)
+
+    def _decide(self, step: int, records: Sequence[Record], scalars: _Scalars) -> Any:
+        """Ask the stop rule; it sees the training losses since the last measurement and then the records."""
+        if self.stop is None or self.should_stop:
+            return None
+        if "loss" in scalars and hasattr(self.stop, "scalars"):
+            self.stop.scalars("loss", *scalars["loss"])  # pyright: ignore[reportAttributeAccessIssue]
+        decision = self.stop.update(step, records)
+        self.should_stop = bool(decision) and bool(getattr(decision, "stop", True))
+        return decision
 
     def checkpoint(self) -> None:
         """Tell that the training state after the current step was saved, so that a resume from it is exact."""
         writer = self._writer
         if writer is not None:
-            self._guarded(lambda: self._flush_scalars(writer))
+            self._guarded(lambda: self._write_scalars(writer, self._drain_scalars()))
             self._guarded(lambda: writer.checkpoint(self.current_step))
 
     def _guarded(self, action: Callable[[], None]) -> None:
@@ -246,21 +259,26 @@ class Tracer:
 
     # -- details --------------------------------------------------------------------------------------------------------
 
-    def _flush_scalars(self, writer: RunWriter) -> None:
+    def _drain_scalars(self) -> _Scalars:
+        """Return what was told since the last time, as numbers: name -> (steps, values)."""
         pending, self._pending = self._pending, []
         tensors = [value for _, _, value in pending if isinstance(value, Tensor)]
         numbers = iter(torch.stack([t.float().reshape(()) for t in tensors]).cpu().tolist() if tensors else [])
-        by_name: dict[str, tuple[list[int], list[float]]] = {}
+        by_name: _Scalars = {}
         for name, step, value in pending:
-            number = next(numbers) if isinstance(value, Tensor) else float(value)
             steps, values = by_name.setdefault(name, ([], []))
             steps.append(step)
-            values.append(number)
-            if name == "loss" and not math.isfinite(number) and not self._alerted:
-                self._alerted = True
-                writer.event(step, "alert", f"the training loss is {number} at step {step}", {"kind": "non-finite loss"})
-        for name, (steps, values) in by_name.items():
+            values.append(next(numbers) if isinstance(value, Tensor) else float(value))
+        return by_name
+
+    def _write_scalars(self, writer: RunWriter, scalars: _Scalars) -> None:
+        for name, (steps, values) in scalars.items():
             writer.write_scalars(name, steps, values)
+            bad = [(s, v) for s, v in zip(steps, values, strict=True) if not math.isfinite(v)]
+            if name == "loss" and bad and not self._alerted:
+                self._alerted = True
+                step, value = bad[0]
+                writer.event(step, "alert", f"the training loss is {value} at step {step}", {"kind": "non-finite loss"})
 
     def _keep_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember the arguments of the last training forward, by reference."""
@@ -273,7 +291,14 @@ class Tracer:
             f"{i}.{self.instrument.signals[i].name}": {k: v.detach().cpu().numpy() for k, v in memory.items()}
             for i, memory in self.instrument.memories.items()
             if memory
-        }
+        } | self._stop_memory()
+
+    def _stop_memory(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the stop rule's state, JSON as bytes, so that it lies in the same transaction as the measurement."""
+        if not hasattr(self.stop, "state_dict"):
+            return {}
+        text = json.dumps(self.stop.state_dict())  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
+        return {STOP: {"state": np.frombuffer(text.encode(), np.uint8)}}
 
     def _continue_from(self, writer: RunWriter) -> None:
         """Take up the measurements that the run already has: their number, the last one, the signals' memories."""
@@ -284,6 +309,9 @@ class Tracer:
         for i, signal in enumerate(self.instrument.signals):
             named = saved.get(f"{i}.{signal.name}", {})
             self.instrument.memories[i] = {k: torch.as_tensor(v) for k, v in named.items()}
+        if STOP in saved and hasattr(self.stop, "load_state_dict"):
+            state = json.loads(saved[STOP]["state"].tobytes().decode())
+            self.stop.load_state_dict(state)  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
 
     def _header(self) -> Any:
         return run_header(

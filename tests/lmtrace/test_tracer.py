@@ -149,20 +149,26 @@ def test_wrong_wishes_are_one_line(gpt2, panel, tokenizer, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
-def test_a_budget_is_kept(gpt2, panel, tmp_path):
-    import time
+def test_a_budget_is_kept(monkeypatch):
+    """On a clock of our own: steps of 10 ms, measurements of 20 ms, a share of 20 %."""
+    from lmtrace.budget import Budget
 
-    class Slow(Counter):
-        def measure(self, view):
-            time.sleep(0.02)
-            yield from super().measure(view)
-
-    with Tracer(gpt2, panel, signals=[Slow()], every=1, run=tmp_path / "r", budget=0.2) as tracer:
-        for _ in range(60):
-            time.sleep(0.01)
-            tracer.step(loss=1.0)
-    measured = len(open_run(tmp_path / "r").steps)
-    assert 3 <= measured <= 20, "60 steps of 10 ms leave room for about six measurements of 20 ms"
+    now = [100.0]
+    monkeypatch.setattr("lmtrace.budget.time.perf_counter", lambda: now[0])
+    budget = Budget(0.2)
+    budget.start()
+    for step in range(1001):
+        if step:
+            now[0] += 0.010
+        if budget.allows():
+            now[0] += 0.020
+            budget.add(0.020)
+    share = budget.spent / (now[0] - 100.0)
+    assert 0.19 < share <= 0.2
+    assert budget.training_time() == pytest.approx(10.0)
+    assert Budget(None).allows()
+    with pytest.raises(ConfigError, match="budget is a share"):
+        Budget(1.5)
 
 
 def test_costs_are_records(gpt2, panel, tmp_path):
@@ -172,3 +178,42 @@ def test_costs_are_records(gpt2, panel, tmp_path):
     assert labels == {"pass", "output", "all"}
     total = run.series(signal="cost", metric="seconds", label="all").values
     assert (total > 0).all()
+
+
+def test_converged_decides_the_same_live_resumed_and_replayed(gpt2, panel, tmp_path):
+    from lmtrace.analysis.convergence import Converged
+    from lmtrace.analysis.replay import replay
+
+    class Falling(Signal):
+        """A panel loss that falls and then stays."""
+
+        name, cost, source = "output", "none", "test"
+        fields = (Field(metric="loss", title="loss", low=0.0),)
+
+        def needs(self, panel):
+            return Needs()
+
+        def measure(self, view):
+            noise = 0.001 * np.random.default_rng(view.step).standard_normal()
+            yield self.record(view, "loss", 3.0 * math.exp(-view.step / 4) + 1.0 + noise, n=1)
+
+    def run(name, steps, start=0, **more):
+        settings = {"signals": [Falling()], "every": 1, "run": tmp_path / name, "start_step": start, **more}
+        tracer = Tracer(gpt2, panel, stop=Converged(window=8, patience=2), **settings)
+        with tracer:
+            while tracer.current_step < steps and not tracer.should_stop:
+                tracer.step(loss=3.0 * math.exp(-(tracer.current_step + 1) / 4) + 1.0)
+        return tracer
+
+    live = run("live", 200)
+    assert live.should_stop
+    assert 10 < live.current_step < 120
+    part = run("part", live.current_step - 5)
+    assert not part.should_stop
+    resumed = run("part", 200, start=live.current_step - 5, resume=True)
+    assert resumed.should_stop
+    assert resumed.current_step == live.current_step
+    again = replay(open_run(tmp_path / "live"), Converged(window=8, patience=2))
+    assert again.step == live.current_step
+    events = [e for e in open_run(tmp_path / "live").events() if e.kind == "stop"]
+    assert len(events) == 1, "the decision is written once"

@@ -17,7 +17,7 @@ WHOLE = ("complexity", "construction", "frame", "logical_form", "template", "tre
 
 
 class Builder:
-    """Takes sentences one by one; vocabulary and label values are numbered in order of appearance, layers sorted by name."""
+    """Takes sentences one by one. Words and label values are numbered as they appear, layers are sorted by name."""
 
     def __init__(self) -> None:
         self.vocabulary: dict[str, int] = {}
@@ -47,17 +47,13 @@ class Builder:
         """
         n, start = len(tokens), len(self.ids)
         for i, token in enumerate(tokens):
-            _check_text(f"{where}: word {i + 1}", token)
-            self.ids.append(self.vocabulary.setdefault(token, len(self.vocabulary)))
+            self.ids.append(_number(self.vocabulary, token, where, f"word {i + 1}"))
         for name, values in labels.items():
             if len(values) != n:
                 raise AbsynthError(f"{where}: {short(name)}", f"{len(values)} labels", f"{n}, one per word")
             codes, names = self.layers.setdefault(name, ([], {}))
             codes.extend([-1] * (start - len(codes)))
-            for value in values:
-                if value is not None:
-                    _check_text(f"{where}: {short(name)}", value)
-                codes.append(-1 if value is None else names.setdefault(value, len(names)))
+            codes.extend([-1 if value is None else _number(names, value, where, name) for value in values])
         if bool(heads) != bool(self.heads) and n and start:
             raise AbsynthError(f"{where}: heads", short(heads), "heads for every sentence of the file, or for none")
         if heads:
@@ -81,14 +77,24 @@ class Builder:
         }
         whole = {name: values + [""] * (len(self) - len(values)) for name, values in sorted(self.whole.items())}
         return Corpus(
-            np.array(self.ids, np.int32), np.array(self.ends), tuple(self.vocabulary), layers=layers,
-            heads=np.array(self.heads, np.int32) if self.heads else None, sentence_layers=whole, provenance=provenance,
-        )  # fmt: skip
+            np.array(self.ids, np.int32),
+            np.array(self.ends),
+            tuple(self.vocabulary),
+            layers=layers,
+            heads=np.array(self.heads, np.int32) if self.heads else None,
+            sentence_layers=whole,
+            provenance=provenance,
+        )
 
 
-def _check_text(where: str, value: Any) -> None:
-    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_WORD:
-        raise AbsynthError(where, short(value), f"text of 1 to {LONGEST_WORD:,} characters")
+def _number(known: dict[str, int], value: Any, where: str, what: str) -> int:
+    """Return the number of a text, a new one if it is new."""
+    found = known.get(value) if isinstance(value, str) else None
+    if found is None:
+        if not isinstance(value, str) or not 0 < len(value) <= LONGEST_WORD:
+            raise AbsynthError(f"{where}: {short(what)}", short(value), f"text of 1 to {LONGEST_WORD:,} characters")
+        found = known[value] = len(known)
+    return found
 
 
 def check_heads(where: str, heads: Sequence[int], n: int) -> None:
@@ -97,7 +103,9 @@ def check_heads(where: str, heads: Sequence[int], n: int) -> None:
         raise AbsynthError(f"{where}: heads", f"{len(heads)} heads", f"{n}, one per word")
     for i, head in enumerate(heads):
         if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head <= n or head == i + 1:
-            raise AbsynthError(f"{where}: head of word {i + 1}", short(head), f"another word, 1 to {n}, or 0 for the root")
+            raise AbsynthError(
+                f"{where}: head of word {i + 1}", short(head), f"another word, 1 to {n}, or 0 for the root"
+            )
     if list(heads).count(0) != 1:
         raise AbsynthError(f"{where}: heads", f"{list(heads).count(0)} roots", "one root")
     safe = [False] * (n + 1)

@@ -1,7 +1,7 @@
 """CoNLL-U: Universal Dependencies' ten columns; semantic labels in MISC, sentence-level ones in comments.
 
-A file of a generated corpus starts with the comment ``# absynth = {header}``; `read` then gives a corpus with its grammar. Any other CoNLL-U
-file is imported: multiword tokens and empty nodes are left out, their words are kept.
+A file of a generated corpus starts with the comment ``# absynth = {header}``; `read` then gives a corpus with its
+grammar. Any other CoNLL-U file is imported: of multiword tokens the words are kept, empty nodes are left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def layout(sentence: Sentence) -> str:
 
     The layers number and tense are left out where FEATS says them.
     """
-    derived = tuple(name for name in _FEATURES if sentence.labels.get(name) == _feature(name, sentence.labels.get("feats", ())))
+    derived = tuple(
+        name for name in _FEATURES if sentence.labels.get(name) == _feature(name, sentence.labels.get("feats", ()))
+    )
     return _layout(sentence, derived)
 
 
@@ -64,7 +66,9 @@ def _layout(sentence: Sentence, derived: tuple[str, ...]) -> str:
 
 def _key(layer: str) -> str:
     if not _LAYER.fullmatch(layer):
-        raise AbsynthError(f"layers.{layer}", layer, "a name of lower-case words joined by underscores, for MISC in CoNLL-U")
+        raise AbsynthError(
+            f"layers.{layer}", layer, "a name of lower-case words joined by underscores, for MISC in CoNLL-U"
+        )
     return "".join(part.capitalize() for part in layer.split("_"))
 
 
@@ -104,17 +108,22 @@ def _check_writable(sentence: Sentence) -> None:
             raise AbsynthError("tokens", short(token), "words without tabs and line ends, for CoNLL-U")
     for layer in _COLUMNS:
         for value in sentence.labels.get(layer, ()):
-            if value is not None and (value == "_" or re.search(r"[\s]", value.replace(" ", "") if layer == "lemma" else value)):
-                raise AbsynthError(f"labels.{layer}", short(value), 'values without white space, and not "_", for CoNLL-U')
+            if value is not None and (
+                value == "_" or re.search(r"[\s]", value.replace(" ", "") if layer == "lemma" else value)
+            ):
+                raise AbsynthError(
+                    f"labels.{layer}", short(value), 'values without white space, and not "_", for CoNLL-U'
+                )
     for name in WHOLE:
         if re.search(r"[\n\r]|^\s|\s$", getattr(sentence, name)):
             raise AbsynthError(name, short(getattr(sentence, name)), "one line, for CoNLL-U")
 
 
 _Row = tuple[int, list[str]]
+_Block = tuple[int, dict[str, str], list[_Row], str]
 
 
-def _blocks(path: Path) -> Iterator[tuple[int, dict[str, str], list[_Row], str]]:
+def _blocks(path: Path) -> Iterator[_Block]:
     """Yield (line number, comments, rows, text) of each sentence."""
     start, comments, rows, text = 1, {}, [], []
     number = 0
@@ -140,7 +149,9 @@ def _blocks(path: Path) -> Iterator[tuple[int, dict[str, str], list[_Row], str]]
         rows.append((number, cells))
         text.append(line)
     if rows or comments:
-        raise AbsynthError(f"{path}:{number}", "the end of the file", "an empty line after the last sentence: the file is truncated")
+        raise AbsynthError(
+            f"{path}:{number}", "the end of the file", "an empty line after the last sentence: the file is truncated"
+        )
 
 
 def read(path: Path) -> Corpus:
@@ -168,7 +179,8 @@ def read(path: Path) -> Corpus:
 
 def _import(builder: Builder, path: Path, start: int, comments: dict[str, str], rows: list[_Row], _: str) -> None:
     words: list[list[str]] = []
-    joined: list[tuple[int, int, bool]] = []  # multiword tokens: first and last word, whether the next token follows without a space
+    # Multiword tokens: first word, last word, whether no space follows.
+    joined: list[tuple[int, int, bool]] = []
     for number, cells in rows:
         kind = re.fullmatch(r"(\d{1,9})(?:([-.])(\d{1,9}))?", cells[0])
         if kind is None:
@@ -182,7 +194,9 @@ def _import(builder: Builder, path: Path, start: int, comments: dict[str, str], 
     where = f"{path}:{rows[0][0]}"
     labels: dict[str, list[str | None]] = {}
     for column, name in zip((2, 3, 4, 5, 7), _COLUMNS):
-        values = [None if cells[column] == "_" and (name != "lemma" or cells[1] != "_") else cells[column] for cells in words]
+        values = [
+            None if cells[column] == "_" and (name != "lemma" or cells[1] != "_") else cells[column] for cells in words
+        ]
         if any(value is not None for value in values):
             labels[name] = values
     for i, cells in enumerate(words):
@@ -203,7 +217,7 @@ def _import(builder: Builder, path: Path, start: int, comments: dict[str, str], 
             labels[name] = found
     heads: list[int] = []
     if any(cells[6] != "_" for cells in words):
-        for (number, _), cells in zip([row for row in rows if row[1][0].isdigit()], words):
+        for (number, _row), cells in zip([row for row in rows if row[1][0].isdigit()], words):
             if not re.fullmatch(r"\d{1,9}", cells[6]):
                 raise AbsynthError(f"{path}:{number}", short(cells[6]), "a head: the ID of a word, or 0 for the root")
             heads.append(int(cells[6]))
@@ -212,9 +226,12 @@ def _import(builder: Builder, path: Path, start: int, comments: dict[str, str], 
 
 
 def _generated(
-    first: list[tuple[int, dict[str, str], list[_Row], str]], rest: Iterator[tuple[int, dict[str, str], list[_Row], str]],
-    header: Header, grammar: Grammar, path: Path,
-) -> Corpus:  # fmt: skip
+    first: list[_Block],
+    rest: Iterator[_Block],
+    header: Header,
+    grammar: Grammar,
+    path: Path,
+) -> Corpus:
     index = {token: i for i, token in enumerate(grammar.vocabulary)}
     templates = {template.name: i for i, template in enumerate(grammar.templates)}
     ids: list[int] = []
@@ -222,7 +239,9 @@ def _generated(
     for blocks in (first, rest):
         for start, comments, rows, text in blocks:
             if comments.get("template") not in templates:
-                raise AbsynthError(f"{path}:{start}: template", short(comments.get("template")), "a template of the grammar")
+                raise AbsynthError(
+                    f"{path}:{start}: template", short(comments.get("template")), "a template of the grammar"
+                )
             for number, cells in rows:
                 if cells[1] not in index:
                     raise AbsynthError(f"{path}:{number}", short(cells[1]), "a word of the grammar")

@@ -1,4 +1,4 @@
-"""What a file says about itself: format version, number of sentences, grammar, provenance. And the checks that rest on it."""
+"""What a file says about itself: format, number of sentences, grammar, provenance; and the checks that rest on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from absynth.errors import AbsynthError
 from absynth.grammar import Grammar
 
 FORMAT = 1
-_KEYS = {"checksum", "format", "grammar", "provenance", "sentences"}
+_KEYS = {"checksum", "content", "format", "grammar", "provenance", "sentences"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,14 @@ class Header:
         The language, None for imported corpora.
     provenance
         As in `Corpus`.
+    content
+        Hash of what follows, where nothing else would show a change (imported sentences as text); "" elsewhere.
     """
 
     sentences: int
     grammar: Grammar | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    content: str = ""
 
     @classmethod
     def of(cls, corpus: Corpus) -> Header:
@@ -44,6 +47,7 @@ class Header:
     def dump(self) -> str:
         """Return one line of JSON with the key "absynth" and a checksum of the rest."""
         body = {
+            "content": self.content,
             "format": FORMAT,
             "grammar": None if self.grammar is None else self.grammar.to_dict(),
             "provenance": dict(self.provenance),
@@ -65,11 +69,15 @@ class Header:
         if not isinstance(found, dict):
             raise AbsynthError(where, short(outer), 'a header of absynth: an object with the key "absynth"')
         if found.get("format") != FORMAT:
-            raise AbsynthError(f"{where}: format", short(found.get("format")), f"{FORMAT}, the format that this version reads")
+            raise AbsynthError(
+                f"{where}: format", short(found.get("format")), f"{FORMAT}, the format that this version reads"
+            )
         if set(found) != _KEYS or found["checksum"] != _checksum({k: v for k, v in found.items() if k != "checksum"}):
-            raise AbsynthError(f"{where}: checksum", short(found.get("checksum")), "a header that was not changed since it was written")
+            raise AbsynthError(
+                f"{where}: checksum", short(found.get("checksum")), "a header that was not changed since it was written"
+            )
         grammar = None if found["grammar"] is None else Grammar.from_dict(found["grammar"])
-        return cls(found["sentences"], grammar, found["provenance"])
+        return cls(found["sentences"], grammar, found["provenance"], found["content"])
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
@@ -96,7 +104,9 @@ def parse_json(text: str | bytes, where: str) -> Any:
 def check_count(header: Header, found: int, where: str) -> None:
     """Raise unless the file has as many sentences as its header says."""
     if found != header.sentences:
-        raise AbsynthError(where, f"{found} sentences", f"{header.sentences}, as the header says: the file is truncated or was changed")
+        raise AbsynthError(
+            where, f"{found} sentences", f"{header.sentences}, as the header says: the file is truncated or was changed"
+        )
 
 
 def generated(
@@ -122,10 +132,17 @@ def generated(
         expected = int(program.length[templates[row]])
         name = program.templates[int(templates[row])].name
         raise AbsynthError(
-            f"{where}: sentence {first + row + 1}", f"{int(offsets[row + 1] - offsets[row])} words", f"{expected} words, as in {name}"
+            f"{where}: sentence {first + row + 1}",
+            f"{int(offsets[row + 1] - offsets[row])} words",
+            f"{expected} words, as in {name}",
         )
     corpus = Corpus(
-        ids, offsets, header.grammar.vocabulary, grammar=header.grammar, templates=templates, provenance=header.provenance
+        ids,
+        offsets,
+        header.grammar.vocabulary,
+        grammar=header.grammar,
+        templates=templates,
+        provenance=header.provenance,
     )
     wrong = np.flatnonzero(corpus.entries < 0)
     if len(wrong):
@@ -133,8 +150,10 @@ def generated(
         row = int(np.searchsorted(offsets, token, side="right")) - 1
         category = program.lexicon.categories[program.category[corpus.slots[token]]]
         raise AbsynthError(
-            f"{where}: sentence {first + row + 1}", corpus.vocabulary[corpus.ids[token]], f"a {category} at word {token - int(offsets[row]) + 1}"
-        )  # fmt: skip
+            f"{where}: sentence {first + row + 1}",
+            corpus.vocabulary[corpus.ids[token]],
+            f"a {category} at word {token - int(offsets[row]) + 1}",
+        )
     return corpus
 
 
@@ -143,4 +162,11 @@ def empty(header: Header) -> Corpus:
     if header.grammar is None:
         return Corpus(np.zeros(0), np.zeros(1), (), provenance=header.provenance)
     none = np.zeros(0, np.int32)
-    return Corpus(none, np.zeros(1), header.grammar.vocabulary, grammar=header.grammar, templates=none, provenance=header.provenance)
+    return Corpus(
+        none,
+        np.zeros(1),
+        header.grammar.vocabulary,
+        grammar=header.grammar,
+        templates=none,
+        provenance=header.provenance,
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,30 @@ from absynth.formats.rendering import Renderer, render_all
 from absynth.grammar import Grammar
 from absynth.sentence import Sentence
 
+PART = 65_536
+"""Sentences of a part of `read_parts`."""
+
 
 def layout(sentence: Sentence) -> str:
     """Return a sentence as one line of JSON."""
     record: dict[str, Any] = {"tokens": sentence.tokens, "labels": sentence.labels, "heads": sentence.heads}
-    record |= {name: getattr(sentence, name) for name in ("tree", "logical_form", "complexity", "construction", "frame", "template")}
+    record |= {
+        name: getattr(sentence, name)
+        for name in ("tree", "logical_form", "complexity", "construction", "frame", "template")
+    }
     return json.dumps(record, ensure_ascii=False)
 
 
 def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
     """Write a header line and the sentences."""
     renderer = header.grammar and Renderer(header.grammar, layout, quoted=True)
+    if header.grammar is None:
+        parts = list(parts)
+        digest = hashlib.sha256()
+        for part in parts:
+            for line in render_all(part, layout, True):
+                digest.update(line.encode() + b"\n")
+        header = replace(header, content=digest.hexdigest()[:16])
     with path.open("w", encoding="utf-8", newline="\n") as out:
         out.write(header.dump() + "\n")
         for part in parts:
@@ -43,23 +58,37 @@ def read(path: Path) -> Corpus:
     AbsynthError
         With file and line, for anything that `write` would not have written.
     """
+    return Corpus.concatenate(list(read_parts(path)))
+
+
+def read_parts(path: Path) -> Iterator[Corpus]:
+    """Yield the sentences of a generated corpus some thousands at a time; an imported one is one part."""
     lines = read_lines(path)
-    header = _header(lines, path)
-    if header.grammar is not None:
-        parts = list(_generated(lines, header, header.grammar, path, 65_536))
-        return Corpus.concatenate(parts) if parts else empty(header)
-    builder = Builder()
+    header = Header.parse(next(lines, (1, ""))[1], f"{path}:1")
+    if header.grammar is None:
+        yield _imported(lines, header, path)
+    elif header.sentences == 0:
+        check_count(header, sum(1 for _ in lines), str(path))
+        yield empty(header)
+    else:
+        yield from _generated(lines, header, header.grammar, path, PART)
+
+
+def _imported(lines: Iterator[tuple[int, str]], header: Header, path: Path) -> Corpus:
+    builder, digest = Builder(), hashlib.sha256()
     for number, line in lines:
+        digest.update(line.encode() + b"\n")
         where = f"{path}:{number}"
         record = _record(line, where)
-        builder.add(where, record["tokens"], record["labels"], record["heads"], {k: record[k] for k in WHOLE if record.get(k)})
+        builder.add(
+            where, record["tokens"], record["labels"], record["heads"], {k: record[k] for k in WHOLE if record.get(k)}
+        )
     check_count(header, len(builder), str(path))
+    if digest.hexdigest()[:16] != header.content:
+        raise AbsynthError(
+            str(path), digest.hexdigest()[:16], f"content {header.content}, as the header says: the file was changed"
+        )
     return builder.corpus(header.provenance)
-
-
-def _header(lines: Iterator[tuple[int, str]], path: Path) -> Header:
-    first = next(lines, (1, ""))[1]
-    return Header.parse(first, f"{path}:1")
 
 
 def _record(line: str, where: str) -> dict[str, Any]:
@@ -75,11 +104,15 @@ def _record(line: str, where: str) -> dict[str, Any]:
             raise AbsynthError(f"{where}: labels.{short(key)}", short(values), "a list with one label per word")
     unknown = set(record) - {"tokens", "labels", "heads", *WHOLE}
     if unknown:
-        raise AbsynthError(f"{where}: {short(min(unknown))}", short(min(unknown)), f"one of tokens, labels, heads, {', '.join(WHOLE)}")
+        raise AbsynthError(
+            f"{where}: {short(min(unknown))}", short(min(unknown)), f"one of tokens, labels, heads, {', '.join(WHOLE)}"
+        )
     return record
 
 
-def _generated(lines: Iterator[tuple[int, str]], header: Header, grammar: Grammar, path: Path, chunk: int) -> Iterator[Corpus]:
+def _generated(
+    lines: Iterator[tuple[int, str]], header: Header, grammar: Grammar, path: Path, chunk: int
+) -> Iterator[Corpus]:
     """Yield the sentences of a grammar, `chunk` at a time; every line must be what the grammar says about its words."""
     index = {token: i for i, token in enumerate(grammar.vocabulary)}
     templates = {template.name: i for i, template in enumerate(grammar.templates)}
@@ -123,6 +156,10 @@ def _same(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:
         if key == "labels":
             for layer in {*value, *found[key]}:
                 if found[key].get(layer) != value.get(layer):
-                    raise AbsynthError(f"{where}: labels.{short(layer)}", short(found[key].get(layer)), f"{short(value.get(layer))}, as the grammar says")
+                    raise AbsynthError(
+                        f"{where}: labels.{short(layer)}",
+                        short(found[key].get(layer)),
+                        f"{short(value.get(layer))}, as the grammar says",
+                    )
         elif found.get(key) != value:
             raise AbsynthError(f"{where}: {key}", short(found.get(key)), f"{short(value)}, as the grammar says")

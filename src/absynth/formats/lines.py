@@ -26,10 +26,16 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if len(line) > LONGEST_LINE:
                     raise AbsynthError(f"{path}:{number}", f"more than {LONGEST_LINE:,} bytes", "a shorter line")
                 if not line.endswith(b"\n"):
-                    raise AbsynthError(f"{path}:{number}", "the end of the file", "a line end after the last line: the file is truncated")
+                    raise AbsynthError(
+                        f"{path}:{number}",
+                        "the end of the file",
+                        "a line end after the last line: the file is truncated",
+                    )
                 try:
                     yield number, line.decode("utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
-                    raise AbsynthError(f"{path}:{number}", f"byte {error.start + 1} of the line", "text in UTF-8") from error
+                    raise AbsynthError(
+                        f"{path}:{number}", f"byte {error.start + 1} of the line", "text in UTF-8"
+                    ) from error
     except OSError as error:
         raise AbsynthError(str(path), error.strerror, "a file that can be read") from error

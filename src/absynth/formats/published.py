@@ -1,8 +1,9 @@
 """The JSON of the published ABSynth, in and out: a list of records, or an object that holds one.
 
-A record is ``{"sentence": "noun1 TRANSITIVE_VERB8 noun2", "semantics": "∃e (Agent(e, noun1) ∧ Patient(e, noun2))"}``. Words say their
-category; upper-case names are the same categories. Semantics come in two dialects: roles only (as above), and with the events' predicates:
-``∃e (transitive_verb8(e) ∧ Agent(e, noun1))``. Structured semantics (``{"Agent": "noun1"}``) are read as well.
+A record is ``{"sentence": "noun1 TRANSITIVE_VERB8 noun2", "semantics": "∃e (Agent(e, noun1) ∧ Patient(e, noun2))"}``.
+Words say their category; upper-case names are the same categories. Semantics come in two dialects: roles only (as
+above), and with the events' predicates: ``∃e (transitive_verb8(e) ∧ Agent(e, noun1))``. Structured semantics
+(``{"Agent": "noun1"}``) are read as well.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from absynth.categories import CATEGORIES, LEVELS, ROLES
+from absynth.categories import CATEGORIES, LEVELS, MARKERS, ROLES
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.builder import Builder
@@ -23,6 +24,8 @@ from absynth.formats.header import Header, check_count, empty, generated, parse_
 from absynth.formats.rendering import Layout, Renderer, render_all
 from absynth.grammar import Grammar
 from absynth.sentence import Sentence
+
+_Rows = list[tuple[str, Any]]
 
 FORMS = ("list", "object")
 DIALECTS = ("roles", "events")
@@ -35,22 +38,31 @@ _ATOM = re.compile(r"\s*([^\s()∧&,]+)\s*\(([^()]*)\)\s*")
 # The files do not say the level of a sentence, but their nineteen category sequences have one each.
 _LEVELS_BY_SEQUENCE = {
     "simple": (
-        "noun intransitive_verb", "noun intransitive_verb adverb", "noun communication_verb result", "noun motion_verb preposition location",
-        "noun transitive_verb noun", "noun transitive_verb adjective noun", "adjective noun transitive_verb noun",
+        "noun intransitive_verb",
+        "noun intransitive_verb adverb",
+        "noun communication_verb result",
+        "noun motion_verb preposition location",
+        "noun transitive_verb noun",
+        "noun transitive_verb adjective noun",
+        "adjective noun transitive_verb noun",
         "noun transitive_verb noun preposition location",
     ),
     "medium": (
-        "noun transitive_verb noun preposition noun", "noun transitive_verb noun temporal noun intransitive_verb",
-        "noun motion_verb preposition location preposition noun", "noun communication_verb adjective result conjunction adjective result",
-        "temporal noun communication_verb result", "adjective adjective noun motion_verb preposition location",
+        "noun transitive_verb noun preposition noun",
+        "noun transitive_verb noun temporal noun intransitive_verb",
+        "noun motion_verb preposition location preposition noun",
+        "noun communication_verb adjective result conjunction adjective result",
+        "temporal noun communication_verb result",
+        "adjective adjective noun motion_verb preposition location",
         "noun transitive_verb noun conjunction noun",
     ),
     "complex": (
-        "conjunction noun motion_verb preposition location noun change_verb result", "noun transitive_verb noun motion_verb preposition location",
+        "conjunction noun motion_verb preposition location noun change_verb result",
+        "noun transitive_verb noun motion_verb preposition location",
         "noun transitive_verb noun preposition location conjunction intransitive_verb adverb",
         "temporal noun transitive_verb noun noun communication_verb result",
     ),
-}  # fmt: skip
+}
 _LEVEL_OF = {sequence: level for level, sequences in _LEVELS_BY_SEQUENCE.items() for sequence in sequences}
 
 
@@ -90,8 +102,8 @@ def write(parts: Iterable[Corpus], header: Header, path: Path, form: str = "obje
     Parameters
     ----------
     form
-        "list": exactly the published records. "object": ``{"absynth": header, "corpus": [...]}`` with complexity, frame, construction and template
-        in each record, from which `read` makes a corpus with its grammar.
+        "list": exactly the published records. "object": ``{"absynth": header, "corpus": [...]}`` with complexity,
+        frame, construction and template in each record, from which `read` makes a corpus with its grammar.
     dialect
         "roles" or "events".
     """
@@ -117,15 +129,15 @@ def write(parts: Iterable[Corpus], header: Header, path: Path, form: str = "obje
 def read(path: Path) -> Corpus:
     """Read a file of the published format, or one that `write` wrote.
 
-    Layers of an imported corpus: category and upos (where words say their category), role, and predicate (in the dialect with events). Where
-    every category sequence has its roles always in the same places, ``provenance["roles"]`` is "positional": the
-    roles carry no information beyond position.
+    Layers of an imported corpus: category and upos (where words say their category), role, and predicate (in the
+    dialect with events). Where every category sequence has its roles always in the same places,
+    ``provenance["roles"]`` is "positional": the roles carry no information beyond position.
 
     Raises
     ------
     AbsynthError
-        With file and line: for a file that is not complete JSON, a record without sentence, a word with an unknown category
-        among words with known ones, semantics that cannot be read or that name a word that the sentence does not have.
+        With file and line: for a file that is not complete JSON, a record without sentence, a word with an unknown
+        category among words with known ones, semantics that cannot be read or that name a word that is not there.
     """
     try:
         text = path.read_bytes().decode("utf-8")
@@ -136,13 +148,15 @@ def read(path: Path) -> Corpus:
         raise AbsynthError(f"{path}:{line}", f"byte {error.start}", "text in UTF-8") from error
     records = list(_records(text, path))
     header = next((record for where, record in records if where is None), None)
-    rows = [(where, record) for where, record in records if where is not None]
+    rows: _Rows = [(where, record) for where, record in records if where is not None]
+    provenance: Mapping[str, Any] = {}
     if header is not None:
         found = Header.parse(json.dumps({"absynth": header}), f"{path}: absynth")
         if found.grammar is not None:
             return _generated(rows, found, found.grammar, str(path))
         check_count(found, len(rows), str(path))
-    return _imported(rows, path, found.provenance if header is not None else {})
+        provenance = found.provenance
+    return _imported(rows, path, provenance)
 
 
 def _records(text: str, path: Path) -> Iterator[tuple[str | None, Any]]:
@@ -171,7 +185,9 @@ def _records(text: str, path: Path) -> Iterator[tuple[str | None, Any]]:
         for key, value in whole.items():
             yield f"{path}: record {short(key)}", value
         return
-    raise AbsynthError(str(path), f"keys {short(', '.join(map(str, whole)))}", f"records under one of the keys {', '.join(_RECORDS)}")
+    raise AbsynthError(
+        str(path), f"keys {short(', '.join(map(str, whole)))}", f"records under one of the keys {', '.join(_RECORDS)}"
+    )
 
 
 def _places(text: str, records: Sequence[Any], start: int, path: Path) -> Iterator[tuple[str, Any]]:
@@ -198,14 +214,14 @@ def _words(where: str, record: Any) -> list[str]:
     return words
 
 
-def _generated(rows: list[tuple[str | None, Any]], header: Header, grammar: Grammar, path: str) -> Corpus:
+def _generated(rows: _Rows, header: Header, grammar: Grammar, path: str) -> Corpus:
     check_count(header, len(rows), path)
     index = {token: i for i, token in enumerate(grammar.vocabulary)}
     templates = {template.name: i for i, template in enumerate(grammar.templates)}
     ids: list[int] = []
     ends, chosen = [0], []
     for where, record in rows:
-        for word in _words(str(where), record):
+        for word in _words(where, record):
             if not isinstance(word, str) or word not in index:
                 raise AbsynthError(f"{where}: sentence", short(word), "words of the grammar")
             ids.append(index[word])
@@ -220,26 +236,29 @@ def _generated(rows: list[tuple[str | None, Any]], header: Header, grammar: Gram
     expected = [render_all(corpus, _layout("object", dialect), True) for dialect in DIALECTS]
     for (where, record), *texts in zip(rows, *expected):
         if record not in [json.loads(text) for text in texts]:
-            raise AbsynthError(str(where), short(json.dumps(record, ensure_ascii=False), 120), "what the grammar says of these words")
+            raise AbsynthError(
+                where, short(json.dumps(record, ensure_ascii=False), 120), "what the grammar says of these words"
+            )
     return corpus
 
 
-def _imported(rows: list[tuple[str | None, Any]], path: Path, provenance: Mapping[str, Any]) -> Corpus:
-    sentences = [_words(str(where), record) for where, record in rows]
+def _imported(rows: _Rows, path: Path, provenance: Mapping[str, Any]) -> Corpus:
+    sentences = [_words(where, record) for where, record in rows]
     labelled = any(_category(word) for words in sentences for word in words)
     builder = Builder()
     patterns: dict[tuple[str | None, ...], set[tuple[str | None, ...]]] = {}
     ignored: set[str] = set()
-    for (place, record), words in zip(rows, sentences):
-        where = str(place)
+    for (where, record), words in zip(rows, sentences):
         labels: dict[str, list[str | None]] = {}
         whole: dict[str, str] = {}
         if labelled:
             categories = [_category(word) for word in words]
             for word, category in zip(words, categories):
                 if category is None:
-                    raise AbsynthError(f"{where}: sentence", short(word), "words that start with a category and end with a number")
-            labels["category"] = list(categories)
+                    raise AbsynthError(
+                        f"{where}: sentence", short(word), "words that start with a category and end with a number"
+                    )
+            labels["category"] = [CATEGORIES[category].label for category in categories if category]
             labels["upos"] = [CATEGORIES[category].upos for category in categories if category]
             if level := _LEVEL_OF.get(" ".join(map(str, categories))):
                 whole["complexity"] = level
@@ -256,19 +275,23 @@ def _imported(rows: list[tuple[str | None, Any]], path: Path, provenance: Mappin
                 whole[key] = record[key]
         if whole.get("complexity", LEVELS[0]) not in LEVELS:
             raise AbsynthError(f"{where}: complexity", short(whole["complexity"]), f"one of {', '.join(LEVELS)}")
-        ignored |= {short(key) for key in record} - _KNOWN
+        ignored |= set(record) - _KNOWN
         builder.add(where, words, labels, (), whole)
     facts: dict[str, Any] = {"imported": path.name, "format": "published", **provenance}
     if patterns:
         facts["roles"] = "positional" if all(len(found) == 1 for found in patterns.values()) else "annotated"
     if ignored:
-        facts["ignored_keys"] = sorted(ignored)
+        facts["ignored_keys"] = sorted(short(key) for key in ignored)
     return builder.corpus(facts)
 
 
 def _category(word: Any) -> str | None:
     """Return the category that a word names, in any case: "TRANSITIVE_VERB8", "noun12s"; None when it names none."""
-    match = _WORD.fullmatch(word) if isinstance(word, str) and len(word) < 200 else None
+    if not isinstance(word, str) or len(word) > 200:
+        return None
+    if word in MARKERS:
+        return word
+    match = _WORD.fullmatch(word)
     name = match[1].lower() if match else ""
     return name if name in CATEGORIES else None
 
@@ -290,7 +313,11 @@ def _roles(where: str, found: Any, words: Sequence[str]) -> tuple[list[str | Non
             continue
         at = next((i for i, word in enumerate(words) if word == arguments[-1] and roles[i] is None), None)
         if at is None:
-            raise AbsynthError(where, short(arguments[-1]), f"an argument of {short(functor)} that is a word of the sentence, once for each role")
+            raise AbsynthError(
+                where,
+                short(arguments[-1]),
+                f"an argument of {short(functor)} that is a word of the sentence, once for each role",
+            )
         roles[at] = next((role for role in ROLES if role.lower() == functor.lower()), functor)
         if len(arguments) == 2 and arguments[0] in events:
             predicates[at] = str(events[arguments[0]])

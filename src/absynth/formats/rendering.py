@@ -65,7 +65,10 @@ def _tables(grammar: Grammar, quoted: bool) -> dict[tuple[str, bool], list[str]]
     lexicon = grammar.lexicon
     columns: dict[str, list[str | None]] = {kind: [] for kind in _BY_ENTRY}
     for category, word, cell, token in zip(
-        lexicon.entry_category.tolist(), lexicon.entry_word.tolist(), lexicon.entry_cell.tolist(), lexicon.entry_token.tolist()
+        lexicon.entry_category.tolist(),
+        lexicon.entry_word.tolist(),
+        lexicon.entry_cell.tolist(),
+        lexicon.entry_token.tolist(),
     ):
         form = CATEGORIES[lexicon.categories[category]].cells[cell]
         columns["token"].append(lexicon.vocabulary[token])
@@ -89,16 +92,37 @@ def _outline(template: Template, grammar: Grammar) -> Sentence:
     n = len(template.slots)
     marks = {kind: [f"{_OPEN}{kind}:{slot}{_CLOSE}" for slot in range(n)] for kind in _BY_ENTRY}
     labels: dict[str, list[str | None]] = {}
-    for layer in ("category", "upos", "xpos", "lemma", "feats", "number", "tense", "role", "predicate", "frame", "cluster", "deprel"):
+    for layer in (
+        "category",
+        "upos",
+        "xpos",
+        "lemma",
+        "feats",
+        "number",
+        "tense",
+        "role",
+        "predicate",
+        "frame",
+        "cluster",
+        "deprel",
+    ):
         labels[layer] = list(marks[layer]) if layer in marks else list(template.labels[layer])
     clusters = dict(zip(grammar.lexicon.categories, grammar.lexicon.num_clusters))
-    labels["cluster"] = [mark if clusters[slot.category] > 1 else None for slot, mark in zip(template.slots, marks["cluster"])]
+    labels["cluster"] = [
+        mark if clusters[slot.category] > 1 else None for slot, mark in zip(template.slots, marks["cluster"])
+    ]
     return Sentence(
-        tokens=tuple(marks["token"]), labels=labels, heads=[slot.head + 1 for slot in template.slots],
-        deprels=[slot.deprel for slot in template.slots], tree=bracket(template.tree, marks["token"], marks["xpos"]),
+        tokens=tuple(marks["token"]),
+        labels=labels,
+        heads=[slot.head + 1 for slot in template.slots],
+        deprels=[slot.deprel for slot in template.slots],
+        tree=bracket(template.tree, marks["token"], marks["xpos"]),
         logical_form=Derivation(template, (), grammar.lexicon).logical_form(marks["lemma"], labels),
-        complexity=template.level, construction=template.construction, frame=template.frame, template=template.name,
-    )  # fmt: skip
+        complexity=template.level,
+        construction=template.construction,
+        frame=template.frame,
+        template=template.name,
+    )
 
 
 def render_all(corpus: Corpus, layout: Layout, quoted: bool, renderer: Renderer | None = None) -> Iterator[str]:

@@ -193,6 +193,41 @@ def findings(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two runs; or three and more seeds.")],
+    against: Annotated[list[Path] | None, typer.Option(help="Partners of the runs, in the same order.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what differs between runs, and whether the difference is clear of zero."""
+    from lmtrace.analysis.compare import compare as job
+    from lmtrace.records.run import open_run
+    from lmtrace.show.tables import findings_table
+
+    found = job([open_run(r) for r in runs], [open_run(r) for r in against] if against else None)
+    if as_json:
+        print_json([f.to_dict() for f in found])
+    else:
+        out().print(findings_table(found))
+
+
+@app.command()
+def replay(
+    run: RunFolder,
+    stop: Annotated[str, typer.Option(help="A rule: 'output.loss probe.accuracy[role]@final window=10 patience=2'.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a stop rule would have saved, and given up, on a finished run."""
+    from lmtrace.analysis.replay import replay as job
+    from lmtrace.records.run import open_run
+
+    found = job(open_run(run), stop).finding()
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        out().print(found.sentence, soft_wrap=True)
+
+
+@app.command()
 def export(
     run: RunFolder,
     to: Annotated[str, typer.Option("--to", help="parquet or csv.")] = "csv",
@@ -203,7 +238,7 @@ def export(
     from lmtrace.records.run import open_run
 
     path = output or run / f"records.{to}"
-    job(open_run(run), path, to=to)
+    job(open_run(run), path, to=to)  # pyright: ignore[reportArgumentType]  a wrong word is an error of ours
     out().print(f"Records: {path}", soft_wrap=True)
 
 

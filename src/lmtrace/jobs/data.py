@@ -36,13 +36,13 @@ class DataConfig(BaseModel):
 
     corpus: str = "absynth:small"
     panel: str | None = None
-    sentences: int = Field(50_000, ge=10)
+    sentences: int = Field(default=50_000, ge=10)
     seed: int = 0
-    panel_size: int = Field(512, ge=1)
-    panel_share: float = Field(0.05, gt=0, lt=0.5)
+    panel_size: int = Field(default=512, ge=1)
+    panel_share: float = Field(default=0.05, gt=0, lt=0.5)
     tokenizer: str = "auto"
-    vocabulary: int = Field(4000, ge=300)
-    max_length: int = Field(128, ge=4)
+    vocabulary: int = Field(default=4000, ge=300)
+    max_length: int = Field(default=128, ge=4)
     policy: Literal["last", "first", "mean"] = "last"
 
 

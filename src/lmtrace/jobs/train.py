@@ -40,24 +40,24 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    data: DataConfig = Field(default_factory=DataConfig)
+    data: DataConfig = Field(default_factory=lambda: DataConfig())
     run: str = "runs/train"
     model: str = "gpt2"
     size: str = "small"
     task: Task = "auto"
-    steps: int = Field(1000, ge=0)
-    batch_size: int = Field(64, ge=1)
-    accumulate: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-3, ge=0)
-    warmup: float = Field(0.05, ge=0, lt=1)
+    steps: int = Field(default=1000, ge=0)
+    batch_size: int = Field(default=64, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-3, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
     scheduler: str = "cosine"
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     signals: str = "standard"
-    every: int = Field(100, ge=1)
-    budget: float | None = Field(None, gt=0, lt=1)
-    save_every: int = Field(0, ge=0)
+    every: int = Field(default=100, ge=1)
+    budget: float | None = Field(default=None, gt=0, lt=1)
+    save_every: int = Field(default=0, ge=0)
     seed: int = 0
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     overwrite: bool = False
     resume: bool = False
 

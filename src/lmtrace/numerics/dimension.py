@@ -202,7 +202,8 @@ def gride(x: Points, scales: Sequence[int] = (1, 2, 4, 8, 16, 32)) -> Gride:
     if len(solved) < len(possible):
         problem = problem or "neighbours are equally far everywhere (a lattice)"
     columns = np.array(solved, dtype=np.float64).reshape(-1, 4).T
-    return Gride(columns[0].astype(np.int64), *columns[1:], len(neighbours.rows), problem)
+    order, value, stderr, distance = columns
+    return Gride(order.astype(np.int64), value, stderr, distance, len(neighbours.rows), problem)
 
 
 def _gride_scale(neighbours: Neighbours, s: int) -> tuple[float, float, float] | None:
@@ -228,7 +229,7 @@ def _gride_scale(neighbours: Neighbours, s: int) -> tuple[float, float, float] |
         low = high / 2
         while score(low) < 0:
             low /= 2
-        value = float(brentq(score, low, high, xtol=1e-12, rtol=1e-12))
+        value = float(brentq(score, low, high, xtol=1e-12))  # pyright: ignore[reportArgumentType]
     half = value * positive / 2
     curvature = float((positive**2 / (4 * np.sinh(half) ** 2)).sum()) + (n - len(positive)) / value**2
     information = n / value**2 + (s - 1) * curvature

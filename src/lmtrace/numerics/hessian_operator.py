@@ -59,7 +59,8 @@ class HessianOperator:
     num_products : int
         Products taken so far.
     step : float or None
-        Length of the step of central differences, once it is chosen.
+        Length of the step of central differences, once it is chosen; `uncertainty` is how much the product by which it
+        was chosen differs from that of a shorter step.
 
     Raises
     ------
@@ -91,6 +92,7 @@ class HessianOperator:
         self.size = end
         self.num_products = 0
         self.step: float | None = None
+        self.uncertainty = math.inf
         self.reason = ""
         self._fixed = method != "auto"
         self._graph: list[Tensor | None] = []
@@ -172,7 +174,7 @@ class HessianOperator:
             if disagreement <= GOOD_AGREEMENT:
                 break
             longer = product
-        self.step = best[1]
+        self.uncertainty, self.step = best[0], best[1]
         return best[2]
 
     def _difference(self, vector: Tensor, step: float, only: Collection[str] | None) -> Tensor:
@@ -220,7 +222,7 @@ class HessianOperator:
 
 
 def _trainable(params: Parameters) -> dict[str, Tensor]:
-    named = params.items() if isinstance(params, Mapping) else ((str(i), p) for i, p in enumerate(params))
+    named: Any = params.items() if isinstance(params, Mapping) else ((str(i), p) for i, p in enumerate(params))
     chosen: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, p in named:

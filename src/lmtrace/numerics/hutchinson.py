@@ -62,11 +62,11 @@ def quadratic_forms(
         Where a product is not finite.
     """
     generator = generator or default_generator()
-    dtype = dtype or getattr(product, "dtype", torch.float32)
+    kind: torch.dtype = dtype or getattr(product, "dtype", torch.float32)
     reduce = reduce or _total
     samples = []
     for _ in range(num_probes):
-        v = rademacher(size, generator, dtype, torch.device(device))
+        v = rademacher(size, generator, kind, torch.device(device))
         sums = reduce(v * product(v))
         if not np.all(np.isfinite(sums)):
             raise NotFiniteError("a Hessian-vector product is not finite")

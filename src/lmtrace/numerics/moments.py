@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.linalg.blas import dsyrk, ssyrk
+from scipy.linalg.blas import dsyrk, ssyrk  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 _BLOCK = 2048

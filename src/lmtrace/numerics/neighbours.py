@@ -61,7 +61,7 @@ class Neighbours:
 
 def as_points(x: np.ndarray | Tensor) -> Tensor:
     """Return `x` as a detached float32 or float64 tensor [n, d]; raise `DataError` where it is no such array."""
-    points = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
+    points = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x.detach()
     if points.ndim != 2:
         raise DataError(f"points must be an array [n, d], got shape {tuple(points.shape)}", "Pass one row per point")
     if points.is_complex():

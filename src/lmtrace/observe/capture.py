@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lmtrace.errors import ModelError
 from lmtrace.observe.forward import Forward, default_forward, device_of, eager_attention, inputs_of, logits_of
-from lmtrace.observe.interface import Needs, Signal
+from lmtrace.observe.interface import Batch, Needs, Signal
 from lmtrace.observe.sites import Site
 from lmtrace.text.panel import Panel, PanelBatch
 
@@ -156,7 +156,7 @@ def capture(
                     continue
                 start = time.perf_counter()
                 try:
-                    joined[i].add(panel_batch, signal.reduce(batch))
+                    joined[i].add(panel_batch, signal.reduce(cast(Batch, batch)))
                 except Exception as error:  # noqa: BLE001  the isolation boundary: one signal's failure is its own
                     result.failures[i] = error
                 seconds[i] += time.perf_counter() - start
@@ -202,7 +202,7 @@ class _Recorder:
         if side is None:
             raise ModelError(f"the model has a {stream} but the panel was not prepared for one")
         valid = mask.astype(bool)
-        rows = np.concatenate([np.arange(side.offsets[s], side.offsets[s + 1]) for s in sequences])
+        rows = np.concatenate([np.arange(int(side.offsets[s]), int(side.offsets[s + 1])) for s in sequences])
         return torch.as_tensor(rows, device=self.device), torch.as_tensor(valid, device=self.device)
 
     def _write(self, site: Site, hidden: Any) -> None:

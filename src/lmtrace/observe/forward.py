@@ -31,7 +31,7 @@ def objective_of(model: nn.Module) -> Objective:
 def _inner(model: nn.Module) -> nn.Module:
     """Return the model inside a PEFT-style wrapper, whose class tells the task."""
     base = getattr(model, "get_base_model", None)
-    return base() if callable(base) else model
+    return base() if callable(base) else model  # pyright: ignore[reportReturnType]
 
 
 def device_of(model: nn.Module) -> torch.device:

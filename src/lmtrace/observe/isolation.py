@@ -152,7 +152,7 @@ def _restore_generators(states: dict[str, Any]) -> None:
 
 def generator_fingerprint() -> tuple[bytes, ...]:
     """Return the state of the global generators, to tell whether somebody drew from them."""
-    numpy_state = np.random.get_state()  # noqa: NPY002
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002
     return (
         repr(random.getstate()).encode(),
         repr(numpy_state[0]).encode() + np.asarray(numpy_state[1]).tobytes() + repr(numpy_state[2:]).encode(),

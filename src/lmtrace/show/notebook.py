@@ -100,7 +100,7 @@ def _map(ax: Axes, series: Series) -> None:
     relative = np.isfinite(series.null).all(where=np.isfinite(series.values))
     shown = (series.values - series.null if relative else series.values).T
     reach = float(np.nanmax(np.abs(shown))) if np.isfinite(shown).any() else 1.0
-    limits = {"cmap": "RdBu", "vmin": -reach, "vmax": reach} if relative else {"cmap": "viridis"}
+    limits: Any = {"cmap": "RdBu", "vmin": -reach, "vmax": reach} if relative else {"cmap": "viridis"}
     image = ax.pcolormesh(
         np.arange(len(series.steps)), np.arange(len(series.sites)), shown, shading="nearest", **limits
     )

@@ -8,7 +8,8 @@ later word of an edge is the one that looks; others look from the dependent to i
 
 Arrays are heads x blocks. The scalars per block are means over heads, or, where one head is enough to do the job, the best
 head's; the null is the same statistic of a head that looks at everything alike, for `dependency_right` the neighbouring word.
-When it misleads: weight is not use (values and later blocks decide), and the best of many heads is a selected one.
+When it misleads: weight is not use (values and later blocks decide); the best of many heads is a selected one; a model trained on
+texts that repeat at a fixed distance can reach a high induction score by that distance alone.
 """
 
 from __future__ import annotations

@@ -131,6 +131,9 @@ class Curvature(Signal):
         vectors of P entries, 48 at most.
     density_probes, density_steps
         Start vectors and Lanczos steps of the density.
+    warm_start
+        Start from the eigenvectors of the measurement before: fewer products, but the number then depends, within the
+        tolerance, on what was measured before. Off, so that a checkpoint measured later gives the live run's numbers.
     """
 
     quantities: tuple[str, ...] = ("spectrum", "trace", "components", "alignment")
@@ -141,6 +144,7 @@ class Curvature(Signal):
     max_products: int = 60
     density_probes: int = 4
     density_steps: int = 40
+    warm_start: bool = False
 
     name = "curvature"
     stride = 5
@@ -198,7 +202,7 @@ class Curvature(Signal):
         work.remember()
 
     def _batch(self, view: View, **rest: Any) -> CurvatureBatch:
-        names = ("sequences", "top", "num_probes", "tolerance", "max_products")
+        names = ("sequences", "top", "num_probes", "tolerance", "max_products", "warm_start")
         return CurvatureBatch(view, **{name: getattr(self, name) for name in names}, **rest)
 
     def _spectrum(self, work: CurvatureBatch) -> Iterator[Record]:
@@ -254,15 +258,17 @@ class Curvature(Signal):
         operator, view = work.operator, work.view
         for name in [c for c in COMPONENTS if any(p.component == c for p in work.parts)]:
             chosen = [part for part in work.parts if part.component == name]
-            mask, only = work.mask(chosen), {part.parameter for part in chosen}
+            entries, only = work.entries(chosen), {part.parameter for part in chosen}
 
-            def block(v: Tensor, mask: Tensor = mask, only: set[str] = only) -> Tensor:
-                return operator(v, only).mul_(mask)
+            def block(v: Tensor, entries: Tensor = entries, only: set[str] = only) -> Tensor:
+                full = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
+                full[entries] = v
+                return operator(full, only)[entries]
 
-            start = random_start(operator.size, view.generator("lanczos"), operator.dtype, operator.device) * mask
+            start = random_start(len(entries), view.generator("lanczos"), operator.dtype, operator.device)
             found = lanczos(
-                block, start, tol=self.tolerance, smallest=False, max_products=self.max_products,
-                max_basis=20, generator=view.generator("fresh"),
+                block, start, tol=self.tolerance, smallest=False, max_products=self.max_products, max_basis=20,
+                generator=view.generator("fresh"),
             )  # fmt: skip
             yield self._or_missing(view, "component_lambda_max", found.largest, found.note, site=name, n=1)
 

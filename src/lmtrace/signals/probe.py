@@ -177,7 +177,7 @@ class Probe(Signal):
             x = view.words(site)
             bad = ~torch.isfinite(x).all(1)
             for task in tasks:
-                where = {"site": site, "label": task.label, "split": task.split}
+                where: dict[str, Any] = {"site": site, "label": task.label, "split": task.split}
                 if bool(bad[torch.as_tensor(task.rows, device=x.device)].any()):
                     yield self.record(view, "accuracy", **where, missing="activations that are not finite")
                     continue

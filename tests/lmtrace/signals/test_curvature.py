@@ -307,7 +307,7 @@ def test_wrong_parameters_are_named():
 
 @pytest.mark.parametrize("style", PANEL_STYLES)
 def test_every_quantity_exists_on_every_family(style, panel, tokenizer):
-    model = tiny(style, tokenizer, "2x32")
+    model = tiny(style, tokenizer, "2x32").eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     ids = torch.randint(4, len(tokenizer), (4, 7), generator=torch.Generator().manual_seed(0))
     model(input_ids=ids, labels=ids).loss.backward()

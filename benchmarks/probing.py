@@ -1,0 +1,121 @@
+"""Probes: the closed form on 20,000 x 256 rows, and the whole signal against the forward pass that it reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from benchmarks._timing import median, ratio
+from lmtrace.instrument import Instrument
+from lmtrace.numerics.probing import Design, fit
+from lmtrace.numerics.ridge import ridge
+from lmtrace.numerics.splits import sentence_split
+from lmtrace.observe.view import Measurement, MeasurementView
+from lmtrace.signals.probe import Probe
+from lmtrace.text.panel import Panel
+from lmtrace.text.sentences import AnnotatedSentence
+from lmtrace.text.tokenizer import WordTokenizer
+
+LAYERS = {"category": 20, "role": 16, "frame": 14, "deprel": 20, "number": 2}
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return the figures."""
+    return [*_closed_form(), *_signal()]
+
+
+def _closed_form(n: int = 20_000, d: int = 256, classes: int = 12) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    x = torch.as_tensor(rng.standard_normal((n, d))).float()
+    codes = (x.numpy() @ rng.standard_normal((d, classes))).argmax(1)
+    test = sentence_split(np.arange(n) // 10, 0)
+    target = torch.as_tensor(codes[~test])
+
+    def bare() -> None:
+        design = Design(x, test)
+        ridge(design.basis, design.class_means(target, classes))
+
+    shared = Design(x, test)
+
+    def again() -> None:
+        fit(shared, codes, test, classes, "ridge")
+
+    def whole() -> None:
+        fit(Design(x, test), codes, test, classes, "ridge")
+
+    def logistic() -> None:
+        fit(shared, codes, test, classes, "logistic")
+
+    def sklearn() -> None:
+        LogisticRegression(max_iter=50).fit(x[torch.as_tensor(~test)].numpy(), codes[~test])
+
+    again()
+    size = f"{n:,} x {d}, {classes} classes"
+    return [
+        {"name": "closed form, 17 penalties", "value": 1e3 * median(bare), "unit": "ms", "note": size},
+        {"name": "closed form, scored and calibrated", "value": 1e3 * median(whole), "unit": "ms", "note": size},
+        {"name": "one more layer on the same Gram", "value": 1e3 * median(again), "unit": "ms", "note": size},
+        {"name": "logistic (L-BFGS)", "value": 1e3 * median(logistic, 3), "unit": "ms", "note": size},
+        {"name": "scikit-learn", "value": 1e3 * median(sklearn, 1, 0), "unit": "ms", "note": size},
+    ]
+
+
+def _signal() -> list[dict[str, Any]]:
+    result = []
+    for words in (7, 15):
+        panel, model = _panel(words), _model()
+        for name, signal, bound in (
+            ("probe signal, default", Probe(), ""),
+            ("probe signal, 5 layers", Probe(labels=tuple(LAYERS), split="sentence"), ""),
+        ):
+            forward, measure = _parts(signal, model, panel)
+            value = ratio(measure, forward, repeats=5)
+            note = f"6 sites, {panel.num_words:,} words in 512 sentences, 4 layers x 256"
+            result.append({"name": name, "value": value, "unit": "forwards", "bound": bound, "note": note})
+    return result
+
+
+def _parts(signal: Probe, model: torch.nn.Module, panel: Panel) -> tuple[Any, Any]:
+    instrument = Instrument(model, panel, [signal], None, on_error="raise")
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return instrument._capture([0], 0, [])
+
+    captured = forward()
+
+    def measure() -> None:
+        measurement = Measurement(0, model, instrument.panel, instrument.known_sites, captured, 0, None)
+        view = MeasurementView(measurement, signal, 0, signal.needs(instrument.panel), {})
+        for _ in signal.measure(view):
+            pass
+
+    return forward, measure
+
+
+def _panel(mean_words: int, num_types: int = 2000) -> Panel:
+    rng = np.random.default_rng(0)
+    p = 1 / np.arange(1, num_types + 1)
+    kinds = {layer: rng.integers(count, size=num_types) for layer, count in LAYERS.items()}
+    sentences = []
+    for _ in range(512):
+        types = rng.choice(num_types, rng.integers(mean_words - 3, mean_words + 4), p=p / p.sum())
+        labels = {
+            layer: tuple(None if layer in ("role", "number") and t % 2 else f"{layer}{of[t]}" for t in types)
+            for layer, of in kinds.items()
+        }
+        sentences.append(AnnotatedSentence(tokens=tuple(f"w{t}" for t in types), labels=labels))
+    tokenizer = WordTokenizer.from_words([f"w{t}" for t in range(num_types)])
+    return Panel.from_annotated(sentences, tokenizer, size=512, seed=0)
+
+
+def _model() -> torch.nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=2010, n_positions=64, n_embd=256, n_layer=4, n_head=4, bos_token_id=1, eos_token_id=2
+    )
+    return GPT2LMHeadModel(config).eval()
