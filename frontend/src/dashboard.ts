@@ -142,7 +142,7 @@ export function receive(delta: Delta) {
   };
   for (const row of delta.rows ?? []) {
     const s = series(row.key, row.sites);
-    if (row.sites.length === s.sites.length && row.sites.every((site, i) => site === s.sites[i])) { append(s, row.step, row); continue; }
+    if (row.sites.length === s.sites.length && row.sites.every((site, i) => site === s.sites[i])) { append(s, row.step, row); fresh ||= s.rows === 2; continue; }
     if (row.sites.some((site) => !s.sites.includes(site))) { void open(); return; }
     const sort = <T>(values: T[]): (T | null)[] => s.sites.map((site) => { const at = row.sites.indexOf(site); return at < 0 ? null : values[at]!; });
     append(s, row.step, { values: sort(row.values), stderr: sort(row.stderr), null: sort(row.null), n: sort(row.n), missing: sort(row.missing) });

@@ -131,7 +131,7 @@ export class Figure {
       const table = h("table", {}, h("caption", {}, title + (keep.length < rows.length ? ` (${keep.length} of ${rows.length} rows; CSV has all)` : "")));
       table.append(h("thead", {}, h("tr", {}, ...head.map((c) => h("th", { scope: "col" }, c)))));
       table.append(h("tbody", {}, ...keep.map((row) => h("tr", {}, ...row.map((v, c) => (c ? h("td", {}, cell(v)) : h("th", { scope: "row" }, cell(v))))))));
-      out.push(h("div", { class: "table", tabindex: "0", role: "region", "aria-label": `Numbers: ${title}` }, table));
+      out.push(h("div", { class: "table", tabindex: "0", role: "group", "aria-label": `Numbers: ${title}` }, table));
     });
     return out;
   }

@@ -35,7 +35,7 @@ export function page(runs: Run[], extra: { side?: HTMLElement; live?: boolean } 
   const links = [...main.querySelectorAll("section")].map((s) => h("a", { href: `#${s.id}` }, ROMAN[s.id] ?? s.querySelector("h2")!.textContent!));
   const nav = h("nav", { "aria-label": "Sections" }, ...(extra.side ? [extra.side] : []), h("div", { class: "links" }, ...links));
   const old = document.getElementById("app")!, y = scrollY;
-  old.replaceChildren(bar(runs), h("div", { class: extra.side ? "layout with-runs" : "layout" }, nav, main), replay());
+  old.replaceChildren(bar(runs), h("div", { class: extra.side ? "layout with-runs" : "layout" }, nav, main), ...(extra.live || runs.some((r) => r.series.some((s) => s.rows > 1)) ? [replay()] : []));
   if (extra.live) scrollTo(0, y);
   spy(links, [...main.querySelectorAll("section")]);
   document.title = `${runs.map((r) => r.name).join(", ")} · TRACE`;
@@ -82,7 +82,8 @@ function tiles(runs: Run[], list: HTMLElement) {
     if (top) out.push([`Best probe: ${top.label}`, number(top.v, 3), Number.isFinite(top.null_) ? `majority ${number(top.null_)}` : ""]);
   }
   const tokens = find("train", "tokens_seen");
-  if (tokens) out.push(["Tokens seen", short(tokens.values.at(tokens.rows - 1, 0)), ""]);
+  // Tokens come with the payload, not with live numbers: an old count is not shown beside a new step.
+  if (tokens && (!panel || tokens.steps[tokens.rows - 1]! >= panel.steps[panel.rows - 1]!)) out.push(["Tokens seen", short(tokens.values.at(tokens.rows - 1, 0)), ""]);
   list.replaceChildren(...out.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, ...(note ? [h("small", {}, note)] : [])))));
 }
 

@@ -22,7 +22,7 @@ export function costSection(runs: Run[], all: Series[]): HTMLElement | null {
     if (field.unit === "seconds") {
       const whole = own.filter((s) => /^(all|total)$/.test(s.label ?? "all")), rows = own.filter((s) => !whole.includes(s) || whole.length === own.length).map((s) => [name(s) || "all", sum(s)] as const).sort((a, b) => b[1] - a[1]);
       const total = (whole.length ? whole.map(sum) : rows.map((r) => r[1])).reduce((a, v) => a + v, 0);
-      figures.push(h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Time by signal" }, h("table", {}, h("caption", {}, "Time by signal, whole run"),
+      figures.push(h("div", { class: "table", tabindex: "0", role: "group", "aria-label": "Time by signal" }, h("table", {}, h("caption", {}, "Time by signal, whole run"),
         h("thead", {}, h("tr", {}, ...["signal", "seconds", "share of the measuring"].map((c) => h("th", { scope: "col" }, c)))),
         h("tbody", {}, ...rows.map(([n, t]) => h("tr", {}, h("th", { scope: "row" }, n), h("td", {}, number(t)), h("td", {}, `${number((100 * t) / (total || 1), 2)} %`)))))));
     }

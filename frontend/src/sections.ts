@@ -1,13 +1,14 @@
 // The order in which a reader needs it: verdicts, loss, when, where, then every signal, costs, provenance.
 
 import { category, depth, theme } from "./color";
-import { Curves, lastFinite, Level, Line } from "./curves";
+import { Curves, CurveSpec, lastFinite, Level, Line } from "./curves";
 import { Arrays, join, labelLayer, labelName, labelValue, Run, Series, siteName } from "./data";
 import { byOnset, emergences, findingCards } from "./findings";
 import { Facet, Figure, FigureSpec, h } from "./figure";
 import { Heat, heatScale, HeatScale, paintBar } from "./heat";
 import { limits, Matrix, Ridges } from "./arrays";
 import { Profiles } from "./profiles";
+import { Dots } from "./dots";
 import { errorSection } from "./errors";
 import { costSection, provenance } from "./provenance";
 import { state } from "./state";
@@ -77,7 +78,7 @@ function lossSection(runs: Run[], all: Series[]): HTMLElement | null {
     const name = labelValue(s.label ?? s.split), v = s.values.at(s.rows - 1, 0);
     if (!(typeof floor === "number" && Math.abs(v - floor) < 0.01) && v === v) levels.push({ name, value: v });
   }
-  const facet: Facet = { title: "", plot: () => new Curves({ label: "Loss over the training steps", lines, levels, low: null, high: null, unit: "nats", height: 340 }) };
+  const facet: Facet = { title: "", plot: () => draw({ label: "Loss over the training steps", lines, levels, low: null, high: null, unit: "nats", height: 340 }) };
   const note = [thinned(lines.map((l) => l.series)), levels.length ? "Dashed: simpler predictors on the same panel, and the floor." : "", "Bands are two standard errors, here and in every figure."].filter(Boolean).join(" ");
   const small: FigureSpec[] = [];
   for (const metric of [...new Set(all.filter((s) => s.signal === "train" && s.metric !== "loss" && s.metric !== "tokens_seen" && s.metric !== "wall_time").map((s) => s.metric))]) {
@@ -87,6 +88,10 @@ function lossSection(runs: Run[], all: Series[]): HTMLElement | null {
   const main = new Figure({ id: "loss-figure", title: "Loss per token", meaning: "In nats: 0 would be perfect foresight, the floor is what the language allows.", note, wide: true, facets: [facet] });
   return section("loss", "Loss", "", main.el, small.length ? grid(small) : null);
 }
+
+/** One measurement has no curve: it is drawn as dots. */
+const once = (spec: CurveSpec) => spec.lines.every((l) => l.series.rows <= 1);
+const draw = (spec: CurveSpec): Curves | Dots => (once(spec) ? new Dots(spec) : new Curves(spec));
 
 function thinned(series: Series[]): string {
   const most = series.reduce((a, s) => (s.total > a.total ? s : a), series[0]!);
@@ -138,6 +143,7 @@ const columnsFor = (n: number) => (n === 2 || n === 4 ? 2 : 3);
 function mapSection(runs: Run[], all: Series[]): HTMLElement | null {
   const maps = all.filter((s) => s.sites.length > 1 && s.rows && !HIDDEN.has(s.signal));
   const rank = new Map(CHAPTERS.flatMap((c) => c.signals).map((name, i) => [name, i]));
+  if (maps.every((s) => s.rows <= 1)) return null;
   const signals = [...new Set(maps.map((s) => s.signal))].sort((a, b) => (rank.get(a) ?? 99) - (rank.get(b) ?? 99));
   const shown: FigureSpec[] = [], more: FigureSpec[] = [];
   for (const signal of signals) {
@@ -156,9 +162,9 @@ function heatFigure(runs: Run[], group: Series[], id = "map", names: ((s: Series
   const { field, signal, metric } = group[0]!, name = names ?? ((s: Series) => facetName(s, group, runs));
   return ({
     id: `${id}-${slug(`${signal}-${metric}`)}`, title: field.title + splitOf(group) + (names && group[0]!.label ? ", all labels" : ""), meaning: field.meaning, columns: names ? 2 : columnsFor(group.length),
-    note: [group.every((s) => !s.null.empty) ? `Colour is the distance from the null${field.null ? `: ${field.null}` : ""}.` : "", thinned(group)].filter(Boolean).join(" "),
-    bar: (p, x, y, w) => paintBar(p, x, y, w, current(), field.unit, theme()),
-    facets: group.map((s) => ({ title: name(s), plot: () => new Heat(s, [field.title, name(s), names ? "value by step" : "site by step"].filter(Boolean).join(", "), current) })),
+    note: [group.every((s) => !s.null.empty && s.rows > 1) ? `Colour is the distance from the null${field.null ? `: ${field.null}` : ""}.` : "", thinned(group)].filter(Boolean).join(" "),
+    bar: group.every((s) => s.rows <= 1) ? undefined : (p, x, y, w) => paintBar(p, x, y, w, current(), field.unit, theme()),
+    facets: group.map((s) => ({ title: name(s), plot: () => s.rows <= 1 && s.parts ? new Dots({ label: [field.title, name(s)].join(", "), lines: s.parts.map(({ series, col }, i) => ({ series, col, name: s.sites[i]!, color: (t) => category(0, t.dark) })), levels: [], low: field.low, high: field.high, unit: field.unit }) : new Heat(s, [field.title, name(s), names ? "value by step" : "site by step"].filter(Boolean).join(", "), current) })),
   });
 }
 
@@ -260,7 +266,7 @@ function curveFigure(runs: Run[], group: Series[], own: Series[]): FigureSpec {
       facets.push({ title, lines: layer.map((s, i) => ({ series: s, col: 0, name: variants ? labelValue(s.split) : s.label !== null || layer.length > 1 ? labelValue(s.label) : "", color: (t) => category(i, t.dark), band: true })), levels: commonNull(layer) });
     }
   }
-  let plots: Curves[] = [];
+  let plots: (Curves | Dots)[] = [];
   const share = () => {
     const ranges = plots.map((p) => p.range());
     const low = Math.min(...ranges.map((r) => r[0])), high = Math.max(...ranges.map((r) => r[1]));
@@ -276,7 +282,7 @@ function curveFigure(runs: Run[], group: Series[], own: Series[]): FigureSpec {
     facets: facets.map((f, i) => ({
       title: facets.length > 1 || (!nested && f.title) ? f.title : "",
       plot: () => {
-        const plot = new Curves({ label: [field.title, f.title].filter(Boolean).join(", "), lines: f.lines, levels: f.levels, low: field.low, high: field.high, unit: field.unit });
+        const plot = draw({ label: [field.title, f.title].filter(Boolean).join(", "), lines: f.lines, levels: f.levels, low: field.low, high: field.high, unit: field.unit });
         plots.push(plot);
         if (i === facets.length - 1) share();
         return plot;
@@ -302,7 +308,7 @@ function arrayFigures(runs: Run[], own: Arrays[]): FigureSpec[] {
     const title = (a: Arrays) => [several ? a.field.title.replace(/, per head$/, "") : "", name(a)].filter(Boolean).join(" · ");
     out.push(({
       id: `array-${slug(several ? `${signal}-${field.axis}-${field.unit}` : `${signal}-${metric}`)}`, title: several ? `Every ${field.axis.split(",")[0]!.trim() || signal}` : field.title, meaning: several ? "" : field.meaning, columns: 3, wide: several,
-      note: what === "ridges" ? "One ridge per shown step, the untrained model at the bottom; height is the logarithm of the density." : "",
+      note: what === "ridges" && shown.some((a) => a.frames.length > 1) ? "One ridge per shown step, the untrained model at the bottom; height is the logarithm of the density." : "",
       bar: what === "matrix" ? (p, x, y, w) => paintBar(p, x, y, w, { ...scale, middle: null, relative: false, flip: false }, field.unit, theme()) : undefined,
       facets: shown.map((a) => ({ title: title(a), plot: () => (what === "matrix" ? new Matrix(a, [a.field.title, name(a)].filter(Boolean).join(", "), scale) : what === "ridges" ? new Ridges(a, `${field.title}, ${name(a)}`) : new Profiles(a, `${field.title}, ${name(a)}`)) })),
     }));

@@ -464,6 +464,12 @@ class Run:
 
         return findings(self)
 
+    def plot(self, signal: str, metric: str | None = None, **options: Any) -> Any:
+        """Draw one series with Matplotlib and return its axes; see `lmtrace.show.notebook.plot`."""
+        from lmtrace.show.notebook import plot  # show reads runs, so it cannot be imported before them
+
+        return plot(self, signal, metric, **options)
+
     def __repr__(self) -> str:
         steps = self.steps
         reach = f"{len(steps)} measurements, steps {steps[0]} to {steps[-1]}" if len(steps) else "no measurement yet"

@@ -15,6 +15,7 @@ import pytest
 
 from lmtrace.errors import ConfigError, RunError
 from lmtrace.records.run import Run
+from lmtrace.records.store import RunWriter
 from lmtrace.show.dashboard import dashboard, host_name, is_local, serve
 from lmtrace.show.library import Library
 from lmtrace.show.pack import unpack
@@ -263,6 +264,28 @@ def test_the_live_page_follows_a_training(
         assert found == []
         assert seen.problems == []
         assert seen.outside() == []
+
+
+@pytest.mark.browser
+def test_the_live_page_forgets_what_a_resume_replaced(
+    tmp_path: Path, serving: Serving, visit: Callable[..., Any]
+) -> None:
+    write_example(tmp_path / "live", num_steps=1_000)
+    steps = "window.lmtrace.runs[0].series.find(s => s.signal == 'probe' && s.label == 'role').steps"
+    with serving(dashboard(tmp_path)) as address:
+        seen = visit()
+        page = seen.open(address)
+        assert page.evaluate(f"{steps}.at(-1)") == 1_000
+        writer = RunWriter.resume(tmp_path / "live", 500)
+        measure(writer, 600, 100, 4, np.random.default_rng(0), 10_000)
+        for _ in range(100):
+            page.wait_for_timeout(100)
+            if page.evaluate(f"{steps}.at(-1)") == 600:
+                break
+        assert page.evaluate(f"[...{steps}]") == [0, 100, 200, 300, 400, 500, 600]
+        writer.finish()
+        page.wait_for_selector(".hero .status.finished")
+        assert seen.problems == []
 
 
 @pytest.mark.browser

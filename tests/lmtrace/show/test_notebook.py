@@ -47,7 +47,7 @@ def test_a_map_shows_the_distance_from_the_null(run: Run) -> None:
 
 
 def test_training_scalars_are_drawn_by_name(run: Run) -> None:
-    ax = plot(run, "loss")
+    ax = run.plot("loss")
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), run.scalars("loss")[1])
     assert ax.get_ylabel() == "nats"
 

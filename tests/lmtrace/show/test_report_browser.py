@@ -11,7 +11,7 @@ from lmtrace.records.run import open_run
 from lmtrace.records.schema import RunHeader
 from lmtrace.records.store import RunWriter
 from lmtrace.show.report import write_report
-from reference.example_run import write_example
+from reference.example_run import header, records, write_example
 
 pytestmark = pytest.mark.browser
 
@@ -203,7 +203,8 @@ def test_axe_finds_nothing(
 ) -> None:
     page = visit(width, 900, theme).open(report)
     draw_all(page)
-    page.locator("#curves-pairs-accuracy-values").get_by_role("button", name="Table: show the numbers").click()
+    page.evaluate("document.querySelectorAll('.tools button[aria-expanded=false]').forEach(b => b.click())")
+    assert page.locator("figure table").count() == page.locator("figure .plot").count()
     page.evaluate(axe)
     found = page.evaluate(AXE)
     assert found == []
@@ -273,6 +274,27 @@ def test_runs_with_next_to_nothing_in_them(tmp_path: Path, visit: Callable[..., 
     page = seen.open(write_report(open_run(tmp_path / "run"), tmp_path / "r.html", [[]]).as_uri())
     sections = page.eval_on_selector_all("main > section", "all => all.map(s => s.id)")
     assert sections == (["loss", "provenance"] if steps else ["provenance"])
+    assert seen.problems == []
+
+
+def test_one_measurement_is_drawn_as_dots(tmp_path: Path, visit: Callable[..., Any], axe: str) -> None:
+    with RunWriter.create(tmp_path / "run", header(4, 0, "checkpoint")) as writer:
+        writer.write(5_000, list(records(5_000, 4, np.random.default_rng(0), 5_000)))
+    seen = visit()
+    page = seen.open(write_report(open_run(tmp_path / "run"), tmp_path / "r.html", [[]]).as_uri())
+    draw_all(page)
+    assert "maps" not in page.eval_on_selector_all("main > section", "all => all.map(s => s.id)")
+    assert page.locator(".replay").count() == 0
+    assert [label for label, share in page.evaluate(INK) if share < 0.002] == []
+    page.locator("#curves-probe-accuracy .plot").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert "5,000" in page.locator("dialog.record").inner_text()
+    page.keyboard.press("Escape")
+    page.locator("#loss-figure").get_by_role("button", name="Table: show the numbers").click()
+    assert "floor" in page.locator("#loss-figure table").inner_text()
+    page.evaluate(axe)
+    assert page.evaluate(AXE) == []
     assert seen.problems == []
 
 
