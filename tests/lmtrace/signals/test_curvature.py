@@ -223,12 +223,12 @@ def test_density_describes_the_dense_spectrum(problem):
 def test_the_next_measurement_starts_from_this_one(problem, monkeypatch):
     model, loss, _, dense, _ = problem
     view = FakeView(model, loss)
-    first = measure(view, quantities=("spectrum",), tolerance=0.01, max_products=300)
+    first = measure(view, quantities=("spectrum",), tolerance=0.01, max_products=300, warm_start=True)
     assert view.memory["start"].dtype == torch.float16
     assert view.memory["start"].numel() == len(dense)
     calls = []
     monkeypatch.setattr("lmtrace.observe.curvature.warm_start", lambda v, g: calls.append(v) or v[0])
-    second = measure(view, quantities=("spectrum",), tolerance=0.01, max_products=300)
+    second = measure(view, quantities=("spectrum",), tolerance=0.01, max_products=300, warm_start=True)
     assert len(calls) == 1
     key = ("lambda_max", None, None)
     assert second[key].value == pytest.approx(first[key].value, rel=1e-3)
@@ -330,7 +330,7 @@ def test_every_quantity_exists_on_every_family(style, panel, tokenizer):
 
 def test_a_plain_module_inside_a_run(panel, tokenizer):
     model = PlainModel(len(tokenizer))
-    instrument = Instrument(model, panel, [Curvature(sequences=4, num_probes=2, tolerance=0.3)], on_error="raise")
+    instrument = Instrument(model, panel, [Curvature(sequences=4, num_probes=2, tolerance=0.3, warm_start=True)], on_error="raise")
     records = [r for r in instrument.measure(0) if r.signal == "curvature"]
     assert {r.site for r in records if r.metric == "component_trace"} == {
         "embedding", "attention.q", "attention.k", "attention.v", "attention.o", "mlp", "norm",
