@@ -98,6 +98,7 @@ async function open() {
   if (!answer || mine !== turn) { if (!answer) shown = ""; return; }
   runs = decode(await inflate(new Uint8Array(await answer.arrayBuffer())));
   runs.forEach((r) => { if (r.id !== "." || !r.name) r.name = r.id === "." ? r.name : r.id; });
+  for (const run of runs) run.waiting = true;
   window.lmtrace.runs = runs;
   state.time = null;
   page(runs, { side: list, live: true });
@@ -106,8 +107,9 @@ async function open() {
   const found = await ask(`/api/findings?${query}`);
   if (!found || mine !== turn) return;
   const byRun = (await found.json()) as Record<string, Run["findings"]>;
-  for (const run of runs) run.findings = byRun[run.id] ?? [];
-  if (runs.some((r) => r.findings.length)) { page(runs, { side: list, live: true }); setReady(true); }
+  for (const run of runs) { run.findings = byRun[run.id] ?? []; run.waiting = false; }
+  page(runs, { side: list, live: true });
+  setReady(true);
 }
 
 function follow() {

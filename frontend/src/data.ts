@@ -52,7 +52,7 @@ export interface Event { step: number; kind: string; text: string; data: Record<
 
 export interface Run {
   id: string; cursor: number; name: string; header: Record<string, any>; fields: Record<string, Record<string, Field>>;
-  findings: Finding[]; events: Event[]; series: Series[]; arrays: Arrays[];
+  findings: Finding[]; /** The dashboard is still waiting for them. */ waiting?: boolean; events: Event[]; series: Series[]; arrays: Arrays[];
 }
 
 class JoinedGrid extends Grid {

@@ -34,9 +34,13 @@ export function page(runs: Run[], extra: { side?: HTMLElement; live?: boolean } 
   for (const s of sections(runs)) main.append(s);
   const links = [...main.querySelectorAll("section")].map((s) => h("a", { href: `#${s.id}` }, ROMAN[s.id] ?? s.querySelector("h2")!.textContent!));
   const nav = h("nav", { "aria-label": "Sections" }, ...(extra.side ? [extra.side] : []), h("div", { class: "links" }, ...links));
-  const old = document.getElementById("app")!, y = scrollY;
+  const old = document.getElementById("app")!;
+  // What is being read stays where it is when the page is made anew.
+  const anchor = extra.live ? [...document.querySelectorAll("main > section")].find((s) => s.getBoundingClientRect().bottom > 90) : undefined;
+  const offset = scrollY > 0 ? anchor?.getBoundingClientRect().top : undefined;
   old.replaceChildren(bar(runs), h("div", { class: extra.side ? "layout with-runs" : "layout" }, nav, main), ...(extra.live || runs.some((r) => r.series.some((s) => s.rows > 1)) ? [replay()] : []));
-  if (extra.live) scrollTo(0, y);
+  const same = offset !== undefined ? document.getElementById(anchor!.id) : null;
+  if (same) scrollBy({ top: same.getBoundingClientRect().top - offset!, behavior: "instant" });
   spy(links, [...main.querySelectorAll("section")]);
   document.title = `${runs.map((r) => r.name).join(", ")} · TRACE`;
 }

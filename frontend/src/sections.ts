@@ -54,7 +54,7 @@ export const capital = (text: string) => text.charAt(0).toUpperCase() + text.sli
 function verdicts(runs: Run[]): HTMLElement | null {
   const parts: Node[] = [];
   for (const run of runs) {
-    const cards = findingCards(run);
+    const cards = findingCards(run) ?? (run.waiting === undefined ? null : h("p", { class: "note" }, run.waiting ? "Looking for what emerged…" : "No findings yet: too few measurements, or nothing to compare with its null."));
     if (!cards) continue;
     if (runs.length > 1) parts.push(h("h3", { class: "whose" }, run.name));
     parts.push(cards);
