@@ -9,19 +9,19 @@ from lmtrace.jobs.data import DataConfig
 from lmtrace.jobs.train import TrainConfig, train
 from lmtrace.records.run import Run
 
-STEPS = 1500
+STEPS = 1200
 
 
 def demo_config(run: str | Path = "runs/demo", steps: int = STEPS, seed: int = 0) -> TrainConfig:
-    """Return the settings of the demonstration: a four-block GPT-2 of width 128 on the small language."""
+    """Return the settings of the demonstration: a four-block GPT-2 of width 96 on the small language."""
     return TrainConfig(
-        data=DataConfig(corpus="absynth:small", sentences=100_000, seed=seed),
+        data=DataConfig(corpus="absynth:small", sentences=80_000, seed=seed),
         run=str(run),
         model="gpt2",
-        size="small",
+        size="4x96",
         steps=steps,
         batch_size=64,
-        learning_rate=3e-3,
+        learning_rate=4e-3,
         signals="full",
         every=max(1, steps // 15),
         seed=seed,
