@@ -42,8 +42,8 @@ DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "numb
 NUM_DEFAULT = 4
 """More would cost more than half of the panel's forward pass on short sentences."""
 
-LEXICAL_LAYERS = ("category", "upos", "xpos")
-"""Layers that are (nearly) a function of the word type: judged under both splits."""
+LEXICAL_LAYERS = ("category", "upos", "xpos", "deprel")
+"""Layers that the word type decides wholly or in large part: judged under both splits."""
 
 EMBED = "embed"
 
