@@ -15,7 +15,7 @@ STEPS = 1200
 def demo_config(run: str | Path = "runs/demo", steps: int = STEPS, seed: int = 0) -> TrainConfig:
     """Return the settings of the demonstration: a four-block GPT-2 of width 96 on the small language."""
     return TrainConfig(
-        data=DataConfig(corpus="absynth:small", sentences=80_000, seed=seed),
+        data=DataConfig(corpus="absynth:tiny", sentences=60_000, seed=seed),
         run=str(run),
         model="gpt2",
         size="4x96",
