@@ -10,6 +10,8 @@ from lmtrace.jobs.train import TrainConfig, train
 from lmtrace.records.run import Run
 
 STEPS = 1200
+MEASURED = (5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1000, 1200)
+"""Dense where a small model learns most, so that onsets are known to a few steps."""
 
 
 def demo_config(run: str | Path = "runs/demo", steps: int = STEPS, seed: int = 0) -> TrainConfig:
@@ -23,7 +25,7 @@ def demo_config(run: str | Path = "runs/demo", steps: int = STEPS, seed: int = 0
         batch_size=64,
         learning_rate=4e-3,
         signals="full",
-        every=max(1, steps // 15),
+        every=sorted({max(1, round(step * steps / STEPS)) for step in MEASURED}),
         seed=seed,
         overwrite=True,
     )

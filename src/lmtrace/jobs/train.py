@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -53,7 +53,7 @@ class TrainConfig(BaseModel):
     scheduler: str = "cosine"
     weight_decay: float = Field(default=0.01, ge=0)
     signals: str = "standard"
-    every: int = Field(default=100, ge=1)
+    every: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]] = 100
     budget: float | None = Field(default=None, gt=0, lt=1)
     save_every: int = Field(default=0, ge=0)
     seed: int = 0
@@ -93,6 +93,8 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
     Nothing is downloaded: the model starts from a configuration and the corpus is generated or read from a file.
     """
     tell = on_progress or (lambda step, steps, message: None)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     task: Any = config.task if config.task != "auto" else TASK_OF_STYLE.get(config.model, "causal")
@@ -142,7 +144,6 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         callback.close(error)
         raise
     final = checkpoints / "final"
-    transformers_logging.disable_progress_bar()
     model.save_pretrained(final)
     tokenizer.save_pretrained(final)
     write_card(final, config.data, task=task, step=config.steps, run=folder.name, seed=config.seed)
