@@ -31,10 +31,12 @@ def demo_config(run: str | Path = "runs/demo", steps: int = STEPS, seed: int = 0
     )
 
 
-def demo(run: str | Path = "runs/demo", *, on_progress: Callable[[int, int, str], None] | None = None) -> Run:
+def demo(
+    run: str | Path = "runs/demo", *, steps: int = STEPS, on_progress: Callable[[int, int, str], None] | None = None
+) -> Run:
     """Train and trace the demonstration, write its report, and return the run."""
     from lmtrace.show.report import write_report
 
-    result = train(demo_config(run), on_progress=on_progress)
+    result = train(demo_config(run, steps), on_progress=on_progress)
     write_report([result], Path(run) / "report.html")
     return result
