@@ -209,18 +209,19 @@ def test_prefix_outside_the_language():
 @pytest.mark.slow
 def test_ten_thousand_are_accepted_and_ten_thousand_violations_rejected():
     grammar = Grammar.preset("small")
-    corpus = absynth.generate(grammar, 10_000, seed=21)
+    corpus = absynth.generate(grammar, 12_500, seed=21)
     oracle = corpus.oracle
-    assert all(oracle.parse(s.tokens).derivations[0].sentence.template == s.template for s in corpus)
+    accepted = corpus[:10_000]
+    assert all(oracle.parse(s.tokens).derivations[0].sentence.template == s.template for s in accepted)
     kinds = [kind for kind in KINDS if kind not in ("synonym_substitution", "role_swap")]
     rejected = right = determined = 0
     for i, kind in enumerate(kinds):
-        for pair in absynth.minimal_pairs(corpus[i * 2000 : (i + 1) * 2000], kind, seed=1):
+        for pair in absynth.minimal_pairs(corpus[i * 2500 : (i + 1) * 2500], kind, seed=1):
             parse = oracle.parse(pair.bad.tokens)
             assert not parse
             rejected += 1
             if pair.expected is not None:
                 determined += 1
                 right += (parse.diagnosis.kind, parse.diagnosis.position) == (pair.expected, pair.position)
-    assert rejected > 9_000
+    assert rejected >= 10_000
     assert right >= 0.99 * determined
