@@ -76,7 +76,7 @@ def rows():
     found.append(
         {
             "name": "captured pass + default set without curvature",
-            "value": ratio(lambda: instrument.measure(0), forward),
+            "value": ratio(lambda: instrument.measure(0), forward, repeats=3),
             "unit": "bare forwards",
             "bound": "<= 1.5",
         }
@@ -86,7 +86,7 @@ def rows():
         single.train_batches[:] = [batches[0]]
         single.measure(0)
         spent = []
-        for _ in range(5):
+        for _ in range(3):
             costs = {r.label: r.value for r in single.measure(0) if r.signal == "cost"}
             spent.append(costs[name])
         found.append(
@@ -109,7 +109,7 @@ def _shares(panel, model, optimizer, step, everything):
     ):
         instrument = Instrument(model, panel, resolve(signals), optimizer)
         instrument.measure(0)
-        share = ratio(lambda chosen=instrument: chosen.measure(1), lambda: [step() for _ in range(20)], repeats=5)
+        share = ratio(lambda chosen=instrument: chosen.measure(1), lambda: [step() for _ in range(20)], repeats=3)
         result.append(
             {
                 "name": title,
