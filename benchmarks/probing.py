@@ -36,18 +36,18 @@ def _closed_form(n: int = 20_000, d: int = 256, classes: int = 12) -> list[dict[
 
     def bare() -> None:
         design = Design(x, test)
-        ridge(design.basis, design.class_means(target, classes))
+        ridge(design.basis, design.class_means([(target, classes)])[0])
 
     shared = Design(x, test)
 
     def again() -> None:
-        fit(shared, codes, test, classes, "ridge")
+        fit(shared, [(codes, classes)], test, "ridge")
 
     def whole() -> None:
-        fit(Design(x, test), codes, test, classes, "ridge")
+        fit(Design(x, test), [(codes, classes)], test, "ridge")
 
     def logistic() -> None:
-        fit(shared, codes, test, classes, "logistic")
+        fit(shared, [(codes, classes)], test, "logistic")
 
     def sklearn() -> None:
         LogisticRegression(max_iter=50).fit(x[torch.as_tensor(~test)].numpy(), codes[~test])

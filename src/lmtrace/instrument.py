@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, TraceError
@@ -124,7 +125,7 @@ class Instrument:
         active = [i for i in positions if self.failures.get(i, 0) < 2]
         begin = time.perf_counter()
         records: list[Record] = []
-        with undisturbed(self.model, self.optimizer):
+        with undisturbed(self.model, self.optimizer), _one_thread_pool():
             captured = self._capture(active, step, records)
             measurement = Measurement(
                 step, self.model, self.panel, self.known_sites, captured, self.seed, self.forward,
@@ -213,6 +214,11 @@ class Instrument:
             "sites": list(self.known_sites),
             "config": {k: v for k, v in plain.items() if isinstance(v, (str, int, float, bool, type(None)))},
         }
+
+
+def _one_thread_pool() -> Any:
+    """Keep NumPy's BLAS to one thread meanwhile: its pool and torch's, spinning on the same cores, cost up to 3 times."""
+    return ThreadpoolController().select(internal_api="openblas").limit(limits=1)
 
 
 def _one_line(error: Exception) -> str:

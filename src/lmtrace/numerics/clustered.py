@@ -68,21 +68,16 @@ def grouped_means(values: np.ndarray, codes: np.ndarray, clusters: np.ndarray, n
     if not len(values):
         empty = np.full((num_groups, values.shape[1]), np.nan)
         return GroupedMeans(empty, empty.copy(), n)
-    cells, cell = np.unique(codes * (clusters.max() + 1) + clusters, return_inverse=True)
-    order = np.argsort(cell, kind="stable")
-    starts = np.searchsorted(cell[order], np.arange(len(cells)))
-    sums, sizes = np.add.reduceat(values[order], starts, axis=0), np.bincount(cell)
-    group = cells // (clusters.max() + 1)
+    num_clusters = int(clusters.max()) + 1
+    cell, shape = codes * num_clusters + clusters, (num_groups, num_clusters)
+    size = np.bincount(cell, minlength=num_groups * num_clusters).reshape(shape)
+    count = (size > 0).sum(1)
+    mean, stderr = np.empty((num_groups, values.shape[1])), np.empty((num_groups, values.shape[1]))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = _sum_by(sums, group, num_groups) / n[:, None]
-        residual = _sum_by((sums - sizes[:, None] * mean[group]) ** 2, group, num_groups)
-        count = np.bincount(group, minlength=num_groups)[:, None].astype(np.float64)
-        stderr = np.sqrt(count / (count - 1) * residual) / n[:, None]
-    stderr[count[:, 0] < 2] = np.nan
+        for i, column in enumerate(values.T):
+            sums = np.bincount(cell, column, minlength=num_groups * num_clusters).reshape(shape)
+            mean[:, i] = sums.sum(1) / n
+            residual = ((sums - size * mean[:, i, None]) ** 2).sum(1)
+            stderr[:, i] = np.sqrt(count / (count - 1) * residual) / n
+    stderr[count < 2] = np.nan
     return GroupedMeans(mean, stderr, n)
-
-
-def _sum_by(rows: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:
-    total = np.zeros((num_groups, rows.shape[1]))
-    np.add.at(total, group, rows)
-    return total

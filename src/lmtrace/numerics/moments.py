@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
 _BLOCK = 2048
@@ -91,10 +90,5 @@ def centre(x: Tensor, mean: Tensor) -> Tensor:
 
 
 def _square(x: Tensor) -> Tensor:
-    """Return x'x in float64; on the CPU with half the products, because it is symmetric."""
-    if x.device.type != "cpu":
-        return (x.T @ x).double()
-    rows = x.numpy().T  # column-major, so BLAS needs no copy
-    (syrk,) = get_blas_funcs(("syrk",), (rows,))
-    upper = torch.as_tensor(syrk(1.0, rows)).double()
-    return upper.triu() + upper.triu(1).T
+    """Return x'x in float64. Not by another library's BLAS: its threads and torch's would fight for the cores."""
+    return (x.T @ x).double()

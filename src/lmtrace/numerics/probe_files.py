@@ -73,7 +73,7 @@ def transfer_matrix(
     test = sentence_split(as_vector(groups, "groups"), seed)
     probes = []
     for x in rows:
-        probe = fit(Design(x, test), codes, test, len(names), kind, seed).linear
+        probe = fit(Design(x, test), [(codes, len(names))], test, kind, seed)[0].linear
         if probe is None:
             raise DataError(f"transfer_matrix: a probe of kind {kind!r} has no weights", "Choose a linear kind")
         probes.append(probe)

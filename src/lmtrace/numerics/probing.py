@@ -17,16 +17,16 @@ from torch import Tensor
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.moments import ClassMeans, Moments, centre
-from lmtrace.numerics.ridge import Basis, Linear, lda, ridge
+from lmtrace.numerics.ridge import Basis, Linear, lda, ridges
 from lmtrace.numerics.scores import MIN_SUPPORT, Tally, bootstrap_weights, f1_scores, gain, share
-from lmtrace.numerics.softmax import Perceptron, softmax_regression
+from lmtrace.numerics.softmax import Perceptron, softmax_heads, softmax_regression
 from lmtrace.numerics.splits import TEST_SHARE, control_labels, lexical_split, sentence_split
 
 Kind = Literal["ridge", "lda", "logistic", "mlp"]
 SplitName = Literal["sentence", "lexical"]
 KINDS: tuple[Kind, ...] = ("ridge", "lda", "logistic", "mlp")
 SPLITS: tuple[SplitName, ...] = ("sentence", "lexical")
-_HEAD_ITERATIONS, _HEAD_START = 4, 5.0
+_HEAD_ITERATIONS, _HEAD_SCALE = 4, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,23 +182,34 @@ class Design:
         train, test = (centre(part, mean).div_(scale.to(part.dtype)).float() for part in (self.train, self.test))
         return train, test
 
-    def class_means(self, codes: Tensor, num_classes: int) -> ClassMeans:
-        """Return the class means of the training rows; codes: [training rows]."""
-        onehot = torch.nn.functional.one_hot(codes, num_classes).float()
+    def class_means(self, tasks: Sequence[tuple[Tensor, int]]) -> list[ClassMeans]:
+        """Return the class means of the training rows under several labellings: (codes [training rows], classes)."""
+        sizes = [size for _, size in tasks]
+        onehot = self.train.new_zeros(len(self.train), sum(sizes), dtype=torch.float32)
+        first = 0
+        for codes, size in tasks:
+            onehot.scatter_(1, (codes + first)[:, None], 1.0)
+            first += size
         counts = onehot.sum(0, dtype=torch.float64)
         means = (onehot.T @ self.standardised[0]).double() / counts.clamp(min=1)[:, None]
         mean, scale = self.basis.moments.mean, self.basis.scale
-        return ClassMeans(counts, torch.where(counts[:, None] > 0, means * scale + mean, 0.0))
+        means = torch.where(counts[:, None] > 0, means * scale + mean, 0.0)
+        return [ClassMeans(c, m) for c, m in zip(counts.split(sizes), means.split(sizes), strict=True)]
 
-    def scores(self, linear: Linear, test: bool = True) -> Tensor:
-        """Return [rows, classes] float32 scores of the test rows, or of the training rows."""
-        weight = linear.weight * self.basis.scale[:, None]
-        bias = linear.bias + self.basis.moments.mean @ linear.weight
-        return torch.addmm(bias.float(), self.standardised[int(test)], weight.float())
+    def scores(self, linears: Sequence[Linear], test: bool = True) -> list[Tensor]:
+        """Return [rows, classes] float32 scores of the test rows, or of the training rows, for every probe."""
+        weight = torch.cat([linear.weight for linear in linears], 1)
+        bias = torch.cat([linear.bias for linear in linears]) + self.basis.moments.mean @ weight
+        scores = torch.addmm(bias.float(), self.standardised[int(test)], (weight * self.basis.scale[:, None]).float())
+        return list(scores.split([linear.weight.shape[1] for linear in linears], 1))
 
 
-def fit(design: Design, codes: np.ndarray, test: np.ndarray, num_classes: int, kind: Kind, seed: int = 0) -> Fit:
-    """Return a probe fitted on the training rows, and its predictions on the test rows.
+Task = tuple[np.ndarray, int]
+"""Class of every row, [n] int64, and the number of classes."""
+
+
+def fit(design: Design, tasks: Sequence[Task], test: np.ndarray, kind: Kind, seed: int = 0) -> list[Fit]:
+    """Return one probe per task, fitted on the training rows, with its predictions on the test rows.
 
     The scores of ridge regression to one-hot targets are not probabilities, and large classes mask small ones
     (Hastie, Tibshirani and Friedman 2009, section 4.2). A softmax regression from the K scores to the classes (matrix
@@ -208,43 +219,50 @@ def fit(design: Design, codes: np.ndarray, test: np.ndarray, num_classes: int, k
     ----------
     design
         The rows.
-    codes : [n]
-        int64 class of every row.
+    tasks
+        Labellings of the same rows; the closed forms share their products.
     test : [n]
         bool; the split of `design`.
     """
-    target = torch.as_tensor(codes, device=design.train.device)
-    train_codes, test_codes = target[torch.as_tensor(~test)], target[torch.as_tensor(test)]
-    linear: Linear | None = None
+    target = [(torch.as_tensor(codes, device=design.train.device), size) for codes, size in tasks]
+    keep = torch.as_tensor(~test, device=design.train.device)
+    train = [(codes[keep], size) for codes, size in target]
+    linears: list[Linear] | None = None
     if kind == "mlp":
-        probe = Perceptron(design.train.float(), train_codes, num_classes, seed=seed)
-        scores, penalty = probe.scores(design.test.float()).double(), None
+        scores = [
+            Perceptron(design.train.float(), codes, size, seed=seed).scores(design.test.float())
+            for codes, size in train
+        ]
     else:
         if kind == "logistic":
-            linear = softmax_regression(design.train, train_codes, num_classes, basis=design.basis)
-            scores = design.scores(linear)
+            linears = [softmax_regression(design.train, codes, size, basis=design.basis) for codes, size in train]
+        elif kind == "lda":
+            linears = [lda(design.basis, classes) for classes in design.class_means(train)]
         else:
-            classes = design.class_means(train_codes, num_classes)
-            linear = ridge(design.basis, classes) if kind == "ridge" else lda(design.basis, classes)
-            linear = _calibrate(design, linear, train_codes) if kind == "ridge" else linear
-            scores = design.scores(linear)
-        penalty = linear.penalty
-    chosen = torch.log_softmax(scores.double(), 1).gather(1, test_codes[:, None])[:, 0].exp()
-    return Fit(linear, scores.argmax(1).cpu().numpy(), chosen.cpu().numpy(), penalty)
+            linears = _calibrate(design, ridges(design.basis, design.class_means(train)), [codes for codes, _ in train])
+        scores = design.scores(linears)
+    found = []
+    for i, (codes, _) in enumerate(target):
+        linear = linears[i] if linears is not None else None
+        chosen = torch.log_softmax(scores[i].double(), 1).gather(1, codes[~keep][:, None])[:, 0].exp()
+        penalty = None if linear is None else linear.penalty
+        found.append(Fit(linear, scores[i].argmax(1).cpu().numpy(), chosen.cpu().numpy(), penalty))
+    return found
 
 
-def _calibrate(design: Design, linear: Linear, codes: Tensor) -> Linear:
-    """Return the probe with a softmax regression from its scores to the classes folded in."""
-    train = design.scores(linear, test=False)
-    # Residuals of rows that the probe has learned from are too small. Dividing them by 1 - dof / n is the mean
-    # leave-one-out correction, as in generalised cross-validation: Y - (Y - F) * factor, in two steps.
-    factor = 1 / (1 - min(linear.dof / len(codes), 0.95))
-    train = train * factor
-    train[torch.arange(len(codes), device=codes.device), codes] += 1 - factor
-    start = _HEAD_START * torch.eye(train.shape[1], dtype=torch.float64, device=train.device)
-    head = softmax_regression(train, codes, train.shape[1], max_iter=_HEAD_ITERATIONS, start=start)
-    weight = linear.weight @ head.weight
-    return Linear(weight, linear.bias @ head.weight + head.bias, linear.penalty, linear.dof)
+def _calibrate(design: Design, linears: list[Linear], codes: list[Tensor]) -> list[Linear]:
+    """Return the probes, each with a softmax regression from its scores to the classes folded in."""
+    corrected = []
+    for linear, train, code in zip(linears, design.scores(linears, test=False), codes, strict=True):
+        # Residuals of rows that the probe has learned from are too small. Dividing them by 1 - dof / n is the mean
+        # leave-one-out correction, as in generalised cross-validation: Y - (Y - F) * factor, in two steps.
+        factor = 1 / (1 - min(linear.dof / len(code), 0.95))
+        corrected.append((train * factor).scatter_add_(1, code[:, None], train.new_full((len(code), 1), 1 - factor)))
+    heads = softmax_heads(corrected, codes, _HEAD_SCALE, _HEAD_ITERATIONS)
+    return [
+        Linear(linear.weight @ head.weight, linear.bias @ head.weight + head.bias, linear.penalty, linear.dof)
+        for linear, head in zip(linears, heads, strict=True)
+    ]
 
 
 def linear_probe(
@@ -305,15 +323,17 @@ def linear_probe(
     if reason:
         return ProbeResult(missing=reason, **counts)
     design = Design(rows, test)
-    fitted = fit(design, codes, test, len(names), kind, seed)
+    tasks = [(codes, len(names))]
+    if kinds is not None:
+        tasks.append((control_labels(codes, kinds, len(names), seed), len(names)))
+    fitted, *others = fit(design, tasks, test, kind, seed)
     tally = Tally.of(codes[test], fitted.predicted, fitted.probability, group[test], len(names))
     weights = bootstrap_weights(len(tally.total), seed)
     accuracy, interval = share(tally.correct, tally.total, weights)
     f1, macro = f1_scores(tally, weights, names)
     control = selectivity = None
-    if kinds is not None:
-        labels = control_labels(codes, kinds, len(names), seed)
-        right = fit(design, labels, test, len(names), kind, seed).predicted == labels[test]
+    if others:
+        right = others[0].predicted == tasks[1][0][test]
         correct = np.bincount(np.unique(group[test], return_inverse=True)[1], weights=right)
         control = float(right.mean())
         selectivity, _ = gain(tally.correct, correct, tally.total, weights)

@@ -6,6 +6,7 @@ penalty at that site.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,10 +94,19 @@ def ridge(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> 
     grid
         Penalties per row; lambda = penalty x n.
     """
+    return ridges(basis, [classes], grid)[0]
+
+
+def ridges(basis: Basis, tasks: Sequence[ClassMeans], grid: tuple[float, ...] = GRID) -> list[Linear]:
+    """Return `ridge` of several label layers of the same rows, each under its own penalty; the products are shared."""
     n = basis.moments.n
-    prior = classes.counts / n
-    cross = classes.counts * ((classes.means - basis.moments.mean) / basis.scale).T  # X'Y, [d, classes]
-    return _solve(basis, cross, prior, float(n * (prior * (1 - prior)).sum()), grid)
+    counts = torch.cat([classes.counts for classes in tasks])
+    prior = counts / n
+    # X'Y, [d, classes of all tasks]
+    cross = counts * ((torch.cat([classes.means for classes in tasks]) - basis.moments.mean) / basis.scale).T
+    sizes = [len(classes.counts) for classes in tasks]
+    totals = torch.stack([part.sum() for part in (n * (prior * (1 - prior))).split(sizes)])
+    return _solve(basis, cross, prior, sizes, totals, grid)
 
 
 def ridge_regression(basis: Basis, x: Tensor, y: Tensor, grid: tuple[float, ...] = GRID) -> Linear:
@@ -114,24 +124,41 @@ def ridge_regression(basis: Basis, x: Tensor, y: Tensor, grid: tuple[float, ...]
     mean = y.mean(0)
     centred = y - mean
     cross = ((x.double() - basis.moments.mean) / basis.scale).T @ centred
-    return _solve(basis, cross, mean, float(centred.square().sum()), grid)
+    return _solve(basis, cross, mean, [y.shape[1]], centred.square().sum()[None], grid)[0]
 
 
-def _solve(basis: Basis, cross: Tensor, target_mean: Tensor, total: float, grid: tuple[float, ...]) -> Linear:
-    """Solve for the penalty of least GCV; cross: X'Y [d, targets], total: ||Y - mean||^2."""
+def _solve(
+    basis: Basis, cross: Tensor, target_mean: Tensor, sizes: list[int], totals: Tensor, grid: tuple[float, ...]
+) -> list[Linear]:
+    """Solve several tasks, each for its penalty of least GCV.
+
+    Parameters
+    ----------
+    cross : [d, targets of all tasks]
+        X'Y.
+    sizes
+        Targets of each task.
+    totals : [tasks]
+        ||Y - mean||^2.
+    """
     n, values = basis.moments.n, basis.values
     z = basis.vectors.T @ cross
-    z2 = z.square().sum(1)
+    z2 = torch.stack([part.sum(1) for part in z.square().split(sizes, 1)], 1)
     penalties = torch.tensor(grid, dtype=values.dtype, device=values.device) * n
     shrunk = values + penalties[:, None]
-    rss = total - (z2 * (values + 2 * penalties[:, None]) / shrunk.square()).sum(1)
+    rss = totals - ((values + 2 * penalties[:, None]) / shrunk.square()) @ z2
     dof = (values / shrunk).sum(1) + 1
     # A fit that uses up the rows has no residual left to judge it by.
     usable = dof < 0.95 * n
-    gcv = torch.where(usable, rss.clamp(min=0) / (1 - dof / n).square(), torch.inf)
-    best = int(gcv.argmin()) if bool(usable.any()) else len(grid) - 1
-    weight = (basis.vectors @ (z / shrunk[best][:, None])) / basis.scale[:, None]
-    return Linear(weight, target_mean - basis.moments.mean @ weight, float(grid[best]), float(dof[best]))
+    gcv = torch.where(usable, 1 / (1 - dof / n).square(), torch.inf)[:, None] * rss.clamp(min=1e-300)
+    best = gcv.argmin(0) if bool(usable.any()) else torch.full_like(totals, len(grid) - 1, dtype=torch.int64)
+    shrink = torch.cat([shrunk[i][:, None].expand(-1, size) for i, size in zip(best.tolist(), sizes, strict=True)], 1)
+    weight = (basis.vectors @ (z / shrink)) / basis.scale[:, None]
+    bias = target_mean - basis.moments.mean @ weight
+    return [
+        Linear(w, b, float(grid[i]), float(dof[i]))
+        for w, b, i in zip(weight.split(sizes, 1), bias.split(sizes), best.tolist(), strict=True)
+    ]
 
 
 def lda(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> Linear:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,13 +12,7 @@ from lmtrace.numerics.ridge import Basis, Linear
 
 
 def softmax_regression(
-    x: Tensor,
-    codes: Tensor,
-    num_classes: int,
-    penalty: float = 1.0,
-    max_iter: int = 200,
-    basis: Basis | None = None,
-    start: Tensor | None = None,
+    x: Tensor, codes: Tensor, num_classes: int, penalty: float = 1.0, max_iter: int = 200, basis: Basis | None = None
 ) -> Linear:
     """Return multinomial logistic regression fitted by L-BFGS.
 
@@ -38,85 +32,148 @@ def softmax_regression(
         L-BFGS iterations.
     basis
         Of the same rows, where it is at hand.
-    start : [d, classes]
-        First weights; without them the search begins at the class frequencies.
     """
     basis = basis or Basis.of(Moments.of(x))
-    n, d, k = len(x), x.shape[1], num_classes
-    curvature = (basis.values / n + 2 * penalty / n).sqrt()
-    rotate = basis.vectors / curvature  # standardised -> preconditioned
-    z = centre(x, basis.moments.mean).div_(basis.scale.to(x.dtype)).float() @ rotate.float()
-    shrink = (penalty / n / curvature.square()).float()[:, None]
+    z = centre(x, basis.moments.mean).div_(basis.scale.to(x.dtype)).float()
+    spectrum = (basis.values[None], basis.vectors[None])
+    weight, bias = _fit(z[None], codes[None], [num_classes], spectrum, penalty, max_iter)
+    weight = weight[0] / basis.scale[:, None]
+    return Linear(weight, bias[0] - basis.moments.mean @ weight, penalty / len(x), float(x.shape[1] + 1))
+
+
+def softmax_heads(
+    scores: Sequence[Tensor], codes: Sequence[Tensor], scale: float, max_iter: int, penalty: float = 1.0
+) -> list[Linear]:
+    """Return a softmax regression from K scores to their K classes for each of several tasks, fitted side by side.
+
+    Parameters
+    ----------
+    scores
+        [n, classes] of each task, the same n.
+    codes
+        [n] int64 class of every row, for each task.
+    scale
+        The search begins at this multiple of the scores themselves.
+    """
+    sizes, n = [s.shape[1] for s in scores], len(scores[0])
+    # Tasks with fewer classes are filled up with scores of zero.
+    x = torch.stack([torch.nn.functional.pad(s.float(), (0, max(sizes) - s.shape[1])) for s in scores])
+    mean = x.mean(1, dtype=torch.float64)
+    x = x - mean[:, None].float()
+    scatter = (x.mT @ x).double()
+    deviation = (scatter.diagonal(dim1=1, dim2=2) / n).clamp(min=0).sqrt()
+    unit = torch.where(deviation > 1e-12 * mean.abs() + 1e-30, deviation, torch.ones_like(deviation))
+    spectrum = torch.linalg.eigh(scatter / (unit[:, :, None] * unit[:, None, :]))
+    start = scale * torch.diag_embed(unit)
+    z = x / unit[:, None].float()
+    weight, bias = _fit(z, torch.stack(list(codes)), sizes, tuple(spectrum), penalty, max_iter, start, scale * mean)
+    weight = weight / unit[:, :, None]
+    bias = bias - (mean[:, None] @ weight)[:, 0]
+    return [Linear(weight[i, :k, :k], bias[i, :k], penalty / n, float(k + 1)) for i, k in enumerate(sizes)]
+
+
+def _fit(
+    z: Tensor, codes: Tensor, sizes: Sequence[int], spectrum: tuple[Tensor, Tensor], penalty: float, max_iter: int,
+    start: Tensor | None = None, start_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return weights [tasks, d, classes] and biases [tasks, classes], float64, of the standardised rows z.
+
+    Parameters
+    ----------
+    z : [tasks, n, d]
+        float32.
+    codes : [tasks, n]
+    sizes
+        Classes of each task; the arrays have room for the largest.
+    spectrum
+        Eigenvalues [tasks, d] and eigenvectors [tasks, d, d] of z'z.
+    """
+    tasks, n, d = z.shape
+    k = max(sizes)
+    values, vectors = spectrum
+    curvature = (values.clamp(min=0) / n + 2 * penalty / n).sqrt()
+    rotate = vectors / curvature[:, None]  # standardised -> preconditioned
+    z = z @ rotate.float()
+    shrink = (penalty / n / curvature.square()).float()[:, :, None]
     onehot = torch.nn.functional.one_hot(codes, k).to(z)
+    absent = torch.arange(k, device=z.device) >= torch.tensor(sizes, device=z.device)[:, None]
+    closed = torch.zeros_like(absent, dtype=z.dtype).masked_fill_(absent, -torch.inf)
 
-    def objective(theta: Tensor) -> tuple[float, Tensor]:
-        weight, bias = theta[: d * k].view(d, k), theta[d * k :]
-        logp = torch.log_softmax(torch.addmm(bias, z, weight), 1)
+    def objective(theta: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias = theta[:, : d * k].view(tasks, d, k), theta[:, d * k :]
+        logp = torch.log_softmax(torch.baddbmm((bias + closed)[:, None], z, weight), 2)
         shrunk = shrink * weight
-        value = 0.5 * float((shrunk * weight).sum()) - float(logp.gather(1, codes[:, None]).sum()) / n
+        value = 0.5 * (shrunk * weight).sum((1, 2)) - logp.gather(2, codes[:, :, None]).sum((1, 2)) / n
         residual = logp.exp_().sub_(onehot).div_(n)
-        return value, torch.cat([(z.T @ residual + shrunk).view(-1), residual.sum(0)])
+        return value, torch.cat([(z.mT @ residual + shrunk).view(tasks, -1), residual.sum(1)], 1)
 
-    if start is None:
-        prior = (onehot.sum(0) + 0.5) / (n + 0.5 * k)
-        first = torch.cat([z.new_zeros(d * k), prior.log()])
+    if start is None or start_bias is None:
+        prior = (onehot.sum(1) + 0.5) / (n + 0.5 * k)
+        first = torch.cat([z.new_zeros(tasks, d * k), prior.log()], 1)
     else:
-        weight = curvature[:, None] * (basis.vectors.T @ (start.double() * basis.scale[:, None]))
-        first = torch.cat([weight.view(-1), basis.moments.mean @ start.double()]).float()
+        weight = curvature[:, :, None] * (vectors.mT @ start)
+        first = torch.cat([weight.view(tasks, -1), start_bias], 1).float()
     theta = minimise(objective, first, max_iter).double()
-    weight = (rotate @ theta[: d * k].view(d, k)) / basis.scale[:, None]
-    return Linear(weight, theta[d * k :] - basis.moments.mean @ weight, penalty / n, float(d + 1))
+    return rotate @ theta[:, : d * k].view(tasks, d, k), theta[:, d * k :]
 
 
 def minimise(
-    objective: Callable[[Tensor], tuple[float, Tensor]],
+    objective: Callable[[Tensor], tuple[Tensor, Tensor]],
     theta: Tensor,
     max_iter: int,
     tolerance: float = 1e-5,
     history: int = 10,
 ) -> Tensor:
-    """Return where L-BFGS with backtracking ends, for a smooth convex function with curvature of about 1 or less.
+    """Return where L-BFGS with backtracking ends, for smooth convex functions with curvature of about 1 or less.
 
-    It ends at `max_iter`, where no entry of the gradient exceeds `tolerance`, or where rounding hides all descent.
+    Several independent problems are searched side by side. A problem ends at `max_iter`, where no entry of its gradient
+    exceeds `tolerance`, or where rounding hides all descent.
     Written out because a call of SciPy's costs more than the few iterations that a small problem needs.
     Source: Nocedal and Wright 2006, algorithms 7.4 and 3.1.
 
     Parameters
     ----------
     objective
-        theta -> (value, gradient).
-    theta : [parameters]
+        theta -> (values [problems], gradients [problems, parameters]).
+    theta : [problems, parameters]
         Where to begin.
     """
     value, gradient = objective(theta)
-    moves: list[tuple[Tensor, Tensor, float]] = []
+    running = torch.ones_like(value, dtype=torch.bool)
+    moves: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(max_iter):
-        if float(gradient.abs().max()) < tolerance:
+        running = running & (gradient.abs().amax(1) >= tolerance)
+        if not bool(running.any()):
             break
         direction, stack = -gradient, []
-        for s, y, sy in reversed(moves):
-            a = float(s @ direction) / sy
-            direction = direction - a * y
+        for s, y, rho in reversed(moves):
+            a = rho * (s * direction).sum(1)
+            direction = direction - a[:, None] * y
             stack.append(a)
         if moves:
-            s, y, sy = moves[-1]
-            direction = direction * (sy / float(y @ y))
+            _, y, rho = moves[-1]
+            # A move without curvature (rho 0) says nothing of the scale.
+            scale = torch.where(rho > 0, 1 / (rho * y.square().sum(1)).clamp(min=1e-30), 1.0)
         else:
-            direction = direction * 4.0
-        for (s, y, sy), a in zip(moves, reversed(stack), strict=True):
-            direction = direction + (a - float(y @ direction) / sy) * s
-        slope, step = float(gradient @ direction), 1.0
+            scale = torch.full_like(value, 4.0)
+        direction = direction * scale[:, None]
+        for (s, y, rho), a in zip(moves, reversed(stack), strict=True):
+            direction = direction + (a - rho * (y * direction).sum(1))[:, None] * s
+        slope, step = (gradient * direction).sum(1), running.to(theta)
         for _ in range(12):
-            candidate = theta + step * direction
+            candidate = theta + step[:, None] * direction
             new_value, new_gradient = objective(candidate)
-            if new_value <= value + 1e-4 * step * slope:
+            enough = (new_value <= value + 1e-4 * step * slope) | ~running
+            if bool(enough.all()):
                 break
-            step /= 2
+            step = torch.where(enough, step, step / 2)
         else:
-            break
+            running = running & enough
+            candidate = torch.where(enough[:, None], candidate, theta)
+            new_value, new_gradient = objective(candidate)
         s, y = candidate - theta, new_gradient - gradient
-        if (sy := float(s @ y)) > 1e-12:
-            moves = [*moves[1 - history :], (s, y, sy)] if len(moves) >= history else [*moves, (s, y, sy)]
+        sy = (s * y).sum(1)
+        moves = [*moves[-(history - 1) :], (s, y, torch.where(sy > 1e-12, 1 / sy.clamp(min=1e-12), 0.0))]
         theta, value, gradient = candidate, new_value, new_gradient
     return theta
 

@@ -176,29 +176,44 @@ class Probe(Signal):
         for site in sites:
             x = view.words(site)
             bad = ~torch.isfinite(x).all(1)
-            for task in tasks:
-                where: dict[str, Any] = {"site": site, "label": task.label, "split": task.split}
-                if bool(bad[torch.as_tensor(task.rows, device=x.device)].any()):
-                    yield self.record(view, "accuracy", **where, missing="activations that are not finite")
+            for group in _same_rows(tasks):
+                where: list[dict[str, Any]] = [{"site": site, "label": t.label, "split": t.split} for t in group]
+                if bool(bad[torch.as_tensor(group[0].rows, device=x.device)].any()):
+                    for place in where:
+                        yield self.record(view, "accuracy", **place, missing="activations that are not finite")
                     continue
-                correct = yield from self._judge(view, x, task, where, at_embed.get(task))
-                if site == EMBED:
-                    at_embed[task] = correct
+                design = self._design(view, x, group[0])
+                fits, controls = self._fit(design, group)
+                for task, place, fitted in zip(group, where, fits, strict=True):
+                    tally = task.tally(fitted)
+                    yield from self._judge(view, tally, task, place, at_embed.get(task))
+                    if task in controls:
+                        yield from self._control(view, controls[task], tally, task, place)
+                    if self.bits:
+                        yield from self._bits(view, x, task, place)
+                    yield from self._transfer(view, design, fitted, task, place)
+                    if site == EMBED:
+                        at_embed[task] = tally.correct
 
-    def _judge(self, view: View, x: Tensor, task: _Task, where: dict[str, Any], embed: np.ndarray | None) -> Any:
-        """Yield the records of one task at one site; return how many words it got right per test sentence."""
-        design = self._design(view, x, task)
-        fitted = fit(design, task.codes, task.test, len(task.names), self.kind, self.seed)
-        tally = task.tally(fitted)
+    def _fit(self, design: Design, group: list[_Task]) -> tuple[list[Fit], dict[_Task, Fit]]:
+        """Return the probes of tasks on the same rows, and those of their control tasks."""
+        # Under the lexical split the classes of unseen types cannot be known: the control is at chance by construction.
+        controlled = [task for task in group if self.control and task.split == "sentence"]
+        labellings = [(task.codes, len(task.names)) for task in group]
+        labellings += [(task.control, len(task.names)) for task in controlled]
+        fits = fit(design, labellings, group[0].test, self.kind, self.seed)
+        return fits[: len(group)], dict(zip(controlled, fits[len(group) :], strict=True))
+
+    def _judge(
+        self, view: View, tally: Tally, task: _Task, where: dict[str, Any], embed: np.ndarray | None
+    ) -> Iterator[Record]:
+        """Yield the records of one task at one site; `embed`: how many words the embedding got right per sentence."""
         n = int(tally.total.sum())
         accuracy, _ = share(tally.correct, tally.total, task.weights)
         yield self.record(view, "accuracy", accuracy.value, stderr=accuracy.stderr, n=n, null=task.majority, **where)
         confidence, _ = share(tally.confidence, tally.total, task.weights)
         yield self.record(view, "confidence", confidence.value, stderr=confidence.stderr, n=n, null=task.prior, **where)
         yield from self._f1(view, tally, task, where)
-        # Under the lexical split the classes of unseen types cannot be known: the control is at chance by construction.
-        if self.control and task.split == "sentence":
-            yield from self._control(view, design, tally, task, where)
         if embed is not None:
             value, low = gain(tally.correct, embed, tally.total, task.weights)
             yield self.record(view, "gain_over_embed", value.value, stderr=value.stderr, n=n, null=0.0, **where)
@@ -207,12 +222,11 @@ class Probe(Signal):
         if start is not None:
             value, _ = gain(tally.correct, start, tally.total, task.weights)
             yield self.record(view, "gain_over_start", value.value, stderr=value.stderr, n=n, null=0.0, **where)
-        if self.bits:
-            length = codelength(task.inputs(x), task.codes, task.groups, self.seed)
-            reason = {"missing": length.note} if length.ratio is None else {}
-            yield self.record(view, "codelength", length.ratio, n=length.n, null=1.0, **where, **reason)
-        yield from self._transfer(view, design, fitted, task, where)
-        return tally.correct
+
+    def _bits(self, view: View, x: Tensor, task: _Task, where: dict[str, Any]) -> Iterator[Record]:
+        length = codelength(task.inputs(x), task.codes, task.groups, self.seed)
+        reason = {"missing": length.note} if length.ratio is None else {}
+        yield self.record(view, "codelength", length.ratio, n=length.n, null=1.0, **where, **reason)
 
     def _f1(self, view: View, tally: Tally, task: _Task, where: dict[str, Any]) -> Iterator[Record]:
         per_class, macro = f1_scores(tally, task.weights, task.names)
@@ -232,10 +246,9 @@ class Probe(Signal):
                 yield self.record(view, "f1", f1.value, stderr=f1.stderr, n=f1.n, null=null[name], **here)
 
     def _control(
-        self, view: View, design: Design, tally: Tally, task: _Task, where: dict[str, Any]
+        self, view: View, fitted: Fit, tally: Tally, task: _Task, where: dict[str, Any]
     ) -> Iterator[Record]:
         labels = task.control
-        fitted = fit(design, labels, task.test, len(task.names), self.kind, self.seed)
         right = np.bincount(task.test_group, weights=fitted.predicted == labels[task.test])
         value, _ = share(right, tally.total, task.weights)
         n = int(tally.total.sum())
@@ -295,6 +308,14 @@ class Probe(Signal):
         value = getattr(found, reach, found)
         stderr = getattr(found, f"{reach}_stderr", None)
         yield self.record(view, "ceiling", float(value), stderr=stderr, label=label, n=view.panel.num_words)
+
+
+def _same_rows(tasks: list[_Task]) -> list[list[_Task]]:
+    """Return the tasks in groups of the same rows and parts: their probes share all products."""
+    groups: dict[bytes, list[_Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.row_key, []).append(task)
+    return list(groups.values())
 
 
 _CEILINGS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()

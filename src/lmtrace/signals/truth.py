@@ -156,6 +156,7 @@ class Truth(Signal):
         sentence, num = view.panel.predictions.sentence, len(layer.names)
         means = grouped_means(np.column_stack([v for v, _ in columns.values()]), layer.codes, sentence, num)
         nulls = grouped_means(np.column_stack([u for _, u in columns.values()]), layer.codes, sentence, num)
+        shares = _shares(layer, sentence, reduced) if "structural" in reduced else None
         for g, value in enumerate(layer.names):
             label = f"{layer.name}={value}" if layer.name else None
             n = int(means.n[g])
@@ -175,25 +176,36 @@ class Truth(Signal):
                     view, metric, number, label=label, n=n, null=float(nulls.mean[g, i]),
                     stderr=stderr if math.isfinite(stderr) else None,
                 )  # fmt: skip
-            if "structural" in reduced:
-                yield self._share(view, label, layer.codes == g, reduced)
+            if shares is not None:
+                yield self._share(view, label, n, *(float(column[g]) for column in shares))
 
-    def _share(self, view: View, label: str | None, rows: np.ndarray, reduced: dict[str, np.ndarray]) -> Record:
-        """Return the structural share: a ratio of sums, its standard error by linearisation."""
-        part, whole, n = reduced["structural"][rows], reduced["kl"][rows], int(rows.sum())
-        if not (math.isfinite(whole.sum() + part.sum()) and whole.mean() > ROUNDING):
-            return self.record(
-                view, "structural_share", label=label, n=n, missing="the KL is zero to rounding, or not finite"
-            )
-        share = float(np.clip(part.sum() / whole.sum(), 0.0, 1.0))
-        sentence = view.panel.predictions.sentence[rows]
-        residual = grouped_means((part - share * whole)[:, None], np.zeros(n), sentence, 1)
-        stderr = float(residual.stderr[0, 0] / whole.mean())
-        null = reduced["structural_uniform"][rows].sum() / max(reduced["kl_uniform"][rows].sum(), 1e-300)
+    def _share(self, view: View, label: str | None, n: int, share: float, stderr: float, null: float) -> Record:
+        if not math.isfinite(share):
+            reason = "the KL is zero to rounding, or not finite"
+            return self.record(view, "structural_share", label=label, n=n, missing=reason)
         return self.record(
-            view, "structural_share", share, label=label, n=n, null=float(np.clip(null, 0.0, 1.0)),
+            view, "structural_share", share, label=label, n=n, null=null,
             stderr=stderr if math.isfinite(stderr) else None,
         )  # fmt: skip
+
+
+def _shares(
+    layer: LabelLayer, sentence: np.ndarray, reduced: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return per label value: the structural share, a ratio of sums; its standard error by linearisation; its null.
+
+    The share is NaN where the KL is zero to rounding or not finite.
+    """
+    num, part, whole = len(layer.names), reduced["structural"], reduced["kl"]
+    columns = np.column_stack([part, whole, reduced["structural_uniform"], reduced["kl_uniform"]])
+    mean = grouped_means(columns, layer.codes, sentence, num).mean
+    with np.errstate(invalid="ignore", divide="ignore"):
+        usable = np.isfinite(mean[:, 0] + mean[:, 1]) & (mean[:, 1] > ROUNDING)
+        share = np.where(usable, np.clip(mean[:, 0] / mean[:, 1], 0.0, 1.0), np.nan)
+        residual = part - share[layer.codes] * whole
+        stderr = grouped_means(residual[:, None], layer.codes, sentence, num).stderr[:, 0] / mean[:, 1]
+        null = np.clip(mean[:, 2] / np.maximum(mean[:, 3], 1e-300), 0.0, 1.0)
+    return share, stderr, null
 
 
 def group_matrix(panel: Panel, width: int) -> np.ndarray | None:
