@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,8 @@ class Instrument:
     on_error
         "disable": a signal that raises gives missing records with the reason, and is switched off after its second
         failure in a row; "raise": the error goes to the caller.
+    spent
+        Position of a signal -> seconds that its last measurement took.
     """
 
     model: nn.Module
@@ -67,6 +70,7 @@ class Instrument:
     on_error: str = "disable"
     memories: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
+    spent: dict[int, float] = field(default_factory=dict)
     train_batches: list[dict[str, Any]] = field(default_factory=list)
     notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
@@ -132,12 +136,10 @@ class Instrument:
                 self.optimizer, self.train_batches,
             )  # fmt: skip
             seconds: dict[str, float] = {"pass": float(captured.seconds.get("pass", 0.0))}
-            for i in active:
-                start = time.perf_counter()
-                records.extend(self._signal(i, measurement))
+            for i, (found, spent) in self._run(active, measurement).items():
+                records.extend(found)
                 name = self.signals[i].name
-                spent = time.perf_counter() - start + float(captured.seconds.get(i, 0.0))
-                seconds[name] = seconds.get(name, 0.0) + spent
+                seconds[name] = seconds.get(name, 0.0) + spent + float(captured.seconds.get(i, 0.0))
         self.notes = measurement.notes
         seconds["all"] = time.perf_counter() - begin
         for label, value in seconds.items():
@@ -170,6 +172,35 @@ class Instrument:
                 for i in culprits:
                     records.extend(self._missing(i, step, f"no attention maps: {_one_line(error)}"))
                     active.remove(i)
+
+    def _run(self, active: Sequence[int], measurement: Measurement) -> dict[int, tuple[list[Record], float]]:
+        """Return the records and the seconds of every signal.
+
+        On the CPU, those that only read what the pass left run side by side, with a share of the cores each: their
+        products are too small to keep all cores busy one after the other.
+        """
+        cores = torch.get_num_threads() if device_of(self.model).type == "cpu" else 1
+        beside = [
+            i for i in active if not (self.needs[i].model or self.needs[i].optimizer or self.needs[i].train_batch)
+        ]
+        workers = min(cores, len(beside))
+        done: dict[int, tuple[list[Record], float]] = {}
+        if workers > 1:
+            longest_first = sorted(beside, key=lambda i: -self.spent.get(i, 0.0))
+            with ThreadPoolExecutor(workers, "lmtrace", _limit_cores, (cores // workers,)) as pool:
+                parts = pool.map(lambda i: self._timed(i, measurement), longest_first)
+                done = dict(zip(longest_first, parts, strict=True))
+        for i in active:
+            if i not in done:
+                done[i] = self._timed(i, measurement)
+        self.spent |= {i: seconds for i, (_, seconds) in done.items()}
+        return {i: done[i] for i in active}
+
+    def _timed(self, i: int, measurement: Measurement) -> tuple[list[Record], float]:
+        start = time.perf_counter()
+        with torch.no_grad():  # threads do not inherit it
+            found = list(self._signal(i, measurement))
+        return found, time.perf_counter() - start
 
     def _signal(self, i: int, measurement: Measurement) -> Iterator[Record]:
         """Yield one signal's checked records; a failure becomes missing records. This is the isolation boundary."""
@@ -219,6 +250,11 @@ class Instrument:
 def _one_thread_pool() -> Any:
     """Keep NumPy's BLAS to one thread meanwhile: its pool and torch's, spinning on the same cores, cost up to 3 times."""
     return ThreadpoolController().select(internal_api="openblas").limit(limits=1)
+
+
+def _limit_cores(cores: int) -> None:
+    """Let this thread's operations use so many cores. OpenMP's setting is per thread: the training's is not touched."""
+    ThreadpoolController().select(user_api="openmp").limit(limits=max(1, cores))
 
 
 def _one_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 from lmtrace.records.schema import Field, Record, RunHeader
 from lmtrace.records.store import RunWriter
@@ -167,7 +168,7 @@ def records(step: int, num_blocks: int, rng: np.random.Generator, last: int, spe
         -((grid - sharp) ** 2) / (0.02 * sharp) ** 2 / 2
     )
     yield Record(
-        step=step, signal="curvature", metric="density", array=np.stack([grid, density / np.trapezoid(density, grid)])
+        step=step, signal="curvature", metric="density", array=np.stack([grid, density / trapezoid(density, grid)])
     )
     for kind, (middle, top) in {"agreement": (300, 0.98), "argument order": (500, 0.95), "role violation": (1500, 0.9),
                                 "selection": (2500, 0.82)}.items():  # fmt: skip

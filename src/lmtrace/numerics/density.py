@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.integrate import trapezoid
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
@@ -165,7 +166,7 @@ def density_of(nodes: np.ndarray, weights: np.ndarray, size: int, *, width: floa
     sigma = width * span
     grid = np.linspace(live.min() - 4 * sigma, live.max() + 4 * sigma, num_points)
     curve = np.exp(-0.5 * ((grid[:, None] - flat) / sigma) ** 2) @ share / (sigma * np.sqrt(2 * np.pi))
-    curve /= np.trapezoid(curve, grid)
+    curve /= trapezoid(curve, grid)
     return Density(grid, curve, flat, share, size, num_probes)
 
 

@@ -159,23 +159,31 @@ def minimise(
         direction = direction * scale[:, None]
         for (s, y, rho), a in zip(moves, reversed(stack), strict=True):
             direction = direction + (a - rho * (y * direction).sum(1))[:, None] * s
-        slope, step = (gradient * direction).sum(1), running.to(theta)
-        for _ in range(12):
-            candidate = theta + step[:, None] * direction
-            new_value, new_gradient = objective(candidate)
-            enough = (new_value <= value + 1e-4 * step * slope) | ~running
-            if bool(enough.all()):
-                break
-            step = torch.where(enough, step, step / 2)
-        else:
-            running = running & enough
-            candidate = torch.where(enough[:, None], candidate, theta)
-            new_value, new_gradient = objective(candidate)
+        candidate, new_value, new_gradient, running = _descend(objective, theta, value, gradient, direction, running)
         s, y = candidate - theta, new_gradient - gradient
         sy = (s * y).sum(1)
         moves = [*moves[-(history - 1) :], (s, y, torch.where(sy > 1e-12, 1 / sy.clamp(min=1e-12), 0.0))]
         theta, value, gradient = candidate, new_value, new_gradient
     return theta
+
+
+def _descend(
+    objective: Callable[[Tensor], tuple[Tensor, Tensor]], theta: Tensor, value: Tensor, gradient: Tensor,
+    direction: Tensor, running: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return where each problem goes along its direction, value and gradient there, and which problems still run."""
+    slope, step, failed = (gradient * direction).sum(1), running.to(theta), ~running
+    for _ in range(12):
+        candidate = theta + step[:, None] * direction
+        new_value, new_gradient = objective(candidate)
+        enough = (new_value <= value + 1e-4 * step * slope) | ~running
+        if bool(enough.all()):
+            return candidate, new_value, new_gradient, running
+        failed, step = ~enough, torch.where(enough, step, step / 2)
+    # Rounding hides all descent: these problems end where they are.
+    step = torch.where(failed, 0.0, step)
+    candidate = theta + step[:, None] * direction
+    return candidate, *objective(candidate), running & ~failed
 
 
 class Perceptron:

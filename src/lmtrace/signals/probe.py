@@ -245,9 +245,7 @@ class Probe(Signal):
             else:
                 yield self.record(view, "f1", f1.value, stderr=f1.stderr, n=f1.n, null=null[name], **here)
 
-    def _control(
-        self, view: View, fitted: Fit, tally: Tally, task: _Task, where: dict[str, Any]
-    ) -> Iterator[Record]:
+    def _control(self, view: View, fitted: Fit, tally: Tally, task: _Task, where: dict[str, Any]) -> Iterator[Record]:
         labels = task.control
         right = np.bincount(task.test_group, weights=fitted.predicted == labels[task.test])
         value, _ = share(right, tally.total, task.weights)

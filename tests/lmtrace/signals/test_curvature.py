@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 from lmtrace.errors import ConfigError, DataError
@@ -217,7 +218,7 @@ def test_density_describes_the_dense_spectrum(problem):
     # What the whole spectrum says and what its top says are different things, so they have different names.
     assert got["entropy_rank", None, "top-4"].value < 4.001 < rank
     grid, density = got["density", None, None].array
-    assert np.trapezoid(density, grid) == pytest.approx(1.0)
+    assert trapezoid(density, grid) == pytest.approx(1.0)
 
 
 def test_the_next_measurement_starts_from_this_one(problem, monkeypatch):

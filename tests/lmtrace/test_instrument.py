@@ -1,0 +1,81 @@
+"""One measurement: signals side by side on the CPU give what they give one after the other."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from lmtrace.instrument import Instrument
+from lmtrace.observe.interface import Needs, Signal
+from lmtrace.records.schema import Field
+from lmtrace.signals import resolve
+
+NAMES = ["output", "probe", "dimension", "similarity", "lens"]
+
+
+class Thread(Signal):
+    """Tells in which kind of place it runs."""
+
+    name, cost, source = "thread", "none", "test"
+    fields = tuple(Field(metric=name, title=name) for name in ("main", "gradients"))
+
+    def needs(self, panel):
+        return Needs(sites=("embed",))
+
+    def measure(self, view):
+        yield self.record(view, "main", float(threading.current_thread() is threading.main_thread()), n=1)
+        yield self.record(view, "gradients", float(torch.is_grad_enabled()), n=1)
+
+
+class Broken(Thread):
+    name = "broken"
+
+    def measure(self, view):
+        raise RuntimeError("no luck")
+        yield
+
+
+def found(records):
+    return {
+        (r.signal, r.metric, r.site, r.label, r.split): (r.value, r.stderr, r.n, r.null, r.missing)
+        for r in records
+        if r.signal != "cost"
+    }
+
+
+def test_side_by_side_equals_one_after_the_other(gpt2, panel, monkeypatch):
+    alone = Instrument(gpt2, panel, resolve(NAMES), on_error="raise")
+    one = [alone.measure(step) for step in (0, 5)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    together = Instrument(gpt2, panel, resolve(NAMES), on_error="raise")
+    both = [together.measure(step) for step in (0, 5)]
+    for a, b in zip(one, both, strict=True):
+        assert [r.signal for r in a] == [r.signal for r in b]
+        first, second = found(a), found(b)
+        assert first.keys() == second.keys()
+        for key, left in first.items():
+            for x, y in zip(left, second[key], strict=True):
+                assert x == y or x == pytest.approx(y, rel=1e-6, abs=1e-9), key
+
+
+def test_threads_share_the_cores_and_the_caller_keeps_his(gpt2, panel, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    instrument = Instrument(gpt2, panel, [Thread(), *resolve(["probe"])], on_error="raise")
+    values = {r.metric: r.value for r in instrument.measure(0) if r.signal == "thread"}
+    monkeypatch.undo()
+    assert values["main"] == 0
+    assert values["gradients"] == 0
+    assert torch.get_num_threads() == before
+    assert set(instrument.spent) == {0, 1}
+
+
+def test_a_signal_that_breaks_beside_others_is_missing_and_they_are_not(gpt2, panel, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    records = Instrument(gpt2, panel, [Broken(), Thread()]).measure(0)
+    assert {r.missing for r in records if r.signal == "broken"} == {"RuntimeError: no luck"}
+    assert all(r.value is not None for r in records if r.signal == "thread")
+    with pytest.raises(RuntimeError, match="no luck"):
+        Instrument(gpt2, panel, [Broken(), Thread()], on_error="raise").measure(0)
