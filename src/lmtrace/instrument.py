@@ -112,13 +112,15 @@ class Instrument:
             union = union | self.needs[i]
         return union
 
-    def measure(self, step: int, chosen: Sequence[int] | None = None) -> list[Record]:
+    def measure(self, step: int, chosen: Sequence[int] | None = None, optimizer: Any = None) -> list[Record]:
         """Return the records of one measurement, costs included; the model is left as it was found.
 
         Parameters
         ----------
         chosen
             Positions of the signals that are due; all by default.
+        optimizer
+            What the signals see as the optimizer; by default the one that trains.
         """
         positions = range(len(self.signals)) if chosen is None else chosen
         active = [i for i in positions if self.failures.get(i, 0) < 2]
@@ -128,7 +130,7 @@ class Instrument:
             captured = self._capture(active, step, records)
             measurement = Measurement(
                 step, self.model, self.panel, self.known_sites, captured, self.seed, self.forward,
-                self.optimizer, self.train_batches,
+                optimizer or self.optimizer, self.train_batches,
             )  # fmt: skip
             seconds: dict[str, float] = {"pass": float(captured.seconds.get("pass", 0.0))}
             for i in active:
