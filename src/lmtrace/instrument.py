@@ -190,6 +190,8 @@ class Instrument:
             found = self._missing(i, measurement.step, _one_line(error))
         else:
             self.failures[i] = 0
+        # Read back after a resume, a memory is contiguous; in another layout sums would differ in their last bits.
+        view.memory.update({name: kept.contiguous() for name, kept in view.memory.items()})
         yield from found
 
     def _missing(self, i: int, step: int, reason: str) -> list[Record]:

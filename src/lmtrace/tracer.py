@@ -24,6 +24,7 @@ from lmtrace.observe.shards import check_division, whole
 from lmtrace.provenance import run_header
 from lmtrace.ranks import RECOVERABLE, gather, is_main_process, on_main
 from lmtrace.records.layout import DATABASE
+from lmtrace.records.run import open_run
 from lmtrace.records.schema import Record
 from lmtrace.records.store import RunWriter
 from lmtrace.schedule import Schedule
@@ -32,8 +33,8 @@ from lmtrace.text.panel import Panel
 
 logger = logging.getLogger(__name__)
 
-STOP = "stop rule"
-"""Under which name its state is kept among the memories."""
+STOP, TRACER = "stop rule", "tracer"
+"""Under which names their states are kept among the memories."""
 
 _Scalars = dict[str, tuple[list[int], list[float]]]
 
@@ -138,6 +139,7 @@ class Tracer:
         self._writer: RunWriter | None = None
         self._count = 0
         self._measured: int | None = None
+        self._trained_before = 0.0
         self._pending: list[tuple[str, int, Tensor | float]] = []
         self._watch: Any = None
         self._alerted = False
@@ -222,7 +224,7 @@ class Tracer:
 
     def _measure_here(self, scalars: _Scalars, optimizer: Any) -> bool:
         """Measure and write; return whether training should stop."""
-        start, trained = time.perf_counter(), self.budget.training_time()
+        start, trained = time.perf_counter(), self._trained_before + self.budget.training_time()
         step = self.current_step
         chosen = [
             i
@@ -230,18 +232,15 @@ class Tracer:
             if step == self.last_step or self.schedule.signal_due(signal.name, signal.stride, self._count)
         ]
         records = self.instrument.measure(step, chosen, optimizer)
-        decision = self._decide(step, records, scalars)
+        asked, decision = not self.should_stop, self._decide(step, records, scalars)
         if self._writer is not None:
             self._write_scalars(self._writer, scalars)
-            self._writer.write(step, records, tokens_seen=self.tokens_seen, wall_time=trained, memory=self._memories())
-            for kind, text, data in self.instrument.notes:
-                self._writer.event(step, kind, text, data)
-            for kind, text, data in getattr(self.stop, "notes", ()):
-                self._writer.event(step, kind, text, data)
+            events = [*self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
             if decision is not None and not hasattr(self.stop, "notes"):
-                self._writer.event(
-                    step, "stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}
-                )
+                events.append(("stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}))
+            self._writer.write(
+                step, records, tokens_seen=self.tokens_seen, wall_time=trained, memory=self._memories(), events=events
+            )
         self.budget.add(time.perf_counter() - start)
         return self.should_stop
 
@@ -324,32 +323,38 @@ class Tracer:
             self.instrument.train_batches[:] = [dict(kwargs)] if kwargs else [{"input_ids": args[0]}] if args else []
 
     def _memories(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return what the signals want back after a resume."""
-        return {
+        """Return what has to be known after a resume: the signals' own memories, and what the tracer has decided."""
+        found = {
             f"{i}.{self.instrument.signals[i].name}": {k: v.detach().cpu().numpy() for k, v in memory.items()}
             for i, memory in self.instrument.memories.items()
             if memory
-        } | self._stop_memory()
-
-    def _stop_memory(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the stop rule's state, JSON as bytes, so that it lies in the same transaction as the measurement."""
-        if not hasattr(self.stop, "state_dict"):
-            return {}
-        text = json.dumps(self.stop.state_dict())  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
-        return {STOP: {"state": np.frombuffer(text.encode(), np.uint8)}}
+        }
+        failures = {str(i): number for i, number in self.instrument.failures.items() if number}
+        if failures or self.should_stop:
+            found[TRACER] = _to_bytes({"failures": failures, "should_stop": self.should_stop})
+        if hasattr(self.stop, "state_dict"):
+            found[STOP] = _to_bytes(self.stop.state_dict())  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
+        return found
 
     def _continue_from(self, writer: RunWriter) -> None:
-        """Take up the measurements that the run already has: their number, the last one, the signals' memories."""
+        """Take up the measurements that the run already has: their number, the last one, what was known then."""
         done = writer.steps
         self._count = len(done)
         self._measured = done[-1] if done else None
         saved = writer.read_memory(self.current_step) if done else {}
         for i, signal in enumerate(self.instrument.signals):
             named = saved.get(f"{i}.{signal.name}", {})
-            self.instrument.memories[i] = {k: torch.as_tensor(v) for k, v in named.items()}
+            self.instrument.memories[i] = {k: torch.as_tensor(v).clone() for k, v in named.items()}
         if STOP in saved and hasattr(self.stop, "load_state_dict"):
-            state = json.loads(saved[STOP]["state"].tobytes().decode())
-            self.stop.load_state_dict(state)  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
+            self.stop.load_state_dict(_from_bytes(saved[STOP]))  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
+        if TRACER in saved:
+            state = _from_bytes(saved[TRACER])
+            self.instrument.failures.update({int(i): number for i, number in state["failures"].items()})
+            self.should_stop = state["should_stop"]
+        with open_run(self.folder) as run:
+            counted = run.scalars("tokens")[1] if "tokens" in run.scalar_metrics else run.tokens_seen[-1:]
+            self.tokens_seen = int(np.nansum(counted))
+            self._trained_before = float(np.nansum(run.wall_time[-1:]))
 
     def _header(self) -> Any:
         return run_header(
@@ -358,3 +363,12 @@ class Tracer:
             data=self.data,
             settings={"every": str(self.schedule), "budget": self.budget.share, "on_error": self.on_error},
         )
+
+
+def _to_bytes(state: Any) -> dict[str, np.ndarray]:
+    """Return plain data as JSON in an array, so that it lies in the same transaction as the measurement."""
+    return {"state": np.frombuffer(json.dumps(state).encode(), np.uint8)}
+
+
+def _from_bytes(saved: Mapping[str, np.ndarray]) -> Any:
+    return json.loads(saved["state"].tobytes().decode())
