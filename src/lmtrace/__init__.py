@@ -21,6 +21,7 @@ _LAZY = {
     "Converged": "lmtrace.analysis.convergence",
     "TraceCallback": "lmtrace.integrations.transformers",
     "analyze": "lmtrace.jobs.analyze",
+    "sweep": "lmtrace.jobs.sweep",
     "verify": "lmtrace.jobs.verify",
     "functional": "lmtrace.functional",
 }
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lmtrace.errors import TraceError as TraceError
     from lmtrace.integrations.transformers import TraceCallback as TraceCallback
     from lmtrace.jobs.analyze import analyze as analyze
+    from lmtrace.jobs.sweep import sweep as sweep
     from lmtrace.jobs.verify import verify as verify
     from lmtrace.observe.interface import Needs as Needs
     from lmtrace.observe.interface import Signal as Signal

@@ -117,13 +117,15 @@ class Instrument:
             union = union | self.needs[i]
         return union
 
-    def measure(self, step: int, chosen: Sequence[int] | None = None) -> list[Record]:
+    def measure(self, step: int, chosen: Sequence[int] | None = None, optimizer: Any = None) -> list[Record]:
         """Return the records of one measurement, costs included; the model is left as it was found.
 
         Parameters
         ----------
         chosen
             Positions of the signals that are due; all by default.
+        optimizer
+            What the signals see as the optimizer; by default the one that trains.
         """
         positions = range(len(self.signals)) if chosen is None else chosen
         active = [i for i in positions if self.failures.get(i, 0) < 2]
@@ -133,7 +135,7 @@ class Instrument:
             captured = self._capture(active, step, records)
             measurement = Measurement(
                 step, self.model, self.panel, self.known_sites, captured, self.seed, self.forward,
-                self.optimizer, self.train_batches,
+                optimizer or self.optimizer, self.train_batches,
             )  # fmt: skip
             seconds: dict[str, float] = {"pass": float(captured.seconds.get("pass", 0.0))}
             for i, (found, spent) in self._run(active, measurement).items():
@@ -220,6 +222,8 @@ class Instrument:
             found = self._missing(i, measurement.step, _one_line(error))
         else:
             self.failures[i] = 0
+        # Read back after a resume, a memory is contiguous; in another layout sums would differ in their last bits.
+        view.memory.update({name: kept.contiguous() for name, kept in view.memory.items()})
         yield from found
 
     def _missing(self, i: int, step: int, reason: str) -> list[Record]:

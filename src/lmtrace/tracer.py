@@ -16,11 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.budget import Budget
-from lmtrace.errors import ConfigError, TraceError
+from lmtrace.errors import ConfigError
 from lmtrace.instrument import Instrument
 from lmtrace.observe.forward import Forward
 from lmtrace.observe.interface import Signal
+from lmtrace.observe.shards import check_division, whole
 from lmtrace.provenance import run_header
+from lmtrace.ranks import RECOVERABLE, gather, is_main_process, on_main
+from lmtrace.records.layout import DATABASE
+from lmtrace.records.run import open_run
 from lmtrace.records.schema import Record
 from lmtrace.records.store import RunWriter
 from lmtrace.schedule import Schedule
@@ -29,8 +33,8 @@ from lmtrace.text.panel import Panel
 
 logger = logging.getLogger(__name__)
 
-STOP = "stop rule"
-"""Under which name its state is kept among the memories."""
+STOP, TRACER = "stop rule", "tracer"
+"""Under which names their states are kept among the memories."""
 
 _Scalars = dict[str, tuple[list[int], list[float]]]
 
@@ -121,6 +125,7 @@ class Tracer:
     ) -> None:
         if on_error not in ("disable", "raise"):
             raise ConfigError(f'on_error must be "disable" or "raise", got {on_error!r}')
+        check_division(model)
         self.instrument = Instrument(
             model, panel, resolve(signals), optimizer, forward, sites, seed=seed, on_error=on_error
         )
@@ -134,6 +139,7 @@ class Tracer:
         self._writer: RunWriter | None = None
         self._count = 0
         self._measured: int | None = None
+        self._trained_before = 0.0
         self._pending: list[tuple[str, int, Tensor | float]] = []
         self._watch: Any = None
         self._alerted = False
@@ -142,12 +148,7 @@ class Tracer:
 
     def __enter__(self) -> Tracer:
         """Create the run and measure the model as it is: step 0, the first null of every curve."""
-        if is_main_process():
-            if self.resume and self.folder.exists():
-                self._writer = RunWriter.resume(self.folder, self.current_step, self._header())
-                self._continue_from(self._writer)
-            else:
-                self._writer = RunWriter.create(self.folder, self._header(), overwrite=self.overwrite)
+        self._count, self._measured, self.should_stop = on_main(self._open)
         self.budget.start()
         if self.instrument.wants_train_batch:
             self._watch = self.instrument.model.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
@@ -158,6 +159,15 @@ class Tracer:
                 self._close("crashed")
                 raise
         return self
+
+    def _open(self) -> tuple[int, int | None, bool]:
+        """Create or resume the run; return what the other ranks have to know of it."""
+        if self.resume and (self.folder / DATABASE).is_file():
+            self._writer = RunWriter.resume(self.folder, self.current_step, self._header())
+            self._continue_from(self._writer)
+        else:
+            self._writer = RunWriter.create(self.folder, self._header(), overwrite=self.overwrite)
+        return self._count, self._measured, self.should_stop
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -175,8 +185,8 @@ class Tracer:
 
     def _close(self, status: Any) -> None:
         writer, self._writer = self._writer, None
+        self._guarded(lambda: self._write_scalars(writer, self._drain_scalars(together=status != "crashed")))
         if writer is not None:
-            self._guarded(lambda: self._write_scalars(writer, self._drain_scalars()))
             self._guarded(lambda: writer.finish(status))
 
     # -- one step -------------------------------------------------------------------------------------------------------
@@ -194,40 +204,45 @@ class Tracer:
             Anything else worth a curve (`grad_norm=...`).
         """
         self.current_step += 1
-        self.tokens_seen += tokens or 0
+        if tokens is not None:
+            self._pending.append(("tokens", self.current_step, tokens))
         if loss is not None:
             self._pending.append(("loss", self.current_step, loss.detach() if isinstance(loss, Tensor) else loss))
         if self.optimizer is not None:
             self._pending.append(("learning_rate", self.current_step, float(self.optimizer.param_groups[0]["lr"])))
         for name, value in scalars.items():
             self._pending.append((name, self.current_step, value))
-        if self.schedule.due(self.current_step) and self.budget.allows():
+        if self.schedule.due(self.current_step) and (self.budget.share is None or on_main(self.budget.allows)):
             self._guarded(self._measure)
 
     def _measure(self) -> None:
-        start, trained = time.perf_counter(), self.budget.training_time()
+        """Measure on rank 0; the other ranks lend their share of the parameters and learn the decision."""
+        scalars = self._drain_scalars()
+        with whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer:
+            self.should_stop = on_main(lambda: self._measure_here(scalars, optimizer))
+        self._measured, self._count = self.current_step, self._count + 1
+
+    def _measure_here(self, scalars: _Scalars, optimizer: Any) -> bool:
+        """Measure and write; return whether training should stop."""
+        start, trained = time.perf_counter(), self._trained_before + self.budget.training_time()
         step = self.current_step
         chosen = [
             i
             for i, signal in enumerate(self.instrument.signals)
             if step == self.last_step or self.schedule.signal_due(signal.name, signal.stride, self._count)
         ]
-        records = self.instrument.measure(step, chosen)
-        self._measured, self._count = step, self._count + 1
-        scalars = self._drain_scalars()
-        decision = self._decide(step, records, scalars)
+        records = self.instrument.measure(step, chosen, optimizer)
+        asked, decision = not self.should_stop, self._decide(step, records, scalars)
         if self._writer is not None:
             self._write_scalars(self._writer, scalars)
-            self._writer.write(
-                step, records, tokens_seen=self.tokens_seen, wall_time=trained, memory=self._memories()
-            )
-            for kind, text, data in self.instrument.notes:
-                self._writer.event(step, kind, text, data)
-            for kind, text, data in getattr(self.stop, "notes", ()):
-                self._writer.event(step, kind, text, data)
+            events = [*self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
             if decision is not None and not hasattr(self.stop, "notes"):
-                self._writer.event(step, "stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop})
+                events.append(("stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}))
+            self._writer.write(
+                step, records, tokens_seen=self.tokens_seen, wall_time=trained, memory=self._memories(), events=events
+            )
         self.budget.add(time.perf_counter() - start)
+        return self.should_stop
 
     def _decide(self, step: int, records: Sequence[Record], scalars: _Scalars) -> Any:
         """Ask the stop rule; it sees the training losses since the last measurement and then the records."""
@@ -240,17 +255,27 @@ class Tracer:
         return decision
 
     def checkpoint(self) -> None:
-        """Tell that the training state after the current step was saved, so that a resume from it is exact."""
-        writer = self._writer
-        if writer is not None:
-            self._guarded(lambda: self._write_scalars(writer, self._drain_scalars()))
-            self._guarded(lambda: writer.checkpoint(self.current_step))
+        """Tell that the training state after the current step is about to be saved, so that a resume from it is exact.
+
+        Call it right before saving, and, as `step`, on every rank.
+        """
+        self._guarded(self._keep)
+
+    def _keep(self) -> None:
+        scalars = self._drain_scalars()
+
+        def keep() -> None:
+            self._write_scalars(self._writer, scalars)
+            if self._writer is not None:
+                self._writer.checkpoint(self.current_step)
+
+        on_main(keep)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Run the tracer's own work; where it fails and training should go on, say so and stop measuring."""
         try:
             action()
-        except (TraceError, OSError, RuntimeError, ValueError) as error:
+        except RECOVERABLE as error:
             if self.on_error == "raise" or self._count == 0:
                 raise
             logger.error("measuring has stopped, training goes on: %s", error)
@@ -259,19 +284,31 @@ class Tracer:
 
     # -- details --------------------------------------------------------------------------------------------------------
 
-    def _drain_scalars(self) -> _Scalars:
-        """Return what was told since the last time, as numbers: name -> (steps, values)."""
+    def _drain_scalars(self, together: bool = True) -> _Scalars:
+        """Return what was told since the last time, as numbers: name -> (steps, values).
+
+        Over several ranks tokens add up and everything else is the mean; rank 0 gets it, the others nothing.
+        """
         pending, self._pending = self._pending, []
         tensors = [value for _, _, value in pending if isinstance(value, Tensor)]
         numbers = iter(torch.stack([t.float().reshape(()) for t in tensors]).cpu().tolist() if tensors else [])
+        mine = {
+            (name, step): next(numbers) if isinstance(value, Tensor) else float(value) for name, step, value in pending
+        }
+        ranks = gather(mine) if together else [mine]
         by_name: _Scalars = {}
-        for name, step, value in pending:
+        for name, step in ranks[0] if ranks else ():
+            found = [rank[name, step] for rank in ranks if (name, step) in rank]
+            total = math.fsum(found) if all(map(math.isfinite, found)) else sum(found)
             steps, values = by_name.setdefault(name, ([], []))
             steps.append(step)
-            values.append(next(numbers) if isinstance(value, Tensor) else float(value))
+            values.append(total if name == "tokens" else total / len(found))
+        self.tokens_seen += int(sum(by_name["tokens"][1])) if "tokens" in by_name else 0
         return by_name
 
-    def _write_scalars(self, writer: RunWriter, scalars: _Scalars) -> None:
+    def _write_scalars(self, writer: RunWriter | None, scalars: _Scalars) -> None:
+        if writer is None:
+            return
         for name, (steps, values) in scalars.items():
             writer.write_scalars(name, steps, values)
             bad = [(s, v) for s, v in zip(steps, values, strict=True) if not math.isfinite(v)]
@@ -286,32 +323,38 @@ class Tracer:
             self.instrument.train_batches[:] = [dict(kwargs)] if kwargs else [{"input_ids": args[0]}] if args else []
 
     def _memories(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return what the signals want back after a resume."""
-        return {
+        """Return what has to be known after a resume: the signals' own memories, and what the tracer has decided."""
+        found = {
             f"{i}.{self.instrument.signals[i].name}": {k: v.detach().cpu().numpy() for k, v in memory.items()}
             for i, memory in self.instrument.memories.items()
             if memory
-        } | self._stop_memory()
-
-    def _stop_memory(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the stop rule's state, JSON as bytes, so that it lies in the same transaction as the measurement."""
-        if not hasattr(self.stop, "state_dict"):
-            return {}
-        text = json.dumps(self.stop.state_dict())  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
-        return {STOP: {"state": np.frombuffer(text.encode(), np.uint8)}}
+        }
+        failures = {str(i): number for i, number in self.instrument.failures.items() if number}
+        if failures or self.should_stop:
+            found[TRACER] = _to_bytes({"failures": failures, "should_stop": self.should_stop})
+        if hasattr(self.stop, "state_dict"):
+            found[STOP] = _to_bytes(self.stop.state_dict())  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
+        return found
 
     def _continue_from(self, writer: RunWriter) -> None:
-        """Take up the measurements that the run already has: their number, the last one, the signals' memories."""
+        """Take up the measurements that the run already has: their number, the last one, what was known then."""
         done = writer.steps
         self._count = len(done)
         self._measured = done[-1] if done else None
         saved = writer.read_memory(self.current_step) if done else {}
         for i, signal in enumerate(self.instrument.signals):
             named = saved.get(f"{i}.{signal.name}", {})
-            self.instrument.memories[i] = {k: torch.as_tensor(v) for k, v in named.items()}
+            self.instrument.memories[i] = {k: torch.as_tensor(v).clone() for k, v in named.items()}
         if STOP in saved and hasattr(self.stop, "load_state_dict"):
-            state = json.loads(saved[STOP]["state"].tobytes().decode())
-            self.stop.load_state_dict(state)  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
+            self.stop.load_state_dict(_from_bytes(saved[STOP]))  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
+        if TRACER in saved:
+            state = _from_bytes(saved[TRACER])
+            self.instrument.failures.update({int(i): number for i, number in state["failures"].items()})
+            self.should_stop = state["should_stop"]
+        with open_run(self.folder) as run:
+            counted = run.scalars("tokens")[1] if "tokens" in run.scalar_metrics else run.tokens_seen[-1:]
+            self.tokens_seen = int(np.nansum(counted))
+            self._trained_before = float(np.nansum(run.wall_time[-1:]))
 
     def _header(self) -> Any:
         return run_header(
@@ -322,7 +365,10 @@ class Tracer:
         )
 
 
-def is_main_process() -> bool:
-    """Return whether this process writes: rank 0, or the only one."""
-    distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+def _to_bytes(state: Any) -> dict[str, np.ndarray]:
+    """Return plain data as JSON in an array, so that it lies in the same transaction as the measurement."""
+    return {"state": np.frombuffer(json.dumps(state).encode(), np.uint8)}
+
+
+def _from_bytes(saved: Mapping[str, np.ndarray]) -> Any:
+    return json.loads(saved["state"].tobytes().decode())

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lmtrace.cli.sweep import sweep
 from lmtrace.errors import TraceError
 
 app = typer.Typer(
@@ -95,7 +96,9 @@ def train(
     corpus: Annotated[str | None, typer.Option(help="absynth:PRESET, absynth:GRAMMAR.toml, or a file.")] = None,
     panel: Annotated[str | None, typer.Option(help="A file of annotated sentences; default: held-out ones.")] = None,
     run: Annotated[str | None, typer.Option(help="Folder of the run.")] = None,
-    model: Annotated[str | None, typer.Option(help="gpt2, llama, gpt_neox, opt, qwen, gemma, mixtral, mamba, bert, t5.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="gpt2, llama, gpt_neox, opt, qwen, gemma, mixtral, mamba, bert, t5.")
+    ] = None,
     size: Annotated[str | None, typer.Option(help="tiny, small, medium, large, or LAYERSxWIDTH.")] = None,
     task: Annotated[str | None, typer.Option(help="auto, causal, masked, seq2seq.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
@@ -151,6 +154,9 @@ def analyze(
         model, run=run, panel=panel, signals=signals, revision=revision, step=step, overwrite=overwrite
     )
     _show_findings(result, as_json)
+
+
+app.command()(sweep)
 
 
 @app.command()
@@ -298,7 +304,9 @@ def doctor(as_json: Json = False) -> None:
         print_json(rows)
         return
     for row in rows:
-        out().print(f"[{'green' if row['ok'] else 'yellow'}]{'ok  ' if row['ok'] else 'none'}[/] {row['name']:<14} {row['detail']}")
+        out().print(
+            f"[{'green' if row['ok'] else 'yellow'}]{'ok  ' if row['ok'] else 'none'}[/] {row['name']:<14} {row['detail']}"
+        )
 
 
 def _show_findings(run: Any, as_json: bool, everything: bool = False) -> None:

@@ -41,17 +41,19 @@ class TraceCallback(TrainerCallback):
     ) -> None:
         """Create the run; measure step 0, or go on with a run where the Trainer resumes from a checkpoint."""
         model: nn.Module = unwrap(kwargs["model"])
-        resumed = state.global_step > 0
+        settings = dict(self.settings)
+        resumed = settings.pop("resume", False) or state.global_step > 0
         self.tracer = Tracer(
             model,
             self.panel,
             optimizer=_plain_optimizer(kwargs.get("optimizer")),
             resume=resumed,
             start_step=state.global_step,
-            **self.settings,
+            **settings,
         )
         self.tracer.last_step = state.max_steps
         self.tracer.__enter__()
+        control.should_training_stop = self.tracer.should_stop
         self._hooks.append(model.register_forward_hook(self._after_forward, with_kwargs=True))
 
     def _after_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -66,9 +68,7 @@ class TraceCallback(TrainerCallback):
         if isinstance(counted, Tensor):
             self._tokens += int(mask.sum()) if isinstance(mask, Tensor) and not mask.is_cuda else counted.numel()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Hand the step to the tracer; stop training where its rule says so."""
         if self.tracer is None:
             return
@@ -76,9 +76,21 @@ class TraceCallback(TrainerCallback):
         self._loss, self._tokens = None, 0
         if self.tracer.should_stop:
             control.should_training_stop = True
+        self._before_save(control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep what a resume from the checkpoint of an epoch needs."""
+        self._before_save(control)
+
+    def _before_save(self, control: TrainerControl) -> None:
+        """Write what the tracer knows before the Trainer saves, so that no kill in between can part the two."""
+        if self.tracer is not None and control.should_save:
+            self.tracer.checkpoint()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Keep what a resume from this checkpoint needs."""
+        """Do the same where another callback has asked for the checkpoint."""
         if self.tracer is not None:
             self.tracer.checkpoint()
 

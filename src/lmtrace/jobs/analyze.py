@@ -55,8 +55,12 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
         Where there is no model, or no known head.
     """
     import transformers
+    from safetensors import SafetensorError
     from transformers import AutoConfig
+    from transformers.utils import logging as transformers_logging
 
+    showed_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         names = getattr(config, "architectures", None) or []
@@ -68,10 +72,18 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
         else:
             loader = transformers.AutoModelForCausalLM
         extra = {} if known else {"trust_remote_code": trust_remote_code}
-        model = loader.from_pretrained(path, revision=revision, dtype=torch.float32, **extra)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        model, found = loader.from_pretrained(
+            path, revision=revision, dtype=torch.float32, output_loading_info=True, **extra
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"cannot load a model from {path}: {first}", "Give a folder with config.json") from error
+    finally:
+        if showed_bars:
+            transformers_logging.enable_progress_bar()
+    if lacking := sorted(found["missing_keys"]):
+        some = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        raise ModelError(f"the checkpoint {path} lacks weights, which would be random: {some}", "Save it again")
     return model.eval()
 
 
@@ -102,7 +114,7 @@ def checkpoint_and_panel(
         training, held_out = split(config)
     else:
         raise DataError(f"{path} does not say which panel it belongs to", "Pass --panel FILE (CoNLL-U, JSONL, parquet)")
-    built = build_panel(held_out, open_tokenizer(path), config, objective_of(model), training)
+    built = build_panel(held_out, open_tokenizer(path, revision), config, objective_of(model), training)
     return model, built, signals_for(signals, held_out)
 
 

@@ -92,14 +92,14 @@ def load_tokenizer(config: DataConfig, sentences: Any, objective: Objective) -> 
     return open_tokenizer(kind)
 
 
-def open_tokenizer(folder: str | Path) -> Any:
-    """Return the tokenizer saved in a folder: ours, or any Hugging Face fast tokenizer."""
+def open_tokenizer(folder: str | Path, revision: str | None = None) -> Any:
+    """Return the tokenizer saved in a folder or on the Hub: ours, or any Hugging Face fast tokenizer."""
     if (Path(folder) / WORD_TOKENIZER_FILE).exists():
         return WordTokenizer.load(folder)
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder))
+        return AutoTokenizer.from_pretrained(str(folder), revision=revision)
     except (OSError, ValueError) as error:
         raise DataError(f"no tokenizer in {folder}: {str(error).splitlines()[0]}") from error
 

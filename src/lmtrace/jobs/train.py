@@ -124,6 +124,7 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         budget=config.budget,
         seed=config.seed,
         overwrite=config.overwrite,
+        resume=config.resume,
         data={"corpus": config.data.corpus, "sentences": len(rows), "tokens_known": True},
     )
     trainer = Trainer(
@@ -137,7 +138,7 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
     checkpoints = folder / "checkpoints"
     try:
         if config.steps:
-            trainer.train(resume_from_checkpoint=config.resume or None)
+            trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints) if config.resume else None)
         else:
             _measure_only(callback, trainer)
     except BaseException as error:
@@ -159,6 +160,17 @@ def signals_for(wanted: str, sentences: Any) -> list[Signal]:
         Pairs(pairs=minimal_pairs(sentences)) if isinstance(signal, Pairs) and not signal.pairs else signal
         for signal in chosen
     ]
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Return the Trainer's last whole checkpoint in a folder; one that a kill cut off has no readable state."""
+    whole: list[tuple[int, str]] = []
+    for path in folder.glob("checkpoint-*/trainer_state.json"):
+        try:
+            whole.append((int(json.loads(path.read_text(encoding="utf-8"))["global_step"]), str(path.parent)))
+        except (ValueError, KeyError):
+            continue
+    return max(whole)[1] if whole else None
 
 
 def _measure_only(callback: TraceCallback, trainer: Trainer) -> None:

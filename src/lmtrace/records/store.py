@@ -215,6 +215,7 @@ class RunWriter:
         tokens_seen: int | None = None,
         wall_time: float | None = None,
         memory: Memory | None = None,
+        events: Iterable[tuple[str, str, Mapping[str, Any]]] = (),
     ) -> None:
         """Write one measurement; it is acknowledged when this returns.
 
@@ -228,6 +229,8 @@ class RunWriter:
             Training tokens and seconds of training until here.
         memory
             Signal -> name -> array: what the signals want back after a resume (`read_memory`).
+        events
+            (kind, text, data) of what happened at this measurement, as in `event`.
 
         Raises
         ------
@@ -238,6 +241,7 @@ class RunWriter:
         step = _step(step)
         points, arrays = sort_records(step, records, self.folder)
         names = [(*key, json.dumps(sites)) for key, sites, _ in points]
+        happened = [(step, time.time(), k, t, to_json(dict(data), f"event {k}")) for k, t, data in events]
         with self._mutex:
             if step in self._steps:
                 raise RunError(
@@ -271,6 +275,7 @@ class RunWriter:
                     "INSERT INTO measurement VALUES (?, ?, ?, ?, ?, ?, 0)",
                     (batch, step, tokens_seen, wall_time, first, first + len(points) - 1),
                 )
+                db.executemany("INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?, ?)", [(batch, *row) for row in happened])
                 forgotten = self._insert_memory(db, step, batch, memory) if memory else []
             self._series.update(series)
             self._steps.add(step)
