@@ -14,7 +14,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, TraceError
-from lmtrace.observe.capture import Captured, batch_size_for, capture
+from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture
 from lmtrace.observe.forward import Forward, device_of, objective_of
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
@@ -56,6 +56,8 @@ class Instrument:
     on_error
         "disable": a signal that raises gives missing records with the reason, and is switched off after its second
         failure in a row; "raise": the error goes to the caller.
+    max_logits
+        Bound on the memory of the shared pass: numbers in the logits of one of its micro-batches.
     spent
         Position of a signal -> seconds that its last measurement took.
     """
@@ -68,6 +70,7 @@ class Instrument:
     sites: Mapping[str, str] | None = None
     seed: int = 0
     on_error: str = "disable"
+    max_logits: int = MAX_LOGITS
     memories: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
     spent: dict[int, float] = field(default_factory=dict)
@@ -165,7 +168,7 @@ class Instrument:
                     chosen,
                     [(i, self.signals[i], self.needs[i]) for i in active],
                     forward=self.forward,
-                    batch_size=batch_size_for(self.panel, vocabulary, longest),
+                    batch_size=batch_size_for(vocabulary, longest, self.max_logits),
                 )
             except (ModelError, RuntimeError, ValueError, NotImplementedError) as error:
                 culprits = [i for i in active if self.needs[i].attention]

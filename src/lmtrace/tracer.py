@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lmtrace.budget import Budget
 from lmtrace.errors import ConfigError
 from lmtrace.instrument import Instrument
+from lmtrace.observe.capture import MAX_LOGITS
 from lmtrace.observe.forward import Forward
 from lmtrace.observe.interface import Signal
 from lmtrace.observe.shards import check_division, whole
@@ -82,6 +83,8 @@ class Tracer:
         True to go on with the run in the folder; `start_step` then says from which step.
     overwrite
         Replace a run that is already there.
+    max_logits
+        Bound on memory: numbers in the logits of one micro-batch of the shared pass (`lmtrace plan` tells what is needed).
 
     Attributes
     ----------
@@ -122,12 +125,13 @@ class Tracer:
         resume: bool = False,
         start_step: int = 0,
         overwrite: bool = False,
+        max_logits: int = MAX_LOGITS,
     ) -> None:
         if on_error not in ("disable", "raise"):
             raise ConfigError(f'on_error must be "disable" or "raise", got {on_error!r}')
         check_division(model)
         self.instrument = Instrument(
-            model, panel, resolve(signals), optimizer, forward, sites, seed=seed, on_error=on_error
+            model, panel, resolve(signals), optimizer, forward, sites, seed=seed, on_error=on_error, max_logits=max_logits
         )
         self.schedule = Schedule.of(every)
         self.folder = Path(run)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lmtrace.cli.plan import plan
 from lmtrace.cli.sweep import sweep
 from lmtrace.errors import TraceError
 
@@ -157,6 +158,7 @@ def analyze(
 
 
 app.command()(sweep)
+app.command()(plan)
 
 
 @app.command()

@@ -66,7 +66,7 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
         names = getattr(config, "architectures", None) or []
         known = [n for n in names if hasattr(transformers, n)]
         if known:
-            loader = getattr(transformers, known[0])
+            loader: Any = getattr(transformers, known[0])
         elif getattr(config, "is_encoder_decoder", False):
             loader = transformers.AutoModelForSeq2SeqLM
         else:

@@ -191,7 +191,7 @@ class _Ray:
             # As with processes, what this process can import its workers can.
             path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
             ray.init(
-                num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+                num_cpus=workers * threads, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
                 runtime_env={"env_vars": {"PYTHONPATH": path}},
             )  # fmt: skip
         self._function, self._threads = function, threads

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from lmtrace.errors import ConfigError
@@ -30,6 +31,7 @@ from lmtrace.observe.interface import Signal
 from lmtrace.records.run import Run, open_run
 from lmtrace.signals import resolve
 from lmtrace.signals.pairs import Pairs
+from lmtrace.text.panel import Panel
 
 Task = Literal["auto", "causal", "masked", "seq2seq"]
 TASK_OF_STYLE = {"bert": "masked", "t5": "seq2seq"}
@@ -97,29 +99,14 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
     transformers_logging.disable_progress_bar()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    task: Any = config.task if config.task != "auto" else TASK_OF_STYLE.get(config.model, "causal")
-    if (TASK_OF_STYLE.get(config.model, "causal")) != task:
-        raise ConfigError(f"a {config.model} model cannot be trained on the task {task!r}", 'Use task="auto"')
+    task = task_of(config)
     folder = Path(config.run)
-    tell(0, config.steps, "preparing the corpus")
-    training, held_out = split(config.data)
-    tokenizer = load_tokenizer(config.data, training, task)
-    tell(0, config.steps, "preparing the panel")
-    panel = build_panel(held_out, tokenizer, config.data, task, training)
-    rows = training_rows(training, tokenizer, task, config.data.max_length)
-    specials = {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
-    model = build_model(
-        config.model,
-        config.size,
-        len(tokenizer),
-        specials=specials,
-        max_length=config.data.max_length,
-        seed=config.seed,
-    )
+    ready = prepare(config, task, tell)
+    panel, model, tokenizer, rows = ready.panel, ready.model, ready.tokenizer, ready.rows
     callback = TraceCallback(
         panel,
         run=folder,
-        signals=signals_for(config.signals, held_out),
+        signals=ready.signals,
         every=config.every,
         budget=config.budget,
         seed=config.seed,
@@ -149,6 +136,45 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
     tokenizer.save_pretrained(final)
     write_card(final, config.data, task=task, step=config.steps, run=folder.name, seed=config.seed)
     return open_run(folder)
+
+
+def task_of(config: TrainConfig) -> Any:
+    """Return what the model is trained on; `ConfigError` where its family cannot be."""
+    usual = TASK_OF_STYLE.get(config.model, "causal")
+    if config.task not in ("auto", usual):
+        raise ConfigError(f"a {config.model} model cannot be trained on the task {config.task!r}", 'Use task="auto"')
+    return usual
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a configuration amounts to, before the first step."""
+
+    panel: Panel
+    tokenizer: Any
+    rows: Any
+    model: PreTrainedModel
+    signals: list[Signal]
+
+
+def prepare(config: TrainConfig, task: Any, tell: Callable[[int, int, str], None]) -> Prepared:
+    """Return corpus, panel, tokenizer, a fresh model and the signals."""
+    tell(0, config.steps, "preparing the corpus")
+    training, held_out = split(config.data)
+    tokenizer = load_tokenizer(config.data, training, task)
+    tell(0, config.steps, "preparing the panel")
+    panel = build_panel(held_out, tokenizer, config.data, task, training)
+    rows = training_rows(training, tokenizer, task, config.data.max_length)
+    specials = {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+    model = build_model(
+        config.model,
+        config.size,
+        len(tokenizer),
+        specials=specials,
+        max_length=config.data.max_length,
+        seed=config.seed,
+    )
+    return Prepared(panel, tokenizer, rows, model, signals_for(config.signals, held_out))
 
 
 def signals_for(wanted: str, sentences: Any) -> list[Signal]:

@@ -92,9 +92,9 @@ class PassBatch:
         return self.maps
 
 
-def batch_size_for(panel: Panel, vocabulary: int, longest: int, limit: int = 64) -> int:
-    """Return how many sequences fit into one micro-batch without its logits growing past `MAX_LOGITS`."""
-    return max(1, min(limit, MAX_LOGITS // max(1, vocabulary * longest)))
+def batch_size_for(vocabulary: int, longest: int, max_logits: int = MAX_LOGITS, limit: int = 64) -> int:
+    """Return how many sequences fit into one micro-batch without its logits growing past `max_logits` numbers."""
+    return max(1, min(limit, max_logits // max(1, vocabulary * longest)))
 
 
 def capture(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lmtrace.errors import DataError, ModelError
 from lmtrace.numerics.hessian import operator_spectrum
-from lmtrace.numerics.hessian_operator import HessianOperator, Method
+from lmtrace.numerics.hessian_operator import HessianOperator, Loss, Method, Parts
 from lmtrace.numerics.hutchinson import quadratic_forms
 from lmtrace.numerics.lanczos import NotFiniteError, Spectrum, random_start, warm_start
 from lmtrace.numerics.preconditioner import common_setting
@@ -38,6 +38,7 @@ class CurvatureBatch:
     tolerance: float
     max_products: int
     warm_start: bool = False
+    max_logits: int = 2**25
     train: bool = False
     like: CurvatureBatch | None = None
     _done: dict[str, Any] = field(default_factory=dict)
@@ -48,11 +49,11 @@ class CurvatureBatch:
         if "operator" not in self._done:
             if "failure" in self._done:
                 raise self._done["failure"]
-            view, number = self.view, self.sequences
+            view = self.view
             low = {p.dtype for p in view.parameters().values()} & {torch.bfloat16, torch.float16}
             if low:
                 raise ModelError(f"parameters are {low.pop()}: second derivatives need float32".replace("torch.", ""))
-            loss = view.train_loss(number) if self.train else view.loss(number)
+            loss = self._losses()
             method: Method = "auto"
             known = view.memory.get("double_backward")
             if (self.like and self.like.method != "double backward") or (known is not None and not float(known)):
@@ -63,6 +64,31 @@ class CurvatureBatch:
                 self._done["failure"] = error
                 raise
         return self._done["operator"]
+
+    def _losses(self) -> Loss | Parts:
+        """Return the loss of the batch, in micro-batches where its logits would pass `max_logits`."""
+        view, number, size = self.view, self.sequences, self.micro_batch
+        if size >= number:
+            return view.train_loss(number) if self.train else view.loss(number)
+        found = view.train_loss_parts(number, size) if self.train else view.loss_parts(number, size)
+        self._done["num_parts"] = len(found)
+        return found
+
+    @property
+    def num_parts(self) -> int:
+        """Return in how many micro-batches the batch is read; with more than one, the graph is built anew for every product."""
+        return self._done.get("num_parts", 1)
+
+    @property
+    def micro_batch(self) -> int:
+        """Return how many sequences may be read at once."""
+        vocabulary = getattr(getattr(self.view.model, "config", None), "vocab_size", None)
+        if not isinstance(vocabulary, int):
+            return self.sequences
+        panel = self.view.panel
+        side = panel.encoder if panel.decoder is None else panel.decoder
+        longest = max((len(ids) for ids in side.ids[: self.sequences]), default=1)
+        return max(1, self.max_logits // max(1, vocabulary * longest))
 
     @property
     def method(self) -> str:

@@ -171,6 +171,10 @@ class View(Protocol):
         """Return a closure: mean loss (nats) over the predictions of `num_sequences` panel sequences from `start` on."""
         ...
 
+    def loss_parts(self, num_sequences: int, size: int) -> list[tuple[float, Callable[[], Tensor]]]:
+        """Return `loss` in micro-batches of `size` sequences: (weight, closure); the weights sum to 1."""
+        ...
+
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the trained parameters by name (frozen ones are left out, tied ones appear once)."""
         ...
@@ -180,8 +184,12 @@ class View(Protocol):
         """Return the optimizer, to be read only."""
         ...
 
-    def train_loss(self, num_sequences: int | None = None) -> Callable[[], Tensor]:
-        """Return a closure: mean loss (nats) on the (first sequences of the) last training batch that the tracer kept."""
+    def train_loss(self, num_sequences: int | None = None, start: int = 0) -> Callable[[], Tensor]:
+        """Return a closure: mean loss (nats) on (some sequences of) the last training batch that the tracer kept."""
+        ...
+
+    def train_loss_parts(self, num_sequences: int, size: int) -> list[tuple[float, Callable[[], Tensor]]]:
+        """Return `train_loss` in micro-batches of `size` sequences: (weight, closure); the weights sum to 1."""
         ...
 
     @property

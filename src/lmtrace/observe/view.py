@@ -162,7 +162,36 @@ class MeasurementView:
 
         return closure
 
-    def train_loss(self, num_sequences: int | None = None) -> Callable[[], Tensor]:
+    def loss_parts(self, num_sequences: int, size: int) -> list[tuple[float, Callable[[], Tensor]]]:
+        """`loss` of `num_sequences` in micro-batches of `size`: (share of the valid predictions, closure)."""
+        number = min(num_sequences, self.panel.num_sentences)
+        counts = {}
+        for start in range(0, number, size):
+            rows = range(start, min(start + size, number))
+            [batch] = self.panel.batches(size, indices=rows)
+            if len(batch.index):
+                counts[start] = (len(rows), len(batch.index))
+        whole = sum(count for _, count in counts.values())
+        return [(count / whole, self.loss(rows, start)) for start, (rows, count) in counts.items()]
+
+    def train_loss_parts(self, num_sequences: int, size: int) -> list[tuple[float, Callable[[], Tensor]]]:
+        """`train_loss` in micro-batches; one part where the batch has no `labels` to count."""
+        whole = self.train_loss(num_sequences)
+        arguments = self.measurement.train_batches[-1]
+        labels = arguments.get("labels")
+        if not isinstance(labels, Tensor):
+            return [(1.0, whole)]
+        # Causal models predict position t + 1 at t: the first label of a sequence is never predicted.
+        counted = labels[:num_sequences, 1:] if self.panel.objective == "causal" else labels[:num_sequences]
+        parts = []
+        for start in range(0, min(num_sequences, len(labels)), size):
+            count = int((counted[start : start + size] != -100).sum())
+            if count:
+                parts.append((count, self.train_loss(min(size, num_sequences - start), start)))
+        total = sum(count for count, _ in parts)
+        return [(count / total, closure) for count, closure in parts]
+
+    def train_loss(self, num_sequences: int | None = None, start: int = 0) -> Callable[[], Tensor]:
         """Closure: mean loss on the (first sequences of the) last training batch kept, computed by the model itself."""
         if not self.needs.train_batch:
             raise SignalError(f"{self.signal.name} reads training batches without having declared it", UNDECLARED)
@@ -173,7 +202,7 @@ class MeasurementView:
         if num_sequences is not None:
             size = max((len(v) for v in arguments.values() if isinstance(v, Tensor) and v.dim() > 0), default=0)
             arguments = {
-                k: v[:num_sequences] if isinstance(v, Tensor) and v.dim() > 0 and len(v) == size else v
+                k: v[start : start + num_sequences] if isinstance(v, Tensor) and v.dim() > 0 and len(v) == size else v
                 for k, v in arguments.items()
             }
 

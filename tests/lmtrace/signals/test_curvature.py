@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -339,3 +341,63 @@ def test_a_plain_module_inside_a_run(panel, tokenizer):
     assert next(r for r in records if r.metric == "trace").value is not None
     assert "edge" in {r.metric for r in records if r.missing}
     assert instrument.memories[0]["start"].numel() == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("style", ["gpt2", "bert", "t5"])
+def test_micro_batches_give_the_numbers_of_the_whole_batch(style, panel, tokenizer):
+    """Sequences of unequal length, so that unweighted means over micro-batches would be wrong."""
+    model = tiny(style, tokenizer).double()
+    batch = {
+        "input_ids": torch.randint(4, len(tokenizer), (7, 9), generator=torch.Generator().manual_seed(0)),
+        "attention_mask": torch.ones(7, 9, dtype=torch.int64),
+    }
+    batch["labels"] = batch["input_ids"].clone()
+    for row, end in enumerate((9, 3, 5, 2, 9, 4, 7)):
+        batch["labels"][row, end:] = -100
+    found = []
+    for max_logits in (2**25, 3 * len(tokenizer) * 12):
+        options = {"quantities": ("spectrum", "trace", "alignment", "landscape"), "num_probes": 3, "tolerance": 1e-4}
+        signal = Curvature(sequences=7, max_logits=max_logits, **options)
+        instrument = Instrument(model, panel, [signal], torch.optim.SGD(model.parameters(), lr=0.1), on_error="raise")
+        instrument.train_batches[:] = [batch]
+        records = instrument.measure(0)
+        found.append({r.metric: r.value for r in records if r.signal == "curvature" and r.array is None and not r.missing})
+    whole, parts = found
+    assert whole.pop("micro_batches") == 1
+    assert parts.pop("micro_batches") > 1
+    assert parts.keys() == whole.keys()
+    for metric, value in whole.items():
+        # The library's own loss is taken in float32, whatever the model's precision.
+        assert parts[metric] == pytest.approx(value, rel=1e-4, abs=1e-6), metric
+
+
+MEMORY = """
+import sys, torch
+from lmtrace.jobs.memory import PeakMemory
+from lmtrace.numerics.hessian_operator import HessianOperator
+torch.manual_seed(0)
+table = torch.nn.Parameter(torch.randn(20_000, 16))
+ids = torch.randint(20_000, (16, 32))
+
+def loss(rows):
+    return lambda: torch.nn.functional.cross_entropy((table[ids[rows]] @ table.T).flatten(0, 1), ids[rows].flatten())
+
+size = int(sys.argv[1])
+parts = [(size / 16, loss(slice(at, at + size))) for at in range(0, 16, size)]
+with PeakMemory(torch.device("cpu")) as before:
+    pass
+with PeakMemory(torch.device("cpu")) as during:
+    operator = HessianOperator(parts, [table])
+    product = operator(torch.ones(operator.size) / 100)
+print(during.peak - before.peak, float(product.norm()))
+"""
+
+
+@pytest.mark.slow
+def test_micro_batches_bound_the_memory():
+    told = {}
+    for size in (16, 2):
+        done = subprocess.run([sys.executable, "-c", MEMORY, str(size)], capture_output=True, text=True, check=True)
+        told[size] = [float(word) for word in done.stdout.split()]
+    assert told[2][1] == pytest.approx(told[16][1], rel=1e-4)
+    assert told[2][0] < 0.5 * told[16][0]

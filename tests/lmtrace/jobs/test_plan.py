@@ -1,0 +1,113 @@
+"""The predicted cost of a run: counts and sums against a hand-made clock, memory against a real run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import lmtrace
+from lmtrace.errors import ConfigError
+from lmtrace.instrument import Instrument
+from lmtrace.jobs.memory import PeakMemory
+from lmtrace.jobs.plan import plan_training
+from lmtrace.jobs.train import config_of
+from lmtrace.records.schema import Record
+
+MEASURED = """
+import json, sys
+from lmtrace.instrument import Instrument
+from lmtrace.jobs.memory import PeakMemory
+from lmtrace.jobs.train import config_of, train
+from lmtrace.observe.forward import device_of
+used, original = [], Instrument.measure
+
+def measure(self, step, chosen=None, *rest, **named):
+    with PeakMemory(device_of(self.model)) as memory:
+        found = original(self, step, chosen, *rest, **named)
+    used.append(memory.peak)
+    return found
+
+Instrument.measure = measure
+train(config_of(json.loads(sys.argv[1])))
+print(json.dumps(used))
+"""
+
+
+def test_counts_strides_and_sums(gpt2, panel, monkeypatch):
+    clock = [0.0]
+
+    def measure(self, step, chosen=None):
+        names = [s.name for i, s in enumerate(self.signals) if chosen is None or i in chosen]
+        spent = {"output": 1.0, "curvature": 10.0, "pass": 0.5}
+        total = 0.5 + sum(spent[name] for name in names)
+        clock[0] += total
+        parts = {**{name: spent[name] for name in (*names, "pass")}, "all": total}
+        return [Record(step=step, signal="cost", metric="seconds", label=k, value=v, n=1) for k, v in parts.items()]
+
+    monkeypatch.setattr(Instrument, "measure", measure)
+    monkeypatch.setattr("lmtrace.jobs.plan.time.perf_counter", lambda: clock[0])
+    found = lmtrace.plan(gpt2, panel, signals=["output", "curvature"], every=10, steps=95, step_seconds=2.0)
+    # 0, 10, ..., 90 and the last step: 11; curvature at the measurements 0, 5 and the last one
+    assert found.num_measurements == 11
+    assert {s.signal: s.num_measurements for s in found.signals} == {"output": 11, "curvature": 3}
+    assert (found.measurement_seconds, found.full_seconds) == (1.5, 11.5)
+    assert found.measuring_seconds == pytest.approx(3 * 11.5 + 8 * 1.5)
+    assert found.share == pytest.approx(46.5 / 190)
+    assert found.every_for(0.1) == round((46.5 / 11) / (0.1 * 2.0))
+    assert json.loads(json.dumps(found.as_dict()))["steps"] == 95
+
+
+def test_the_model_is_left_alone(gpt2, panel):
+    before = {k: v.clone() for k, v in gpt2.state_dict().items()}
+    found = lmtrace.plan(gpt2, panel, signals=["output", "dimension"], every=5, steps=20, step_seconds=0.1)
+    assert all(torch.equal(v, before[k]) for k, v in gpt2.state_dict().items())
+    assert found.num_measurements == 5
+    assert found.measuring_seconds > 0
+
+
+def test_a_run_without_steps_is_refused():
+    with pytest.raises(ConfigError, match="nothing to compare"):
+        plan_training(config_of({"steps": 0}))
+
+
+def test_the_peak_is_that_of_the_body_only():
+    size = 2**28
+    with PeakMemory(torch.device("cpu")) as empty:
+        pass
+    with PeakMemory(torch.device("cpu")) as full:
+        held = torch.ones(size, dtype=torch.uint8)
+        del held
+    with PeakMemory(torch.device("cpu")) as after:
+        pass
+    assert full.peak - empty.peak == pytest.approx(size, rel=0.1)
+    assert after.peak - empty.peak < 0.1 * size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "gpt2", "size": "8x512", "signals": "standard", "batch_size": 8},
+        {"model": "llama", "size": "4x256", "signals": "output,probe,lens", "batch_size": 16},
+    ],
+)
+def test_memory_is_predicted_within_a_quarter(settings, tmp_path):
+    settings = {"data": {"corpus": "absynth:small", "sentences": 12_000}, "steps": 7, "every": 3, **settings}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    flags = ["--config", str(tmp_path / "run.json"), "--json"]
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    predicted = json.loads(run("-m", "lmtrace.cli.main", "plan", *flags))["memory"]
+    used = json.loads(run("-c", MEASURED, json.dumps({**settings, "run": str(tmp_path / "run")})).splitlines()[-1])
+    # The last measurement is by all signals, as the prediction is.
+    assert predicted == pytest.approx(used[-1], rel=0.25)
+    assert predicted > 2**29
