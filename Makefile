@@ -23,6 +23,7 @@ demo: setup
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks studies examples
+	$(BIN)/ruff format --check --quiet src tests benchmarks studies examples
 	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 

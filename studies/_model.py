@@ -17,9 +17,7 @@ class Block(nn.Module):
         self.mlp = (
             None
             if attention_only
-            else nn.Sequential(
-                nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-            )
+            else nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +35,14 @@ class Decoder(nn.Module):
     """Token and position embeddings, blocks, a final norm, an untied head."""
 
     def __init__(
-        self, vocabulary: int, length: int, *, width: int = 64, layers: int = 2, heads: int = 4, attention_only: bool = False
+        self,
+        vocabulary: int,
+        length: int,
+        *,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        attention_only: bool = False,
     ) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)

@@ -148,7 +148,9 @@ def main(seed: int = 0, steps: int = 3000) -> int:
     print(f"next-token law alone: R^2 {surface:.3f} (known .247)")
     known = [0.85772, 0.81336, 0.79812, 0.79474]
     checks = {
-        "entropies of Mess3 are the known ones": all(abs(a - b) < 1e-5 for a, b in zip(entropies[1:5], known, strict=True)),
+        "entropies of Mess3 are the known ones": all(
+            abs(a - b) < 1e-5 for a, b in zip(entropies[1:5], known, strict=True)
+        ),
         "entropy rate of Mess3": abs(entropies[-1] - 0.79346) < 5e-4,
         "entropy rate and mixed states of RRXOR": abs(rate - 2 / 3 * math.log(2)) < 0.01 and states == 36,
         "the untrained twin already decodes part of it": 0.3 < first < 0.75 and abs(null) < 0.05,

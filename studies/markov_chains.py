@@ -65,9 +65,7 @@ def main(seed: int = 0, steps: int = 700) -> int:
             with torch.no_grad():
                 log_probs = model(torch.as_tensor(test))[:, :-1].log_softmax(-1).double().numpy()
             loss = loss_of(np.exp(log_probs), test)
-            distance = {
-                name: float((law * (np.log(law) - log_probs)).sum(-1).mean()) for name, law in laws.items()
-            }
+            distance = {name: float((law * (np.log(law) - log_probs)).sum(-1).mean()) for name, law in laws.items()}
             nearest = min(distance, key=distance.__getitem__)
             print(f"step {step:4}: loss {loss:.4f}, KL from " + ", ".join(f"{k} {v:.4f}" for k, v in distance.items()))
             if passed_unigram is None and loss < own["unigram"]:

@@ -19,9 +19,7 @@ from lmtrace.records.schema import RunHeader
 PACKAGES = ("lmtrace", "torch", "numpy", "scipy", "transformers", "accelerate", "safetensors")
 
 
-def run_header(
-    name: str, instrument: Instrument, *, data: Mapping[str, Any], settings: Mapping[str, Any]
-) -> RunHeader:
+def run_header(name: str, instrument: Instrument, *, data: Mapping[str, Any], settings: Mapping[str, Any]) -> RunHeader:
     """Return the header of a run that starts now."""
     signals: dict[str, list[dict[str, Any]]] = {}
     for signal in instrument.signals:

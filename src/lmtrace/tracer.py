@@ -131,7 +131,15 @@ class Tracer:
             raise ConfigError(f'on_error must be "disable" or "raise", got {on_error!r}')
         check_division(model)
         self.instrument = Instrument(
-            model, panel, resolve(signals), optimizer, forward, sites, seed=seed, on_error=on_error, max_logits=max_logits
+            model,
+            panel,
+            resolve(signals),
+            optimizer,
+            forward,
+            sites,
+            seed=seed,
+            on_error=on_error,
+            max_logits=max_logits,
         )
         self.schedule = Schedule.of(every)
         self.folder = Path(run)

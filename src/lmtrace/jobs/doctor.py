@@ -40,7 +40,9 @@ def doctor() -> list[dict[str, Any]]:
         present = _has(package)
         rows.append({"name": package, "ok": present, "detail": version(package) if present else f"install {extra}"})
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    rows.append({"name": "disk", "ok": free > 1, "detail": f"{free:.0f} GiB free, {_sync_ms():.1f} ms for a safe write"})
+    rows.append(
+        {"name": "disk", "ok": free > 1, "detail": f"{free:.0f} GiB free, {_sync_ms():.1f} ms for a safe write"}
+    )
     return rows
 
 

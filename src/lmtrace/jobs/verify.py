@@ -106,7 +106,9 @@ def _default_step(model: nn.Module, panel: Panel) -> Callable[[nn.Module, torch.
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, i: int) -> Tensor:
         batch = batches[i % len(batches)]
         inputs = inputs_of(batch, device)
-        output = model(**accepted(model, inputs)) if "input_ids" in accepted(model, inputs) else model(inputs["input_ids"])
+        output = (
+            model(**accepted(model, inputs)) if "input_ids" in accepted(model, inputs) else model(inputs["input_ids"])
+        )
         logits = getattr(output, "logits", output)
         chosen = logits[torch.as_tensor(batch.predict_row), torch.as_tensor(batch.predict_column)]
         loss = nn.functional.cross_entropy(chosen, torch.as_tensor(batch.targets, device=device))

@@ -55,7 +55,9 @@ def print_findings(run: Any, findings: Iterable[Any], console: Console, everythi
     for row in chosen:
         kind = str(row.get("kind", "finding"))
         style = _STYLE.get(kind, "dim" if kind.startswith(_QUIET) else "bold green")
-        console.print(Text.assemble((f"{kind}: ", style), str(row.get("sentence", ""))), soft_wrap=not console.is_terminal)
+        console.print(
+            Text.assemble((f"{kind}: ", style), str(row.get("sentence", ""))), soft_wrap=not console.is_terminal
+        )
     if len(chosen) < len(rows):
         console.print(Text(f"... and {len(rows) - len(chosen)} more: lmtrace findings {run.folder} --all", style="dim"))
 
@@ -92,7 +94,9 @@ def run_summary(run: Any) -> RenderableType:
     }.items():  # fmt: skip
         if value:
             facts.add_row(Text(name, style="dim"), escape(str(value)))
-    return Group(facts, Text(""), series_table([run.series(k.signal, k.metric, k.label, k.split) for k in tuple(run.keys())]))
+    return Group(
+        facts, Text(""), series_table([run.series(k.signal, k.metric, k.label, k.split) for k in tuple(run.keys())])
+    )
 
 
 def series_table(series: Sequence[Series]) -> Table:

@@ -119,14 +119,17 @@ class Errors(Signal):
         n = len(sentences)
         good = sum(d is None for d in diagnoses)
         yield self.record(
-            view, "well_formed", good / n, stderr=_wilson_half(good / n, n), n=n, null=self._shuffled_share(view, oracle)
+            view,
+            "well_formed",
+            good / n,
+            stderr=_wilson_half(good / n, n),
+            n=n,
+            null=self._shuffled_share(view, oracle),
         )
         counts = Counter(d.kind for d in diagnoses if d is not None)
         for kind in (*TYPES, *sorted(set(counts) - set(TYPES))):
             share = counts[kind] / n
-            yield self.record(
-                view, "rate", share, label=f"type={kind}", stderr=_wilson_half(share, n), n=n, null=0.0
-            )
+            yield self.record(view, "rate", share, label=f"type={kind}", stderr=_wilson_half(share, n), n=n, null=0.0)
         yield from self._variety(view, sentences, diagnoses)
         worst = [(s, d) for s, d in zip(sentences, diagnoses, strict=True) if d is not None][: self.examples]
         if worst:

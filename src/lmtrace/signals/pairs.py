@@ -173,7 +173,12 @@ def _causal(view: View, rows: list[list[int]], fits: list[int], result: np.ndarr
 
 
 def _masked(
-    view: View, rows: list[list[int]], sentences: Sequence[Sequence[int]], fits: list[int], skip: int, result: np.ndarray
+    view: View,
+    rows: list[list[int]],
+    sentences: Sequence[Sequence[int]],
+    fits: list[int],
+    skip: int,
+    result: np.ndarray,
 ) -> None:
     """Score every token of every sentence with that token masked: one row per token."""
     mask_token = mask_id(view.panel.tokenizer)

@@ -108,5 +108,7 @@ def test_resume_from_a_checkpoint_goes_on_with_the_run(tokenizer, sentences, pan
     assert np.allclose(a.scalars("loss")[1], b.scalars("loss")[1], atol=1e-6)
     for key in a.keys():
         if key.signal != "cost":
-            x, y = (run.series(signal=key.signal, metric=key.metric, label=key.label, split=key.split) for run in (a, b))
+            x, y = (
+                run.series(signal=key.signal, metric=key.metric, label=key.label, split=key.split) for run in (a, b)
+            )
             np.testing.assert_allclose(x.values, y.values, rtol=1e-6, atol=1e-9, err_msg=str(key))

@@ -91,7 +91,12 @@ def test_each_breach_is_caught(signal, match, panel, gpt2):
 
 @pytest.mark.parametrize(
     ("value", "match"),
-    [(math.nan, "value is nan"), (math.inf, "value is inf"), (1.5, "above the field's limit"), (-0.5, "below the field's")],
+    [
+        (math.nan, "value is nan"),
+        (math.inf, "value is inf"),
+        (1.5, "above the field's limit"),
+        (-0.5, "below the field's"),
+    ],
 )
 def test_bad_numbers_are_caught(value, match, panel, gpt2):
     class Number(Bad):

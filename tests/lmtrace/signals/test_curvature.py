@@ -333,7 +333,9 @@ def test_every_quantity_exists_on_every_family(style, panel, tokenizer):
 
 def test_a_plain_module_inside_a_run(panel, tokenizer):
     model = PlainModel(len(tokenizer))
-    instrument = Instrument(model, panel, [Curvature(sequences=4, num_probes=2, tolerance=0.3, warm_start=True)], on_error="raise")
+    instrument = Instrument(
+        model, panel, [Curvature(sequences=4, num_probes=2, tolerance=0.3, warm_start=True)], on_error="raise"
+    )
     records = [r for r in instrument.measure(0) if r.signal == "curvature"]
     assert {r.site for r in records if r.metric == "component_trace"} == {
         "embedding", "attention.q", "attention.k", "attention.v", "attention.o", "mlp", "norm",
@@ -361,7 +363,9 @@ def test_micro_batches_give_the_numbers_of_the_whole_batch(style, panel, tokeniz
         instrument = Instrument(model, panel, [signal], torch.optim.SGD(model.parameters(), lr=0.1), on_error="raise")
         instrument.train_batches[:] = [batch]
         records = instrument.measure(0)
-        found.append({r.metric: r.value for r in records if r.signal == "curvature" and r.array is None and not r.missing})
+        found.append(
+            {r.metric: r.value for r in records if r.signal == "curvature" and r.array is None and not r.missing}
+        )
     whole, parts = found
     assert whole.pop("micro_batches") == 1
     assert parts.pop("micro_batches") > 1

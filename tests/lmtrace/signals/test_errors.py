@@ -39,7 +39,9 @@ def test_the_language_itself_raises_no_alarm(language):
     assert diagnose(oracle, [corpus[i].tokens for i in range(1000)]) == [None] * 1000
 
 
-@pytest.mark.parametrize("kind", ["role_violation", "argument_elimination", "agreement_violation", "word_order_violation"])
+@pytest.mark.parametrize(
+    "kind", ["role_violation", "argument_elimination", "agreement_violation", "word_order_violation"]
+)
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
 def test_planted_errors_are_recovered(kind, share, language):
     corpus, oracle, _ = language

@@ -75,7 +75,9 @@ def test_a_model_that_knows_the_rule_gets_every_pair(panel, tokenizer, sentences
     for i in range(150):
         rows = [tokenizer.encode(s.tokens, add_special_tokens=True) for s in sentences[(i * 32) % 160 :][:32]]
         batch = torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True)
-        loss = model(input_ids=batch, attention_mask=(batch > 0).long(), labels=batch.masked_fill(batch == 0, -100)).loss
+        loss = model(
+            input_ids=batch, attention_mask=(batch > 0).long(), labels=batch.masked_fill(batch == 0, -100)
+        ).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

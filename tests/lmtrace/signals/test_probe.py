@@ -204,7 +204,9 @@ def test_label_sets_make_layers_coarser(panel):
     basic = coarsen(layer, "upos/basic")
     assert basic.names == ("NOUN", "OTHER", "VERB")
     assert [basic.names[c] if c >= 0 else None for c in basic.codes] == ["VERB", "NOUN", "OTHER", None, "VERB"]
-    assert set(SETS["upos", "basic"].values()) | {"OTHER"} == set(["NOUN", "VERB", "ADJ", "ADV", "PREP", "DET", "CONJ", "OTHER"])
+    assert set(SETS["upos", "basic"].values()) | {"OTHER"} == set(
+        ["NOUN", "VERB", "ADJ", "ADV", "PREP", "DET", "CONJ", "OTHER"]
+    )
     roles = set(["AGENT", "PATIENT", "ACTION", "LOCATION", "RELATION", "CONNECTOR", "RESULT"])
     assert set(SETS["role", "basic"].values()) == roles
     added = set(["MOTION", "COMMUNICATION", "CHANGE", "DESTINATION", "TIME", "PROPERTY", "MANNER"])
