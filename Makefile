@@ -36,7 +36,6 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 docs: setup
-	$(BIN)/pip install --quiet --editable '.[docs]'
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
 clean:
