@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.neighbours import as_points
+from lmtrace.numerics.neighbours import as_points, unit_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +21,8 @@ class Covariance:
     Attributes
     ----------
     variances : [components]
-        float64, falling, larger than zero: eigenvalues of X'X / n of the centred points.
+        float64, falling, larger than zero: eigenvalues of X'X / n of the centred points; up to a factor where the
+        points are so large or small that their squares are not float64 numbers.
     scores : [n, components]
         The points along the components, in their own precision; for standard errors only.
     n
@@ -46,7 +47,7 @@ def covariance(x: np.ndarray | Tensor) -> Covariance:
     broken = int((~torch.isfinite(points).all(dim=1)).sum())
     if broken:
         return Covariance(empty, empty, n, f"{broken} of {n} points hold numbers that are not finite")
-    largest = points.abs().max().double()
+    largest = points.abs().max().double() if points.numel() else points.new_zeros(()).double()
     if largest == 0:
         return Covariance(empty, empty, n, "all points are equal")
     rounding = torch.finfo(points.dtype).eps
@@ -64,6 +65,8 @@ def covariance(x: np.ndarray | Tensor) -> Covariance:
     kept = (variances > floor).nonzero().ravel().flip(0)
     if not len(kept):
         return Covariance(empty, empty, n, "all points are equal")
+    if unit_of(points) != 1.0:
+        return Covariance(variances[kept], scores[:, kept], n)
     return Covariance(variances[kept] * largest**2, scores[:, kept] * largest.to(scores), n)
 
 
@@ -123,10 +126,11 @@ def anisotropy(x: np.ndarray | Tensor) -> Estimate:
         return Estimate(None, n=n, note=f"{n} points; at least 3 are needed")
     if not bool(torch.isfinite(points).all()):
         return Estimate(None, n=n, note="points hold numbers that are not finite")
-    norms = torch.linalg.vector_norm(points, dim=1, keepdim=True)
-    if bool((norms == 0).any()):
-        return Estimate(None, n=n, note=f"{int((norms == 0).sum())} of {n} points are zero and have no direction")
-    directions = points / norms
+    largest = points.abs().amax(dim=1, keepdim=True) if points.numel() else points.new_zeros(n, 1)
+    if bool((largest == 0).any()):
+        return Estimate(None, n=n, note=f"{int((largest == 0).sum())} of {n} points are zero and have no direction")
+    points = points / largest  # squares of the raw numbers may overflow
+    directions = points / torch.linalg.vector_norm(points, dim=1, keepdim=True)
     # Mean cosine of each row with the others; a row's own cosine is 1.
     cosines = (directions @ directions.sum(dim=0) - 1) / (n - 1)
     return Estimate(float(cosines.mean()), 2 * _stderr(cosines), n)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.neighbours import as_points
+from lmtrace.numerics.neighbours import as_points, unit_of
 
 MIN_POINTS = 4
 
@@ -109,6 +109,10 @@ def _problem(n: int, finite: bool) -> str:
 
 def _scaled(points: Tensor) -> Tensor:
     """Return the points centred, with mean square norm 1: CKA does not depend on either, rounding does."""
+    if not points.numel():
+        return points
+    unit = unit_of(points)
+    points = points if unit == 1.0 else points / unit
     centred = points - points.mean(dim=0)
     scale = float(torch.linalg.vector_norm(centred)) / math.sqrt(len(points))
     rounding = torch.finfo(points.dtype).eps * float(points.abs().max()) * math.sqrt(points.shape[1])

@@ -38,6 +38,8 @@ class Needs:
         The exact next-token law of the panel's sentences (`Panel.truth`), from a corpus with an oracle.
     model
         The model itself, its parameters, and losses of panel sequences with gradients (`View.loss`).
+    parameters
+        The trained parameters, read only. A signal that needs no more of the model than this runs beside others.
     optimizer
         The optimizer's state, read only.
     train_batch
@@ -50,6 +52,7 @@ class Needs:
     labels: tuple[str, ...] = ()
     truth: bool = False
     model: bool = False
+    parameters: bool = False
     optimizer: bool = False
     train_batch: bool = False
 
@@ -59,7 +62,7 @@ class Needs:
         )
         flags = {
             name: getattr(self, name) or getattr(other, name)
-            for name in ("logits", "attention", "truth", "model", "optimizer", "train_batch")
+            for name in ("logits", "attention", "truth", "model", "parameters", "optimizer", "train_batch")
         }
         return Needs(sites=sites, labels=tuple(dict.fromkeys((*self.labels, *other.labels))), **flags)
 

@@ -124,7 +124,9 @@ class MeasurementView:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not (self.needs.model or self.needs.parameters):
+            raise SignalError(f"{self.signal.name} reads parameters without having declared it", UNDECLARED)
+        return {name: p for name, p in self.measurement.model.named_parameters() if p.requires_grad}
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """[sequences, length, vocabulary] for inputs of the signal's own."""
