@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.neighbours import as_points, unit_of
+from lmtrace.numerics.neighbours import as_points, largest_magnitude, not_finite, unit_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,14 +44,13 @@ def covariance(x: np.ndarray | Tensor) -> Covariance:
     empty = points.new_zeros(0, dtype=torch.float64)
     if n < 2:
         return Covariance(empty, empty, n, f"{n} points; at least 2 are needed")
-    broken = int((~torch.isfinite(points).all(dim=1)).sum())
-    if broken:
-        return Covariance(empty, empty, n, f"{broken} of {n} points hold numbers that are not finite")
-    largest = points.abs().max().double() if points.numel() else points.new_zeros(()).double()
+    largest = largest_magnitude(points)
+    if not math.isfinite(largest):
+        return Covariance(empty, empty, n, not_finite(points))
     if largest == 0:
         return Covariance(empty, empty, n, "all points are equal")
     rounding = torch.finfo(points.dtype).eps
-    centred = points.double() / largest
+    centred = points.double().div_(largest) if points.dtype == torch.float32 else points / largest
     centred -= centred.mean(dim=0)
     # The smaller of the two Gram matrices; float64 squares stay accurate to 1e-8 of the largest singular value.
     if n >= points.shape[1]:
@@ -65,9 +64,9 @@ def covariance(x: np.ndarray | Tensor) -> Covariance:
     kept = (variances > floor).nonzero().ravel().flip(0)
     if not len(kept):
         return Covariance(empty, empty, n, "all points are equal")
-    if unit_of(points) != 1.0:
+    if unit_of(points, largest) != 1.0:
         return Covariance(variances[kept], scores[:, kept], n)
-    return Covariance(variances[kept] * largest**2, scores[:, kept] * largest.to(scores), n)
+    return Covariance(variances[kept] * largest**2, scores[:, kept] * largest, n)
 
 
 def participation_ratio(x: np.ndarray | Tensor | Covariance) -> Estimate:
@@ -120,17 +119,20 @@ def anisotropy(x: np.ndarray | Tensor) -> Estimate:
 
     Ethayarajh (2019), EMNLP. The standard error is that of a mean over pairs that share rows (Hoeffding 1948).
     """
-    points = as_points(x).double()
+    points = as_points(x)
     n = len(points)
     if n < 3:
         return Estimate(None, n=n, note=f"{n} points; at least 3 are needed")
-    if not bool(torch.isfinite(points).all()):
-        return Estimate(None, n=n, note="points hold numbers that are not finite")
-    largest = points.abs().amax(dim=1, keepdim=True) if points.numel() else points.new_zeros(n, 1)
-    if bool((largest == 0).any()):
-        return Estimate(None, n=n, note=f"{int((largest == 0).sum())} of {n} points are zero and have no direction")
-    points = points / largest  # squares of the raw numbers may overflow
-    directions = points / torch.linalg.vector_norm(points, dim=1, keepdim=True)
+    largest = largest_magnitude(points)
+    if not math.isfinite(largest):
+        return Estimate(None, n=n, note=not_finite(points))
+    unit = unit_of(points, largest)
+    directions = points.double() if unit == 1.0 else points.double() / unit
+    norms = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+    zeros = int((norms == 0).sum())
+    if zeros:
+        return Estimate(None, n=n, note=f"{zeros} of {n} points are zero and have no direction")
+    directions = directions / norms
     # Mean cosine of each row with the others; a row's own cosine is 1.
     cosines = (directions @ directions.sum(dim=0) - 1) / (n - 1)
     return Estimate(float(cosines.mean()), 2 * _stderr(cosines), n)

@@ -155,6 +155,7 @@ class HessianOperator:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             loss = _scalar(part)
             grads = torch.autograd.grad(loss, self._tensors, create_graph=True, allow_unused=True)
+        _check_used(grads)
         return float(loss.detach()), list(grads)
 
     def _double_backward(self, vector: Tensor, only: Collection[str] | None) -> Tensor:
@@ -225,7 +226,10 @@ class HessianOperator:
         for weight, part in self._parts:
             with torch.enable_grad():
                 loss = _scalar(part)
-                found = iter(torch.autograd.grad(loss, inputs, allow_unused=True))
+                grads = torch.autograd.grad(loss, inputs, allow_unused=True)
+            if only is None:
+                _check_used(grads)
+            found = iter(grads)
             value += weight * float(loss.detach())
             total.add_(self._flat([next(found) if want else None for want in wanted]), alpha=weight)
         return value, total
@@ -242,6 +246,12 @@ class HessianOperator:
                 for t, p in zip(tensors, self._tensors)
             ]
         )
+
+
+def _check_used(grads: Sequence[Tensor | None]) -> None:
+    """Refuse a loss of other parameters than those given: its Hessian would be zero, silently."""
+    if all(g is None for g in grads):
+        raise ModelError("the loss does not depend on any of the parameters", "Pass those that the loss closure reads")
 
 
 def _scalar(part: Loss) -> Tensor:

@@ -83,16 +83,29 @@ def _tensor_of(array: np.ndarray) -> Tensor:
     return torch.from_numpy(plain if plain.flags.writeable else plain.copy())
 
 
-def unit_of(points: Tensor) -> float:
+def largest_magnitude(points: Tensor) -> float:
+    """Return the largest absolute value, in one pass: 0 for no numbers, not finite where one of them is not."""
+    if not points.numel():
+        return 0.0
+    low, high = torch.aminmax(points)
+    return max(-float(low), float(high)) if not torch.isnan(high) else math.nan
+
+
+def unit_of(points: Tensor, largest: float | None = None) -> float:
     """Return a power of two by which to divide finite `points` so that their squares neither overflow nor vanish.
 
     1 for anything ordinary; the division is exact.
     """
-    largest = float(points.abs().max()) if points.numel() else 0.0
+    largest = largest_magnitude(points) if largest is None else largest
     limit = 1e12 if points.dtype == torch.float32 else 1e120
     if largest == 0.0 or not math.isfinite(largest) or 1 / limit < largest < limit:
         return 1.0
     return 2.0 ** math.frexp(largest)[1]
+
+
+def not_finite(points: Tensor) -> str:
+    """Return the reason that says how many points are not finite."""
+    return f"{int((~torch.isfinite(points).all(dim=1)).sum())} of {len(points)} points hold numbers that are not finite"
 
 
 def nearest(x: np.ndarray | Tensor, k: int, *, tolerance: float = 3e-5) -> Neighbours:
@@ -121,10 +134,10 @@ def nearest(x: np.ndarray | Tensor, k: int, *, tolerance: float = 3e-5) -> Neigh
         raise ConfigError(f"tolerance must not be negative, got {tolerance}")
     points = as_points(x)
     n = len(points)
-    broken = int((~torch.isfinite(points).all(dim=1)).sum())
-    if broken:
-        return _empty(n, f"{broken} of {n} points hold numbers that are not finite")
-    unit = unit_of(points)
+    largest = largest_magnitude(points)
+    if not math.isfinite(largest):
+        return _empty(n, not_finite(points))
+    unit = unit_of(points, largest)
     points = points if unit == 1.0 else points / unit
     norms = torch.linalg.vector_norm(points, dim=1)
     rounding = 8 * torch.finfo(points.dtype).eps * float(norms.max()) if n else 0.0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.errors import DataError, ModelError
+from lmtrace.errors import DataError
 from lmtrace.numerics.hessian import operator_spectrum
 from lmtrace.numerics.hessian_operator import HessianOperator, Loss, Method, Parts
 from lmtrace.numerics.hutchinson import quadratic_forms
@@ -49,10 +49,7 @@ class CurvatureBatch:
         if "operator" not in self._done:
             if "failure" in self._done:
                 raise self._done["failure"]
-            view = self.view
-            low = {p.dtype for p in view.parameters().values()} & {torch.bfloat16, torch.float16}
-            if low:
-                raise ModelError(f"parameters are {low.pop()}: second derivatives need float32".replace("torch.", ""))
+            view = self._wide
             loss = self._losses()
             method: Method = "auto"
             known = view.memory.get("double_backward")
@@ -65,9 +62,16 @@ class CurvatureBatch:
                 raise
         return self._done["operator"]
 
+    @property
+    def _wide(self) -> View:
+        """The view that products are taken in: of a float32 copy of the model where its parameters are of half precision."""
+        if {p.dtype for p in self.view.parameters().values()} & {torch.bfloat16, torch.float16}:
+            return self.view.in_float32()
+        return self.view
+
     def _losses(self) -> Loss | Parts:
         """Return the loss of the batch, in micro-batches where its logits would pass `max_logits`."""
-        view, number, size = self.view, self.sequences, self.micro_batch
+        view, number, size = self._wide, self.sequences, self.micro_batch
         if size >= number:
             return view.train_loss(number) if self.train else view.loss(number)
         found = view.train_loss_parts(number, size) if self.train else view.loss_parts(number, size)
@@ -170,7 +174,7 @@ class CurvatureBatch:
     def setting(self, name: str) -> tuple[float | None, str]:
         """A setting of the optimizer that all groups share, or why there is none."""
         try:
-            value = common_setting(self.view.optimizer, self.operator.params, name)
+            value = common_setting(self.view.optimizer, self.view.parameters(), name)
         except DataError as error:
             return None, str(error)
         return value, "" if value is not None else f"the optimizer's groups differ in {name}"

@@ -182,6 +182,10 @@ class View(Protocol):
         """Return the trained parameters by name (frozen ones are left out, tied ones appear once)."""
         ...
 
+    def in_float32(self) -> View:
+        """Return the same view of a float32 copy of the model (second derivatives need the precision); needs `model`."""
+        ...
+
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """Return the optimizer, to be read only."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -127,6 +128,16 @@ class MeasurementView:
         if not (self.needs.model or self.needs.parameters):
             raise SignalError(f"{self.signal.name} reads parameters without having declared it", UNDECLARED)
         return {name: p for name, p in self.measurement.model.named_parameters() if p.requires_grad}
+
+    def in_float32(self) -> MeasurementView:
+        """The same view of a float32 copy of the model, which is made once and lives as long as the measurement."""
+        key = ("view.float32",)
+        if key not in self.cache:
+            wide = copy.deepcopy(self.model).float()
+            if "flash" in str(getattr(getattr(wide, "config", None), "_attn_implementation", "")):
+                wide.set_attn_implementation("sdpa")  # flash attention reads half precision only
+            self.cache[key] = wide
+        return replace(self, measurement=replace(self.measurement, model=self.cache[key]))
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """[sequences, length, vocabulary] for inputs of the signal's own."""

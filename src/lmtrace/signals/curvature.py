@@ -16,6 +16,9 @@ the P trained parameters (tied ones once, frozen ones not). Its entries are in n
 - **density**: spectral density (stochastic Lanczos quadrature), and from it ranks, condition number, decay, negative
   mass and the curvature score Tr H / sqrt(r_eff).
 
+Parameters in bfloat16 or float16: H is that of a float32 copy of the model, at the same (rounded) weights. The copy
+lives as long as the measurement.
+
 It misleads where sequences are few: the sharpness of a small batch is larger than that of the whole data, so compare
 steps, not batch sizes. The null of every curve is step 0.
 """
@@ -280,7 +283,7 @@ class Curvature(Signal):
 
     def _preconditioned(self, work: CurvatureBatch) -> Iterator[Record]:
         operator, view = work.operator, work.view
-        diagonal = adam_preconditioner(view.optimizer, operator.params)
+        diagonal = adam_preconditioner(view.optimizer, view.parameters())
         root = torch.cat([d.reshape(-1).to(operator.device, operator.dtype) for d in diagonal]).rsqrt()
         start = random_start(operator.size, view.generator("lanczos"), operator.dtype, operator.device)
         found = lanczos(
