@@ -135,7 +135,7 @@ class MeasurementView:
         if key not in self.cache:
             wide = copy.deepcopy(self.model).float()
             if "flash" in str(getattr(getattr(wide, "config", None), "_attn_implementation", "")):
-                wide.set_attn_implementation("sdpa")  # flash attention reads half precision only
+                wide.set_attn_implementation("sdpa")  # flash reads half precision only  # pyright: ignore[reportCallIssue]
             self.cache[key] = wide
         return replace(self, measurement=replace(self.measurement, model=self.cache[key]))
 
