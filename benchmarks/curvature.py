@@ -22,14 +22,14 @@ from lmtrace.text.panel import Panel
 from lmtrace.text.sentences import AnnotatedSentence
 from lmtrace.text.tokenizer import WordTokenizer
 
-WORDS, LENGTH, BATCH, STEPS = 300, 16, 128, 60
+WORDS, LENGTH, BATCH = 300, 16, 128
 PUBLISHED = ("spectrum", "trace", "components", "component_spectrum", "alignment", "landscape")
 
 
 class QuickStart:
     """A GPT-2 of the quick start's size after some steps on words of a Zipf-like law, and a panel of the same kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_steps: int = 60) -> None:
         torch.manual_seed(0)
         words = [f"w{i}" for i in range(WORDS)]
         tokenizer = WordTokenizer.from_words(words)
@@ -42,10 +42,10 @@ class QuickStart:
         sizes = {"n_layer": 2, "n_embd": 96, "n_head": 4, "n_positions": LENGTH, "vocab_size": len(tokenizer)}
         self.model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
         known = torch.tensor(tokenizer.encode(words))
-        self.data = known[torch.rand(STEPS * BATCH, LENGTH).pow(2).mul(WORDS).long()]
+        self.data = known[torch.rand(num_steps * BATCH, LENGTH).pow(2).mul(WORDS).long()]
         self.params = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(self.params, lr=1e-3)
-        for step in range(STEPS):
+        for step in range(num_steps):
             self.optimizer.zero_grad()
             self.loss(step)().backward()
             self.optimizer.step()
@@ -67,7 +67,7 @@ class QuickStart:
 
     def instrument(self, signals: Any) -> Instrument:
         """Return an instrument with the last training batch, warmed up."""
-        ids = self.batch(STEPS - 1)
+        ids = self.data[-BATCH:]
         found = Instrument(self.model, self.panel, signals, self.optimizer, on_error="raise")
         found.train_batches[:] = [{"input_ids": ids, "labels": ids}]
         found.measure(0)
