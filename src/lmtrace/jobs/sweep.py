@@ -39,7 +39,7 @@ class Shared:
     """What every worker is given once."""
 
     panel: Panel
-    signals: Sequence[Signal]
+    signals: list[Signal]
     seed: int
     trust_remote_code: bool
 

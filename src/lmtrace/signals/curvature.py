@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,7 @@ class Curvature(Signal):
 
     name = "curvature"
     stride = 5
+    shrinks = MappingProxyType({"num_probes": 4})
     cost = "2.1 gradients of its 16 sequences per product; about 30 products by default"
     source = "Ghorbani et al. 2019; Cohen et al. 2021, 2022; Pearlmutter 1994; Hutchinson 1990"
     fields = tuple(f for group in FIELDS.values() for f in group)
