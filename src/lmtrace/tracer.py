@@ -34,6 +34,9 @@ from lmtrace.text.panel import Panel
 
 logger = logging.getLogger(__name__)
 
+ATTEMPTS, DRAIN_EVERY = 3, 1000
+"""Failures in a row after which measuring stops; steps after which what was told is written at the latest."""
+
 STOP, TRACER = "stop rule", "tracer"
 """Under which names their states are kept among the memories."""
 
@@ -152,6 +155,7 @@ class Tracer:
         self._writer: RunWriter | None = None
         self._count = 0
         self._measured: int | None = None
+        self._drained, self._failures = start_step, 0
         self._trained_before = 0.0
         self._pending: list[tuple[str, int, Tensor | float]] = []
         self._watch: Any = None
@@ -189,7 +193,7 @@ class Tracer:
         if self._watch is not None:
             self._watch.remove()
             self._watch = None
-        if kind is None and self._measured != self.current_step:
+        if kind is None and self._measured != self.current_step and self._failures < ATTEMPTS:
             self._guarded(self._measure)
         if kind is None:
             self._close("stopped early" if self.should_stop else "finished")
@@ -230,6 +234,9 @@ class Tracer:
                 self._guarded(self._measure)
             elif chosen := on_main(lambda: self.budget.choose(self._strides, self._due())):
                 self._guarded(lambda: self._measure(chosen))
+        if self.current_step - self._drained >= DRAIN_EVERY:
+            told = self._drain_scalars()
+            self._guarded(lambda: on_main(lambda: self._write_scalars(self._writer, told)))
 
     @property
     def _strides(self) -> list[int]:
@@ -246,9 +253,12 @@ class Tracer:
         if chosen is None:
             due, strides, last = self._due(), self._strides, self.current_step == self.last_step
             chosen = [i for i, now in enumerate(due) if now or last or self.budget.owes(strides[i])]
-        start = time.perf_counter()
-        with whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer:
-            self.should_stop = on_main(lambda: self._measure_here(chosen, scalars, optimizer))
+        start, stops = time.perf_counter(), self.should_stop
+        try:
+            with whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer:
+                stops = on_main(lambda: self._measure_here(chosen, scalars, optimizer))
+        finally:
+            self.should_stop = stops  # the same on every rank, also where rank 0 decided and then could not write
         spent = self.instrument.spent
         self.budget.add(time.perf_counter() - start, {i: spent[i] for i in chosen if i in spent}, self._strides)
         self._measured, self._count = self.current_step, self._count + 1
@@ -257,11 +267,11 @@ class Tracer:
         """Measure and write; return whether training should stop."""
         trained = self._trained_before + self.budget.training_time()
         step = self.current_step
+        self._write_scalars(self._writer, scalars)  # first: whatever becomes of the measurement, they are kept
         adapted = self.budget.adapt(step, self.instrument.signals, self.instrument.spent, self._strides)
         records = self.instrument.measure(step, chosen, optimizer)
         asked, decision = not self.should_stop, self._decide(step, records, scalars)
         if self._writer is not None:
-            self._write_scalars(self._writer, scalars)
             events = [*adapted, *self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
             if decision is not None and not hasattr(self.stop, "notes"):
                 events.append(("stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}))
@@ -298,15 +308,20 @@ class Tracer:
         on_main(keep)
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Run the tracer's own work; where it fails and training should go on, say so and stop measuring."""
+        """Run the tracer's own work; where it fails and training should go on, say so, and in the end stop measuring."""
         try:
             action()
         except RECOVERABLE as error:
             if self.on_error == "raise" or self._count == 0:
                 raise
+            self._failures, self._measured = self._failures + 1, self.current_step
+            if self._failures < ATTEMPTS:
+                logger.warning("step %d is not measured, training goes on: %s", self.current_step, error)
+                return
             logger.error("measuring has stopped, training goes on: %s", error)
             self.schedule = Schedule(every=0)
-            self._measured = self.current_step
+        else:
+            self._failures *= self._failures >= ATTEMPTS  # stopped once is stopped
 
     # -- details --------------------------------------------------------------------------------------------------------
 
@@ -315,7 +330,7 @@ class Tracer:
 
         Over several ranks tokens add up and everything else is the mean; rank 0 gets it, the others nothing.
         """
-        pending, self._pending = self._pending, []
+        pending, self._pending, self._drained = self._pending, [], self.current_step
         tensors = [value for _, _, value in pending if isinstance(value, Tensor)]
         numbers = iter(torch.stack([t.float().reshape(()) for t in tensors]).cpu().tolist() if tensors else [])
         mine = {

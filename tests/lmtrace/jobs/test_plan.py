@@ -18,23 +18,27 @@ from lmtrace.jobs.plan import plan_training
 from lmtrace.jobs.train import config_of
 from lmtrace.records.schema import Record
 
-MEASURED = """
+RUN = """
 import json, sys
 from lmtrace.instrument import Instrument
 from lmtrace.jobs.memory import PeakMemory
 from lmtrace.jobs.train import config_of, train
 from lmtrace.observe.forward import device_of
-used, original = [], Instrument.measure
+used, before, original = [], [], Instrument.measure
 
 def measure(self, step, chosen=None, *rest, **named):
+    with PeakMemory(device_of(self.model)) as empty:
+        pass
     with PeakMemory(device_of(self.model)) as memory:
         found = original(self, step, chosen, *rest, **named)
     used.append(memory.peak)
+    before.append(empty.peak)
     return found
 
 Instrument.measure = measure
-train(config_of(json.loads(sys.argv[1])))
-print(json.dumps(used))
+run = train(config_of(json.loads(sys.argv[1])))
+cost = run.series(signal="cost", metric="seconds", label="all").values[:, 0]
+print(json.dumps({"memory": used, "before": before, "seconds": cost.tolist()}))
 """
 
 
@@ -92,22 +96,29 @@ def test_the_peak_is_that_of_the_body_only():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"model": "gpt2", "size": "8x512", "signals": "standard", "batch_size": 8},
-        {"model": "llama", "size": "4x256", "signals": "output,probe,lens", "batch_size": 16},
+        {"model": "gpt2", "size": "4x256", "signals": "output,probe,weights,curvature", "batch_size": 16},
+        {"model": "llama", "size": "2x256", "signals": "output,probe,dimension,lens", "batch_size": 16},
     ],
 )
-def test_memory_is_predicted_within_a_quarter(settings, tmp_path):
-    settings = {"data": {"corpus": "absynth:small", "sentences": 12_000}, "steps": 7, "every": 3, **settings}
+def test_a_real_run_takes_the_memory_and_roughly_the_time_that_were_predicted(settings, tmp_path):
+    settings = {"data": {"corpus": "absynth:small", "sentences": 6_000}, "steps": 4, "every": 1, **settings}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     flags = ["--config", str(tmp_path / "run.json"), "--json"]
     (tmp_path / "run.json").write_text(json.dumps(settings))
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True)
-        return done.stdout
-
-    predicted = json.loads(run("-m", "lmtrace.cli.main", "plan", *flags))["memory"]
-    used = json.loads(run("-c", MEASURED, json.dumps({**settings, "run": str(tmp_path / "run")})).splitlines()[-1])
+    # Side by side, so that whatever else the machine does slows both down.
+    started = [
+        subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, text=True)
+        for arguments in (
+            ["-m", "lmtrace.cli.main", "plan", *flags],
+            ["-c", RUN, json.dumps({**settings, "run": str(tmp_path / "run")})],
+        )
+    ]
+    said = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    predicted, run = json.loads(said[0]), json.loads(said[1].splitlines()[-1])
     # The last measurement is by all signals, as the prediction is.
-    assert predicted == pytest.approx(used[-1], rel=0.25)
-    assert predicted > 2**29
+    assert predicted["memory"] == pytest.approx(run["memory"][-1], rel=0.25)
+    assert run["memory"][0] > 1.3 * run["before"][0], "the bound above has to be a test of measuring"
+    # The first one also draws splits and references, and the clock of a busy machine is no fine instrument.
+    later = run["seconds"][1:]
+    assert sum(later) / 2 < predicted["measurement_seconds"] * 3 + predicted["full_seconds"] < 2 * sum(later)
