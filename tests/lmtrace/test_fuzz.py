@@ -42,7 +42,9 @@ CONLLU = """# sent_id = 1
 1\ta\ta\tX\t_\t_\t0\troot\t_\t_
 
 """
-JSONL = '{"tokens": ["the", "dog"], "labels": {"role": [null, "Agent"]}, "heads": [2, 0], "deprels": ["det", "root"]}\n' * 3
+JSONL = (
+    '{"tokens": ["the", "dog"], "labels": {"role": [null, "Agent"]}, "heads": [2, 0], "deprels": ["det", "root"]}\n' * 3
+)
 PUBLISHED = json.dumps(
     [{"sentence": "a b", "tokens": ["a", "b"], "semantic_roles": {"a": "Agent"}, "pos": ["X", "Y"], "frame": "f"}]
 )
@@ -67,7 +69,10 @@ READERS = {
     "run.json": (config_from, json.dumps({"model": "gpt2", "steps": 3, "data": {"sentences": 500}})),
     "word_tokenizer.json": (WordTokenizer.load, WORDS),
     "lmtrace.json": (lambda path: read_card(path.parent), CARD),
-    "checkpoint-1/trainer_state.json": (lambda path: find_checkpoints([path.parent, path.parent.parent]), '{"global_step": 3}'),
+    "checkpoint-1/trainer_state.json": (
+        lambda path: find_checkpoints([path.parent, path.parent.parent]),
+        '{"global_step": 3}',
+    ),
 }
 
 
@@ -76,7 +81,7 @@ def survives(action, *arguments):
     try:
         action(*arguments)
     except TraceError as error:
-        assert "\n" not in str(error), str(error)
+        assert "\n" not in str(error), str(error)  # noqa: PT017  most arguments raise nothing
         return False
     return True
 
@@ -93,7 +98,9 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
         elif kind == 1:
             data[at] = chance.randrange(256)
         elif kind == 2:
-            data[at:at] = chance.choice((b"\x00", b"\xff\xfe", b"\n", b"\t", b'"', b"{", b"[", b"-1", b"1e999", b"null", b"9" * 30))
+            data[at:at] = chance.choice(
+                (b"\x00", b"\xff\xfe", b"\n", b"\t", b'"', b"{", b"[", b"-1", b"1e999", b"null", b"9" * 30)
+            )
         elif kind == 3:
             del data[at : at + chance.randrange(1, 40)]
         else:
@@ -162,7 +169,12 @@ def test_stop_rules(text):
 
 
 @quick
-@given(st.lists(st.text(max_size=30) | st.sampled_from(["a=1", "a.b=2", "a.b.c=x", ".=1", "a..b=[", "steps=-1", f"a={DEEP}"]), max_size=4))
+@given(
+    st.lists(
+        st.text(max_size=30) | st.sampled_from(["a=1", "a.b=2", "a.b.c=x", ".=1", "a..b=[", "steps=-1", f"a={DEEP}"]),
+        max_size=4,
+    )
+)
 def test_assignments(texts):
     survives(lambda: config_of(merge({"a": {"b": 1}}, {"model": None, "data.seed": 3}, texts)))
 
@@ -175,7 +187,9 @@ def whole_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
     with RunWriter.create(folder, RunHeader()) as writer:
         for step in range(30):
-            records = [Record(step=step, signal="s", metric="m", site=f"block.{i}", value=step + i, n=3) for i in range(4)]
+            records = [
+                Record(step=step, signal="s", metric="m", site=f"block.{i}", value=step + i, n=3) for i in range(4)
+            ]
             array = Record(step=step, signal="s", metric="a", array=np.ones(5) * step)
             writer.write_scalars("loss", step, 1.0)
             memory = {"s": {"x": np.ones(3)}}
@@ -219,7 +233,11 @@ def test_damaged_runs(seed, what, whole_run, tmp_path_factory):
     if what == "header":
         _garble(folder / "run.sqlite", chance)
     else:
-        files = [folder / "run.sqlite"] if what == "database" else sorted(folder.glob("arrays/*" if what == "array" else "memory/*"))
+        files = (
+            [folder / "run.sqlite"]
+            if what == "database"
+            else sorted(folder.glob("arrays/*" if what == "array" else "memory/*"))
+        )
         path = chance.choice(files)
         path.write_bytes(damaged(path.read_bytes(), chance))
     survives(everything, folder)
@@ -228,7 +246,18 @@ def test_damaged_runs(seed, what, whole_run, tmp_path_factory):
 
 def _garble(database: Path, chance: random.Random) -> None:
     """Put something else into the header, with SQLite's own means."""
-    junk = ["", "{", "[]", "null", '{"schema_version": 99}', '{"status": 3}', '{"fields": {"s": [{}]}}', "x" * 100, DEEP, 3]
+    junk = [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"schema_version": 99}',
+        '{"status": 3}',
+        '{"fields": {"s": [{}]}}',
+        "x" * 100,
+        DEEP,
+        3,
+    ]
     db = sqlite3.connect(database)
     db.execute("UPDATE header SET json = ?", (chance.choice(junk),))
     db.commit()

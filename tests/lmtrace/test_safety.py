@@ -54,7 +54,12 @@ def test_the_search_above_finds_what_it_is_for():
     for bad in ("import pickle", "from dill import loads", "torch.load(f)", "np.load(f, allow_pickle=True)", "eval(x)",
                 "subprocess.run(c, shell=True)", "f(trust_remote_code=True)"):  # fmt: skip
         assert unsafe(ast.parse(bad)), bad
-    for good in ("torch.load(f, weights_only=True)", "np.load(f)", "re.compile(x)", "from pickle import UnpicklingError"):
+    for good in (
+        "torch.load(f, weights_only=True)",
+        "np.load(f)",
+        "re.compile(x)",
+        "from pickle import UnpicklingError",
+    ):
         assert not unsafe(ast.parse(good)), good
 
 
@@ -123,9 +128,4 @@ def test_an_architecture_that_is_no_model_is_not_looked_up(name, tokenizer, tmp_
     tiny("gpt2", tokenizer, size="1x32").save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text()) | {"architectures": [name]}
     (folder / "config.json").write_text(json.dumps(config))
-    try:
-        model = load_checkpoint(str(folder))
-    except ModelError as error:
-        assert "\n" not in str(error)
-    else:
-        assert type(model).__name__ == "GPT2LMHeadModel"
+    assert type(load_checkpoint(str(folder))).__name__ == "GPT2LMHeadModel"

@@ -257,5 +257,7 @@ def read_card(folder: str | Path) -> dict[str, Any] | None:
         DataConfig(**card["data"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {reason})", "Delete it and pass --panel") from error
+        raise ConfigError(
+            f"{path} is damaged ({type(error).__name__}: {reason})", "Delete it and pass --panel"
+        ) from error
     return card

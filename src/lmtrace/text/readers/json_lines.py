@@ -24,7 +24,9 @@ def sentences(path: Path) -> Iterator[AnnotatedSentence]:
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            where = (
+                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            )
             raise DataError(
                 f"{path}, line {number}: not JSON ({where}), expected one object a line",
                 "The file is truncated or damaged",
