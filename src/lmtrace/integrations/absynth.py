@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import absynth
 import numpy as np
+
+import absynth
 from absynth.interventions import KINDS
 from absynth.sample import BLOCK, part
 from lmtrace.errors import ConfigError, DataError
