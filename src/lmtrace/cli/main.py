@@ -279,16 +279,21 @@ def verify(
     panel: Annotated[str | None, typer.Option(help="A file of annotated sentences.")] = None,
     signals: Annotated[str, typer.Option(help="light, standard, full, or names with commas.")] = "full",
     steps: Annotated[int, typer.Option(help="Training steps to compare.")] = 4,
+    train_step: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNCTION of your own (model, optimizer, step) -> loss, which is run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Prove on your own model that measuring changes nothing, bit for bit."""
+    """Prove on your own model, and your own training step, that measuring changes nothing, bit for bit."""
     from dataclasses import asdict
 
     from lmtrace.jobs.analyze import checkpoint_and_panel
+    from lmtrace.jobs.verify import load_train_step
     from lmtrace.jobs.verify import verify as job
 
+    step = load_train_step(train_step) if train_step else None
     loaded, built, chosen = checkpoint_and_panel(model, panel=panel, signals=signals)
-    verdict = job(loaded, built, signals=chosen, steps=steps)
+    verdict = job(loaded, built, signals=chosen, steps=steps, train_step=step)
     if as_json:
         print_json(asdict(verdict))
     else:

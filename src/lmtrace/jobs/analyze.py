@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         names = getattr(config, "architectures", None) or []
-        known = [n for n in names if hasattr(transformers, n)]
+        known = [n for n in names if _is_model(getattr(transformers, str(n), None))]
         if known:
             loader: Any = getattr(transformers, known[0])
         elif getattr(config, "is_encoder_decoder", False):
@@ -75,7 +76,9 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
         model, found = loader.from_pretrained(
             path, revision=revision, dtype=torch.float32, output_loading_info=True, **extra
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UnpicklingError,
+    ) as error:  # fmt: skip
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"cannot load a model from {path}: {first}", "Give a folder with config.json") from error
     finally:
@@ -85,6 +88,13 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
         some = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
         raise ModelError(f"the checkpoint {path} lacks weights, which would be random: {some}", "Save it again")
     return model.eval()
+
+
+def _is_model(found: Any) -> bool:
+    """Return whether a name in a configuration leads to a model, not to anything else that transformers holds."""
+    from transformers import PreTrainedModel
+
+    return isinstance(found, type) and issubclass(found, PreTrainedModel)
 
 
 def checkpoint_and_panel(

@@ -253,6 +253,11 @@ def read_card(folder: str | Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON ({error})", "Delete it and pass --panel") from error
+        card = json.loads(path.read_text(encoding="utf-8"))
+        DataConfig(**card["data"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{path} is damaged ({type(error).__name__}: {reason})", "Delete it and pass --panel"
+        ) from error
+    return card

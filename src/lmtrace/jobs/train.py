@@ -262,6 +262,9 @@ def settings_file(path: str | Path) -> dict[str, Any]:
 
     try:
         text = Path(path).read_text(encoding="utf-8")
-        return json.loads(text) if str(path).endswith(".json") else tomllib.loads(text)
-    except (OSError, ValueError) as error:
+        found = json.loads(text) if str(path).endswith(".json") else tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"cannot read the configuration {path}: expected settings by name, got {str(found)[:40]!r}")
+    return found

@@ -89,6 +89,7 @@ def operator_spectrum(
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
     max_products: int = 300,
+    max_basis: int = 48,
 ) -> Spectrum:
     """Return `hessian_spectrum` of an operator that exists, and check its symmetry, which costs nothing.
 
@@ -103,6 +104,7 @@ def operator_spectrum(
         "tol": tol,
         "smallest": smallest,
         "max_products": max_products,
+        "max_basis": max_basis,
         "generator": generator,
     }
     spectrum = lanczos(operator, start, **options)

@@ -39,6 +39,7 @@ class CurvatureBatch:
     max_products: int
     warm_start: bool = False
     max_logits: int = 2**25
+    max_basis: int = 2**28
     train: bool = False
     like: CurvatureBatch | None = None
     _done: dict[str, Any] = field(default_factory=dict)
@@ -95,6 +96,11 @@ class CurvatureBatch:
         return max(1, self.max_logits // max(1, vocabulary * longest))
 
     @property
+    def num_vectors(self) -> int:
+        """Return how many Lanczos vectors are held at a time; `lanczos` raises it to what it needs at least."""
+        return min(48, self.max_basis // max(1, self.operator.size))
+
+    @property
     def method(self) -> str:
         """How products were taken."""
         return self._done.get("method") or self.operator.method
@@ -128,7 +134,7 @@ class CurvatureBatch:
     def _solve(self, start: Tensor) -> Spectrum:
         return operator_spectrum(
             self.operator, self.top, self.tolerance, start=start, generator=self.view.generator("fresh"),
-            max_products=self.max_products,
+            max_products=self.max_products, max_basis=self.num_vectors,
         )  # fmt: skip
 
     def _start(self) -> Tensor:

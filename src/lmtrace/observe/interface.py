@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -234,6 +235,9 @@ class Signal(ABC):
     """Citation of the definition."""
     stride: ClassVar[int] = 1
     """Takes part in every n-th measurement by default: expensive signals set it above 1."""
+    shrinks: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    """Field -> smallest value to which a budget may lower it. Only sizes of samples over which all that depends on them is
+    a mean, and of which the smaller one is the beginning of the larger: error bars widen, values do not move."""
 
     @abstractmethod
     def needs(self, panel: Panel) -> Needs:

@@ -83,7 +83,8 @@ def serve(
         )
     config = uvicorn.Config(
         dashboard(folder, token=token, hosts=[host]), host=host, port=port, log_level="warning", access_log=False,
-        server_header=False, timeout_graceful_shutdown=1, limit_concurrency=4 * MAX_STREAMS, h11_max_incomplete_event_size=16_384,
+        server_header=False, timeout_graceful_shutdown=1, limit_concurrency=4 * MAX_STREAMS,
+        http="h11", h11_max_incomplete_event_size=16_384,  # the other parser knows no limit for headers
     )  # fmt: skip
     config.load()
     server = uvicorn.Server(config)
@@ -211,7 +212,8 @@ class Guard:
         await self.app(scope, receive, guarded)
 
     def _refuse(self, request: Request) -> Response | None:
-        if not self.any_host and host_name(request.headers.get("host", "")) not in self.hosts:
+        named = request.headers.getlist("host")
+        if len(named) != 1 or (not self.any_host and host_name(named[0]) not in self.hosts):
             return PlainTextResponse("The Host header names another server.", 400)
         if len(request.scope.get("raw_path") or b"") + len(request.scope["query_string"]) > MAX_ADDRESS:
             return PlainTextResponse("The address is too long.", 414)

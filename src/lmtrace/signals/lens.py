@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ class Lens(Signal):
     num_predictions: int = 512
 
     name = "lens"
+    shrinks = MappingProxyType({"num_predictions": 128})
     cost = "one unembedding of num_predictions per block"
     source = "nostalgebraist 2020, interpreting GPT: the logit lens; Geva et al. 2022"
     fields = (

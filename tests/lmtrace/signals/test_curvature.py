@@ -408,6 +408,21 @@ def test_micro_batches_give_the_numbers_of_the_whole_batch(style, panel, tokeniz
         assert parts[metric] == pytest.approx(value, rel=1e-4, abs=1e-6), metric
 
 
+def test_fewer_lanczos_vectors_give_the_same_spectrum(panel, tokenizer):
+    """Restarts cost products, not numbers; `max_basis` bounds what is held."""
+    model, found = tiny("gpt2", tokenizer).double(), []
+    size = sum(p.numel() for p in model.parameters())
+    for vectors in (48, 14):
+        signal = Curvature(
+            quantities=("spectrum",), sequences=4, tolerance=1e-4, max_products=300, max_basis=vectors * size
+        )
+        view = Instrument(model, panel, [signal], on_error="raise")
+        found.append({r.metric: r.value for r in view.measure(0) if r.metric.startswith("lambda")})
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    with pytest.raises(ConfigError, match="max_basis must be at least 1"):
+        Curvature(max_basis=0)
+
+
 MEMORY = """
 import sys, torch
 from lmtrace.jobs.memory import PeakMemory
