@@ -19,14 +19,14 @@ from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.moments import ClassMeans, Moments, centre
 from lmtrace.numerics.ridge import Basis, Linear, lda, ridges
 from lmtrace.numerics.scores import MIN_SUPPORT, Tally, bootstrap_weights, f1_scores, gain, share
-from lmtrace.numerics.softmax import Perceptron, softmax_heads, softmax_regression
+from lmtrace.numerics.softmax import Perceptron, refined, softmax_regression
 from lmtrace.numerics.splits import TEST_SHARE, control_labels, lexical_split, sentence_split
 
 Kind = Literal["ridge", "lda", "logistic", "mlp"]
 SplitName = Literal["sentence", "lexical"]
 KINDS: tuple[Kind, ...] = ("ridge", "lda", "logistic", "mlp")
 SPLITS: tuple[SplitName, ...] = ("sentence", "lexical")
-_HEAD_ITERATIONS, _HEAD_SCALE = 4, 5.0
+_REFINE_SCALE, _REFINE_ITERATIONS = 5.0, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +211,9 @@ Task = tuple[np.ndarray, int]
 def fit(design: Design, tasks: Sequence[Task], test: np.ndarray, kind: Kind, seed: int = 0) -> list[Fit]:
     """Return one probe per task, fitted on the training rows, with its predictions on the test rows.
 
-    The scores of ridge regression to one-hot targets are not probabilities, and large classes mask small ones
-    (Hastie, Tibshirani and Friedman 2009, section 4.2). A softmax regression from the K scores to the classes (matrix
-    scaling, Guo et al. 2017), fitted on the training part in a few iterations, mends both.
+    The scores of ridge regression to one-hot targets are not probabilities, large classes mask small ones (Hastie,
+    Tibshirani and Friedman 2009, section 4.2), and frequent words weigh too much. A few iterations of softmax
+    regression that begin at the ridge, in its eigenbasis and with its penalty, mend all three.
 
     Parameters
     ----------
@@ -239,7 +239,10 @@ def fit(design: Design, tasks: Sequence[Task], test: np.ndarray, kind: Kind, see
         elif kind == "lda":
             linears = [lda(design.basis, classes) for classes in design.class_means(train)]
         else:
-            linears = _calibrate(design, ridges(design.basis, design.class_means(train)), [codes for codes, _ in train])
+            start = ridges(design.basis, design.class_means(train))
+            codes = [code for code, _ in train]
+            z = design.standardised[0]
+            linears = refined(design.basis, z, codes, start, _REFINE_SCALE, _REFINE_ITERATIONS)
         scores = design.scores(linears)
     found = []
     for i, (codes, _) in enumerate(target):
@@ -248,21 +251,6 @@ def fit(design: Design, tasks: Sequence[Task], test: np.ndarray, kind: Kind, see
         penalty = None if linear is None else linear.penalty
         found.append(Fit(linear, scores[i].argmax(1).cpu().numpy(), chosen.cpu().numpy(), penalty))
     return found
-
-
-def _calibrate(design: Design, linears: list[Linear], codes: list[Tensor]) -> list[Linear]:
-    """Return the probes, each with a softmax regression from its scores to the classes folded in."""
-    corrected = []
-    for linear, train, code in zip(linears, design.scores(linears, test=False), codes, strict=True):
-        # Residuals of rows that the probe has learned from are too small. Dividing them by 1 - dof / n is the mean
-        # leave-one-out correction, as in generalised cross-validation: Y - (Y - F) * factor, in two steps.
-        factor = 1 / (1 - min(linear.dof / len(code), 0.95))
-        corrected.append((train * factor).scatter_add_(1, code[:, None], train.new_full((len(code), 1), 1 - factor)))
-    heads = softmax_heads(corrected, codes, _HEAD_SCALE, _HEAD_ITERATIONS)
-    return [
-        Linear(linear.weight @ head.weight, linear.bias @ head.weight + head.bias, linear.penalty, linear.dof)
-        for linear, head in zip(linears, heads, strict=True)
-    ]
 
 
 def linear_probe(

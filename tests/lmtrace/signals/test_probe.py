@@ -38,7 +38,8 @@ def test_a_label_that_the_word_decides_has_no_contextual_gain(panel, activations
     assert by(records, "accuracy", site="embed", **at).value > 0.8
     assert by(records, "contextual", site="block.0", **at).value == 0.0
     gain = by(records, "gain_over_embed", site="block.0", **at)
-    assert abs(gain.value) < 0.03
+    # More features that say nothing more cost a few points on 300 words; they never gain any.
+    assert -0.08 < gain.value < 0.02
     assert not [r for r in records if r.metric == "gain_over_embed" and r.site == "embed"]
     # A random class per type is learned about as well: the probe has learned words, not parts of speech.
     assert abs(by(records, "selectivity", site="embed", **at).value) < 0.15
