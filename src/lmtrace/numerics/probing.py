@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -202,6 +203,26 @@ class Design:
         bias = torch.cat([linear.bias for linear in linears]) + self.basis.moments.mean @ weight
         scores = torch.addmm(bias.float(), self.standardised[int(test)], (weight * self.basis.scale[:, None]).float())
         return list(scores.split([linear.weight.shape[1] for linear in linears], 1))
+
+
+def shared_design(cache: dict[Any, Any], x: Tensor, rows: np.ndarray, test: np.ndarray) -> Design:
+    """Return the design of some rows of x, made once per cache, which all signals of a measurement share.
+
+    Parameters
+    ----------
+    x : [words, d]
+        All words of a site.
+    rows : [n]
+        int64, those that are used.
+    test : [n]
+        bool, the part of each.
+    """
+    key = ("numerics.probing", id(x), hashlib.blake2b(rows.tobytes() + test.tobytes()).digest())
+    if key not in cache:
+        chosen = x[torch.as_tensor(rows, device=x.device)] if len(rows) < len(x) else x
+        # x is kept beside the design, so that its id is not given to another tensor meanwhile.
+        cache.setdefault(key, (x, Design(chosen, test)))
+    return cache[key][1]
 
 
 Task = tuple[np.ndarray, int]

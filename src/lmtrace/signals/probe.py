@@ -28,7 +28,19 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError
 from lmtrace.numerics.codelength import codelength
-from lmtrace.numerics.probing import KINDS, SPLITS, Design, Fit, Kind, SplitName, fit, majority, obstacle
+from lmtrace.numerics.moments import all_finite
+from lmtrace.numerics.probing import (
+    KINDS,
+    SPLITS,
+    Design,
+    Fit,
+    Kind,
+    SplitName,
+    fit,
+    majority,
+    obstacle,
+    shared_design,
+)
 from lmtrace.numerics.scores import Tally, bootstrap_weights, f1_scores, gain, share
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from lmtrace.observe.interface import Needs, Signal, Sites, View
@@ -175,10 +187,10 @@ class Probe(Signal):
         sites = sorted(view.sites, key=lambda site: site != EMBED) if tasks else []
         for site in sites:
             x = view.words(site)
-            bad = ~torch.isfinite(x).all(1)
+            finite = all_finite(x)
             for group in _same_rows(tasks):
                 where: list[dict[str, Any]] = [{"site": site, "label": t.label, "split": t.split} for t in group]
-                if bool(bad[torch.as_tensor(group[0].rows, device=x.device)].any()):
+                if not (finite or all_finite(group[0].inputs(x))):
                     for place in where:
                         yield self.record(view, "accuracy", **place, missing="activations that are not finite")
                     continue
@@ -257,9 +269,10 @@ class Probe(Signal):
 
     def _design(self, view: View, x: Tensor, task: _Task) -> Design:
         """Return the task's rows with their statistics: one per site and set of rows, shared by all instances."""
+        if not self.pair:
+            return shared_design(view.cache, x, task.rows, task.test)
         key = ("signals.probe", id(x), self.pair, task.row_key)
         if key not in view.cache:
-            # x is kept beside the design, so that its id is not given to another tensor meanwhile.
             view.cache[key] = (x, Design(task.inputs(x), task.test))
         return view.cache[key][1]
 
