@@ -120,13 +120,24 @@ def as_rows(x: Any) -> Tensor:
 
 
 def as_codes(y: Any) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return ([n] int64, names) of labels that are ints or strings; names are sorted (ints by value)."""
-    values, codes = np.unique(as_vector(y, "y"), return_inverse=True)
+    """Return ([n] int64, names) of labels that are ints or strings; names are sorted (ints by value).
+
+    Raises
+    ------
+    DataError
+        Where a row has no label: None or NaN.
+    """
+    labels = as_vector(y, "y")
+    if bool((labels != labels).any()) or any(label is None for label in labels if labels.dtype == object):
+        raise DataError("probe: y holds rows without a label (None or NaN)", "Leave those rows out of x, y and groups")
+    values, codes = np.unique(labels, return_inverse=True)
     return codes.astype(np.int64), tuple(str(v) for v in values)
 
 
 def as_vector(values: Any, name: str) -> np.ndarray:
-    """Return values: [n] as an array; `DataError` where they have another number of dimensions."""
+    """Return values: [n] as an array; `DataError` where they are None or have other dimensions."""
+    if values is None:
+        raise DataError(f"probe: {name} is None", "Pass one value per row; the sentence of every word for groups")
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1:
         raise DataError(f"probe: {name} must have one dimension, got shape {array.shape}")

@@ -320,6 +320,29 @@ def test_more_features_than_rows_gives_no_false_perfection():
     assert 0.3 < result.confidence < 0.7
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("labels", [bool, int, str, list, torch.as_tensor])
+@pytest.mark.parametrize("split", ["sentence", "lexical"])
+def test_arrays_tensors_and_lists_of_any_label_type(dtype, labels, split):
+    rng = np.random.default_rng(0)
+    x, groups = rng.standard_normal((300, 4)).astype(dtype), [f"s{i // 5}" for i in range(300)]
+    types = [f"w{i}" for i in rng.integers(60, size=300)]
+    y = x[:, 0] > 0
+    y = y.astype(labels) if labels in (bool, int, str) else labels(y)
+    found = [linear_probe(v, y, groups, types, split) for v in (x, torch.as_tensor(x), x.tolist())]
+    assert found[0] == found[1]
+    assert all(r.accuracy > 0.9 for r in found)
+    assert codelength(torch.as_tensor(x), y, groups=groups, seed=0).ratio < 0.8
+
+
+@pytest.mark.parametrize("labels", [[1.0, np.nan] * 10, ["a", None] * 10])
+def test_rows_without_a_label_are_an_error(labels):
+    with pytest.raises(DataError, match="rows without a label"):
+        linear_probe(np.ones((20, 2)), labels, np.arange(20))
+    with pytest.raises(DataError, match="groups is None"):
+        linear_probe(np.ones((20, 2)), np.arange(20), None)
+
+
 def test_wrong_arguments_are_told():
     x, y, groups = np.ones((20, 2)), np.arange(20) % 2, np.arange(20)
     with pytest.raises(ConfigError, match="kind is 'svm'"):

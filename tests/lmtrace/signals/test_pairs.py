@@ -31,6 +31,8 @@ def test_accuracy_counts_ties_as_half():
     estimate = F.minimal_pair_accuracy([-1.0, -3.0, -2.0, -5.0], [-2.0, -2.0, -2.0, -9.0])
     assert estimate.value == pytest.approx(2.5 / 4)
     assert estimate.n == 4
+    rows = torch.tensor([[-1.0, -3.0], [-2.0, -2.0]], requires_grad=True)
+    assert F.minimal_pair_accuracy(rows[0], rows[1]).value == 0.5
 
 
 def test_wilson_interval_against_its_equation():
