@@ -53,9 +53,9 @@ DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "numb
 """Layers that a probe without `labels` reads: the first `NUM_DEFAULT` that the panel has; upos only without category."""
 
 NUM_DEFAULT = 4
-"""More would cost more than half of the panel's forward pass on short sentences."""
+"""More would cost more than the panel's forward pass on short sentences."""
 
-LEXICAL_LAYERS = ("category", "upos", "xpos", "deprel")
+LEXICAL_LAYERS = ("category", "upos", "xpos")
 """Layers that the word type decides wholly or in large part: judged under both splits."""
 
 EMBED = "embed"
@@ -112,7 +112,7 @@ class Probe(Signal):
     seed: int = 0
 
     name = "probe"
-    cost = "no pass of its own; about 0.2 forwards of the panel with the closed form"
+    cost = "no pass of its own; about one forward of a short panel with the default four layers"
     source = "Alain and Bengio 2017; Hewitt and Liang 2019 (control task); Voita and Titov 2020 (description length)"
     fields = (
         _share("accuracy", "Probe accuracy", "Share of held-out words whose label the probe reads.",
