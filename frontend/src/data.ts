@@ -1,5 +1,7 @@
 // Reads the payload that show/payload.py packs (the form is described in show/pack.py).
 
+import { Inspection } from "./inspection";
+
 export interface Field {
   metric: string; title: string; unit: string; low: number | null; high: number | null;
   better: string; null: string; meaning: string; axis: string;
@@ -52,7 +54,7 @@ export interface Event { step: number; kind: string; text: string; data: Record<
 
 export interface Run {
   id: string; cursor: number; name: string; header: Record<string, any>; fields: Record<string, Record<string, Field>>;
-  findings: Finding[]; /** The dashboard is still waiting for them. */ waiting?: boolean; events: Event[]; series: Series[]; arrays: Arrays[];
+  findings: Finding[]; /** The dashboard is still waiting for them. */ waiting?: boolean; events: Event[]; series: Series[]; arrays: Arrays[]; inspections: Inspection[];
 }
 
 class JoinedGrid extends Grid {
@@ -119,7 +121,7 @@ export function decode(body: Uint8Array): Run[] {
       r.fields[s.signal]?.[s.metric] ??
       { metric: s.metric, title: `${s.signal} ${s.metric}`.replace(/_/g, " "), unit: "1", low: null, high: null, better: "", null: "", meaning: "", axis: "" };
     return {
-      id: r.id ?? r.name, cursor: r.cursor ?? 0, name: r.name, header: r.header, fields: r.fields, findings: r.findings, events: r.events,
+      id: r.id ?? r.name, cursor: r.cursor ?? 0, name: r.name, header: r.header, fields: r.fields, findings: r.findings, events: r.events, inspections: r.inspections ?? [],
       series: r.series.map((s: any): Series => ({
         run, signal: s.signal, metric: s.metric, label: s.label, split: s.split, sites: s.sites, rows: s.rows, total: s.total,
         steps: steps(s.steps), values: grid(s.values, s.sites.length), stderr: grid(s.stderr, s.sites.length),

@@ -31,7 +31,7 @@ from lmtrace.errors import ConfigError, TraceError
 from lmtrace.records.run import Changes, Run
 from lmtrace.show.library import Library
 from lmtrace.show.pack import plain
-from lmtrace.show.payload import build, finding
+from lmtrace.show.payload import build, finding, inspections
 from lmtrace.show.report import page
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,11 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
         )
         return JSONResponse(plain(found))
 
+    async def sentences(request: Request) -> Response:
+        chosen = await anyio.to_thread.run_sync(_selected, library, request.query_params.getlist("run"))
+        found = await anyio.to_thread.run_sync(lambda: {name: inspections(run) for name, run in chosen.items()})
+        return JSONResponse(plain(found))
+
     async def live(request: Request) -> Response:
         wanted = dict(_cursor(text) for text in request.query_params.getlist("run"))
         chosen = await anyio.to_thread.run_sync(_selected, library, list(wanted))
@@ -174,7 +179,7 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
     return Starlette(
         routes=[
             Route("/", index), Route("/api/runs", runs), Route("/api/payload", payload),
-            Route("/api/findings", findings), Route("/api/live", live),
+            Route("/api/findings", findings), Route("/api/inspections", sentences), Route("/api/live", live),
         ],
         middleware=[Middleware(Guard, token=token, hosts=[*LOCAL, *hosts])],
         exception_handlers={TraceError: refused},
