@@ -54,7 +54,7 @@ function tiles(of: Inspection, m: Moment): [string, string, string][] {
   if (illegal.length) out.push(["Mass on the forbidden", number(Math.max(...illegal), 2), "at most"]);
   if (of.moments.length > 1) {
     const got = of.got.columns.map((g, i) => ({ g, i })).filter(({ i }) => !comparable(of) || exact[i] !== null), late = got.filter(({ g }) => g === null).length;
-    out.push(["Got", late ? `${got.length - late} of ${got.length}` : `step ${stepText(Math.max(...got.map(({ g }) => g!)))}`, late ? "tokens by the end" : "every token from there on"]);
+    out.push(["Got", late ? `${got.length - late} of ${got.length}` : `step ${stepText(Math.max(...got.map(({ g }) => g!)))}`, late ? "tokens by the end" : got.length < of.columns.length ? "every possible token" : "every token from there on"]);
   }
   return out;
 }
@@ -91,7 +91,8 @@ function surprise(of: Inspection): HTMLElement | null {
 
 function growth(of: Inspection): HTMLElement | null {
   if (of.moments.length < 2) return null;
-  const over = comparable(of), specs: HTMLElement[] = [], most = over ? Math.max(Math.log(2) * 2, of.uniform - 1) : of.uniform;
+  // Of an ill-formed sentence the exact surprisal is infinite from the error on.
+  const over = comparable(of) && !of.oracle!.error, specs: HTMLElement[] = [], most = over ? Math.max(Math.log(2) * 2, of.uniform - 1) : of.uniform;
   const value = (m: Moment, i: number) => { const v = m.surprisal[i] ?? null, exact = exactAt(of, i, of.oracle?.surprisal); return v === null ? null : over ? (exact === null ? null : Math.max(0, v - exact)) : v; };
   const rows = () => of.moments.map((m) => ({
     name: `step ${stepText(m.step)}`, strong: m === momentOf(of),

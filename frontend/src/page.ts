@@ -119,7 +119,7 @@ function tabs(runs: Run[], live: boolean, again: () => void): HTMLElement | null
 
 function bar(runs: Run[], pages: HTMLElement | null): HTMLElement {
   const axis = button("", "", () => { state.axis = state.axis === "log" ? "linear" : "log"; say(); tell("view"); });
-  const say = () => { axis.textContent = state.axis === "log" ? "Log steps" : "Linear steps"; axis.setAttribute("aria-label", `${axis.textContent}: change the step axis`); axis.title = "Change the step axis"; };
+  const say = () => { const scale = state.axis === "log" ? "Log" : "Linear"; axis.replaceChildren(scale, h("span", { class: "axis-name" }, " steps")); axis.setAttribute("aria-label", `${scale} steps: change the step axis`); axis.title = "Change the step axis"; };
   say();
   const reset = button("Reset zoom", "Reset zoom", () => { state.range = null; tell("view"); });
   reset.hidden = true;

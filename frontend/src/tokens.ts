@@ -61,7 +61,7 @@ export class Surprisals extends Tokens {
         p.text(number(v, 2), middle, at(v) - 5, { color: t.muted, anchor: "middle", size: 10.5, halo: t.paper });
       }
       if (exact !== null) p.line([middle - bar / 2 - 5, at(exact), middle + bar / 2 + 5, at(exact)], { color: t.ink, width: 2.2 });
-      else if (comparable(this.of)) p.text("\u221e", middle, y + 4, { color: t.ink, anchor: "middle", size: 13, halo: t.paper });
+      else if (comparable(this.of)) p.text("\u221e", middle + (v === null || v === undefined || at(v) < y + 12 ? bar / 2 + 9 : 0), y + 6, { color: t.ink, anchor: "middle", size: 16, halo: t.paper });
     });
     p.line([x, y + h, x + w, y + h], { color: t.muted, width: 1 });
     this.paintHeads(p, y + h + 19, t);

@@ -76,7 +76,9 @@ def _label(inspection: Inspection, layer: str, steps: list[int]) -> dict[str, An
     words = []
     for w, gold in enumerate(inspection.gold[layer]):
         right = [
-            gold is not None and p["reading"][at][w] is not None and inspection.layers[layer][p["reading"][at][w]] == gold
+            gold is not None
+            and p["reading"][at][w] is not None
+            and inspection.layers[layer][p["reading"][at][w]] == gold
             for p in probes
         ]
         words.append(settled(steps, right))

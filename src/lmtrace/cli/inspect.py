@@ -11,11 +11,16 @@ import typer
 def inspect(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A checkpoint, a run or folder with several of them, or a Hub name.", show_default=False),
+        typer.Argument(
+            metavar="MODEL",
+            help="A checkpoint, a run or folder with several of them, or a Hub name.",
+            show_default=False,
+        ),
     ],
     sentence: Annotated[str, typer.Argument(metavar="SENTENCE", help='"the dog sees"', show_default=False)],
     run: Annotated[
-        Path | None, typer.Option("--run", help="Run to keep it in, for report and dashboard; default: MODEL, if it is one.")
+        Path | None,
+        typer.Option("--run", help="Run to keep it in, for report and dashboard; default: MODEL, if it is one."),
     ] = None,
     panel: Annotated[
         str | None, typer.Option(help="Annotated sentences for the probes; default: the panel of the training.")

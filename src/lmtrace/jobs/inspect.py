@@ -127,7 +127,9 @@ def inspect_checkpoints(
     if panel is not None or carded is not None:
         _, built, _ = checkpoint_and_panel((carded or last).path, panel=panel, revision=last.revision)
     else:
-        notes.append("No panel: the checkpoint does not say which one it was measured with. Pass --panel FILE for probes.")
+        notes.append(
+            "No panel: the checkpoint does not say which one it was measured with. Pass --panel FILE for probes."
+        )
     card = read_card(carded.path) if carded else None
     tokenizer = built.tokenizer if built is not None else open_tokenizer(last.path, last.revision)
     inspector: _Inspector | None = None
@@ -164,7 +166,9 @@ def words_of(sentence: str | Sequence[str], tokenizer: Any) -> list[str]:
     else:
         words = sentence.split() if isinstance(tokenizer, WordTokenizer) else _WORDS.findall(sentence)
     if not words:
-        raise DataError("inspect: the sentence is empty", 'Give at least one word: lmtrace inspect MODEL "the dog sees"')
+        raise DataError(
+            "inspect: the sentence is empty", 'Give at least one word: lmtrace inspect MODEL "the dog sees"'
+        )
     return words
 
 
@@ -181,7 +185,9 @@ class _Inspector:
         self.settings = replace(settings, objective=objective, layers=None, frequencies=None, max_length=None)
         self.notes: list[str] = []
         self.parse, self.exact, self.reason = self._ask_oracle()
-        text = sentence if isinstance(sentence, str) and not isinstance(tokenizer, WordTokenizer) else " ".join(self.words)
+        text = (
+            sentence if isinstance(sentence, str) and not isinstance(tokenizer, WordTokenizer) else " ".join(self.words)
+        )
         self.sentence = self._annotated(text.strip())
         self.moments: list[dict[str, Any]] = []
         self.reading: Reading | None = None
@@ -189,7 +195,11 @@ class _Inspector:
 
     def _ask_oracle(self) -> tuple[Any, dict[str, Any] | None, str]:
         if self.oracle is None:
-            return None, None, "this language has no oracle" if self.panel is not None else "no panel or oracle was given"
+            return (
+                None,
+                None,
+                "this language has no oracle" if self.panel is not None else "no panel or oracle was given",
+            )
         oracle = self.oracle
         score = oracle.score([self.words])
         surprisal = [max(0.0, float(v)) * LN2 for v in score.surprisal]
@@ -200,7 +210,9 @@ class _Inspector:
             "surprisal": [v if math.isfinite(v) else None for v in surprisal],
             "entropy": [float(v) * LN2 for v in score.entropy],
             "allowed": (law > 0).sum(1).tolist(),
-            "top": [[[names[i], float(row[i])] for i in best if row[i] > 0] for row, best in zip(law, order, strict=True)],
+            "top": [
+                [[names[i], float(row[i])] for i in best if row[i] > 0] for row, best in zip(law, order, strict=True)
+            ],
         }
         parse = oracle.parse(self.words) if hasattr(oracle, "parse") else None
         if parse is not None:
@@ -273,4 +285,6 @@ class _Inspector:
             return []
         first, last = self.reading.spans.get("encoder", (np.zeros(0, int), np.zeros(0, int)))
         lost = [w for w, a, b in zip(self.words, first, last, strict=False) if a >= 0 and unknown in ids[a : b + 1]]
-        return [f"The tokenizer does not know {', '.join(repr(w) for w in dict.fromkeys(lost))} and reads <unk> instead."]
+        return [
+            f"The tokenizer does not know {', '.join(repr(w) for w in dict.fromkeys(lost))} and reads <unk> instead."
+        ]

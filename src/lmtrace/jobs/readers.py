@@ -19,7 +19,12 @@ from lmtrace.text.panel import LabelLayer, Panel
 
 
 def read_words(
-    model: nn.Module, panel: Panel, sites: Mapping[str, Site], hidden: Mapping[str, Tensor], words: Sequence[str], seed: int = 0
+    model: nn.Module,
+    panel: Panel,
+    sites: Mapping[str, Site],
+    hidden: Mapping[str, Tensor],
+    words: Sequence[str],
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Return what ridge probes, fitted on the panel at every site, read off the words of a sentence.
 

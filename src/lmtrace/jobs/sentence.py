@@ -20,7 +20,7 @@ from lmtrace.observe.view import pool
 from lmtrace.signals.lens import tail_of
 from lmtrace.signals.pairs import context_length
 from lmtrace.text.alignment import Encoding, encode
-from lmtrace.text.panel import Objective, Panel, PanelSettings
+from lmtrace.text.panel import Panel, PanelSettings
 from lmtrace.text.sentences import AnnotatedSentence
 from lmtrace.text.sequences import bidirectional_affixes, mask_id
 
@@ -66,7 +66,9 @@ class Reading:
         return found
 
 
-def read(sentence: AnnotatedSentence, tokenizer: Any, settings: PanelSettings, oracle: Any, model: nn.Module) -> Reading:
+def read(
+    sentence: AnnotatedSentence, tokenizer: Any, settings: PanelSettings, oracle: Any, model: nn.Module
+) -> Reading:
     """Return how a model reads a sentence, exactly as a panel of the same settings would feed it.
 
     Raises
@@ -78,7 +80,9 @@ def read(sentence: AnnotatedSentence, tokenizer: Any, settings: PanelSettings, o
     if not len(encoding.ids):
         raise DataError("inspect: the tokenizer makes no token of this sentence", "Give at least one word")
     device = device_of(model)
-    reading = (_masked if settings.objective == "masked" else _directed)(sentence, encoding, tokenizer, settings, oracle, device)
+    reading = (_masked if settings.objective == "masked" else _directed)(
+        sentence, encoding, tokenizer, settings, oracle, device
+    )
     longest = max(len(ids) for ids in reading.streams().values())
     limit = context_length(model)
     if limit is not None and longest > limit:
@@ -89,7 +93,12 @@ def read(sentence: AnnotatedSentence, tokenizer: Any, settings: PanelSettings, o
 
 
 def _directed(
-    sentence: AnnotatedSentence, encoding: Encoding, tokenizer: Any, settings: PanelSettings, oracle: Any, device: torch.device
+    sentence: AnnotatedSentence,
+    encoding: Encoding,
+    tokenizer: Any,
+    settings: PanelSettings,
+    oracle: Any,
+    device: torch.device,
 ) -> Reading:
     panel = Panel([sentence], [encoding], tokenizer, settings, {"coverage": 1.0}, [sentence], oracle)
     batch = next(iter(panel.batches(1)))
@@ -97,12 +106,24 @@ def _directed(
     sides = {"encoder": panel.encoder} | ({"decoder": panel.decoder} if panel.decoder is not None else {})
     spans = {name: (side.word_first, side.word_last) for name, side in sides.items() if (side.word_last >= 0).any()}
     return Reading(
-        inputs, inputs, batch.predict_row, batch.predict_column, batch.targets, panel.predictions.word[batch.index], spans, panel
+        inputs,
+        inputs,
+        batch.predict_row,
+        batch.predict_column,
+        batch.targets,
+        panel.predictions.word[batch.index],
+        spans,
+        panel,
     )
 
 
 def _masked(
-    sentence: AnnotatedSentence, encoding: Encoding, tokenizer: Any, settings: PanelSettings, oracle: Any, device: torch.device
+    sentence: AnnotatedSentence,
+    encoding: Encoding,
+    tokenizer: Any,
+    settings: PanelSettings,
+    oracle: Any,
+    device: torch.device,
 ) -> Reading:
     begin, end = bidirectional_affixes(tokenizer)
     ids = torch.tensor([[*begin, *encoding.ids.tolist(), *end]], device=device)
@@ -222,7 +243,12 @@ def _kept(sites: Mapping[str, Site]) -> Iterator[dict[str, Tensor]]:
 
 
 def _lens(
-    model: nn.Module, sites: Mapping[str, Site], reading: Reading, residual: Mapping[str, Tensor], logits: Tensor, tokenizer: Any
+    model: nn.Module,
+    sites: Mapping[str, Site],
+    reading: Reading,
+    residual: Mapping[str, Tensor],
+    logits: Tensor,
+    tokenizer: Any,
 ) -> dict[str, Any]:
     """Return what each block would predict if the model ended there, or why that cannot be told."""
     if not residual:
@@ -238,7 +264,9 @@ def _lens(
         log_probs = tail(rows).log_softmax(-1).double()
         value, choice = log_probs.max(1)
         result["surprisal"].append((-log_probs.gather(1, target[:, None])[:, 0]).tolist())
-        result["top"].append([[_text(tokenizer, i), math.exp(v)] for i, v in zip(choice.tolist(), value.tolist(), strict=True)])
+        result["top"].append(
+            [[_text(tokenizer, i), math.exp(v)] for i, v in zip(choice.tolist(), value.tolist(), strict=True)]
+        )
     return result
 
 

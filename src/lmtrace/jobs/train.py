@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -81,7 +81,12 @@ def config_of(values: dict[str, Any]) -> TrainConfig:
         raise ConfigError(f"{where} = {first.get('input')!r}: {first['msg']}") from error
 
 
-def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] | None = None) -> Run:
+def train(
+    config: TrainConfig,
+    *,
+    on_progress: Callable[[int, int, str], None] | None = None,
+    signals: Sequence[Signal] | None = None,
+) -> Run:
     """Train, trace, and save the final checkpoint; return the finished run.
 
     Parameters
@@ -90,6 +95,8 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         See `TrainConfig`.
     on_progress
         Called with (step, steps, message).
+    signals
+        Objects, instead of the preset or names in `config.signals`.
 
     Notes
     -----
@@ -102,7 +109,7 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         torch.set_num_threads(config.threads)
     task = task_of(config)
     folder = Path(config.run)
-    ready = prepare(config, task, tell)
+    ready = prepare(config, task, tell, signals)
     panel, model, tokenizer, rows = ready.panel, ready.model, ready.tokenizer, ready.rows
     callback = TraceCallback(
         panel,
@@ -120,7 +127,11 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         args=_arguments(config, folder),
         train_dataset=rows,
         data_collator=Collator(tokenizer, task),
-        callbacks=[callback, _Progress(tell), _SaveAt(config.save_every if isinstance(config.save_every, list) else ())],
+        callbacks=[
+            callback,
+            _Progress(tell),
+            _SaveAt(config.save_every if isinstance(config.save_every, list) else ()),
+        ],
     )
     _quiet(trainer)
     checkpoints = folder / "checkpoints"
@@ -166,7 +177,9 @@ class Prepared:
     signals: list[Signal]
 
 
-def prepare(config: TrainConfig, task: Any, tell: Callable[[int, int, str], None]) -> Prepared:
+def prepare(
+    config: TrainConfig, task: Any, tell: Callable[[int, int, str], None], signals: Sequence[Signal] | None = None
+) -> Prepared:
     """Return corpus, panel, tokenizer, a fresh model and the signals."""
     tell(0, config.steps, "preparing the corpus")
     training, held_out = split(config.data)
@@ -183,10 +196,10 @@ def prepare(config: TrainConfig, task: Any, tell: Callable[[int, int, str], None
         max_length=config.data.max_length,
         seed=config.seed,
     )
-    return Prepared(panel, tokenizer, rows, model, signals_for(config.signals, held_out))
+    return Prepared(panel, tokenizer, rows, model, signals_for(signals or config.signals, held_out))
 
 
-def signals_for(wanted: str, sentences: Any) -> list[Signal]:
+def signals_for(wanted: str | Sequence[Signal], sentences: Any) -> list[Signal]:
     """Return the signals asked for; on a synthetic language, `pairs` gets interventions on the panel's sentences."""
     chosen = resolve(wanted)
     if not hasattr(sentences, "grammar"):

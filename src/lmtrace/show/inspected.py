@@ -22,7 +22,11 @@ def headline(inspection: Inspection) -> tuple[str, str]:
     if oracle is None or "accepted" not in oracle:
         return "dim", f"Not judged: {inspection.oracle_reason or 'the oracle cannot parse'}."
     wrong = oracle["error"]
-    return ("green", "Well-formed.") if wrong is None else ("red", f"{str(wrong['kind']).capitalize()}: {wrong['message']}.")
+    return (
+        ("green", "Well-formed.")
+        if wrong is None
+        else ("red", f"{str(wrong['kind']).capitalize()}: {wrong['message']}.")
+    )
 
 
 def rows(inspection: Inspection) -> tuple[list[str], list[list[str]]]:
@@ -75,7 +79,9 @@ def inspection_table(inspection: Inspection) -> RenderableType:
     names, body = rows(inspection)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in names:
-        table.add_column(escape(name), justify="right" if name in ("surprisal", "exact", "rank", "got from step") else "left")
+        table.add_column(
+            escape(name), justify="right" if name in ("surprisal", "exact", "rank", "got from step") else "left"
+        )
     for row in body:
         table.add_row(*(escape(value) for value in row))
     facts = f"{inspection.model}, step {last['step']:,}"

@@ -18,8 +18,8 @@ from lmtrace.jobs.inspect import inspect, inspect_checkpoints
 from lmtrace.jobs.train import config_of, train
 from lmtrace.records.inspection import read_inspections
 from lmtrace.records.run import open_run
-from lmtrace.show.payload import build, inspections
 from lmtrace.show.pack import unpack
+from lmtrace.show.payload import build, inspections
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer
@@ -78,7 +78,9 @@ def test_sequence_to_sequence_reads_two_streams(language, words):
     assert set(found.inputs) == {"encoder", "decoder"}
     assert len(found.moments[0]["surprisal"]) == len(found.columns)
     assert {"encoder", "decoder"} == set(found.moments[0]["attention"]["streams"])
-    for stream, maps in zip(found.moments[0]["attention"]["streams"], found.moments[0]["attention"]["maps"], strict=True):
+    for stream, maps in zip(
+        found.moments[0]["attention"]["streams"], found.moments[0]["attention"]["maps"], strict=True
+    ):
         assert len(maps[0]) == len(found.inputs[stream])
 
 
@@ -91,7 +93,9 @@ def test_attention_rows_are_laws_and_a_model_without_it_says_so(language, words)
     without = inspect(tiny("mamba", words), words, list(language[0].tokens)).moments[0]["attention"]
     assert without["missing"]
     plain = PlainModel(len(words)).eval()
-    assert "set_attn_implementation" in inspect(plain, words, list(language[0].tokens)).moments[0]["attention"]["missing"]
+    assert (
+        "set_attn_implementation" in inspect(plain, words, list(language[0].tokens)).moments[0]["attention"]["missing"]
+    )
 
 
 def test_the_oracle_gives_exact_surprisal_labels_and_typed_errors(language, words):
