@@ -122,6 +122,11 @@ async function open() {
   if (!found || mine !== turn) return;
   const byRun = (await found.json()) as Record<string, Run["findings"]>;
   for (const run of runs) { run.findings = byRun[run.id] ?? []; run.waiting = false; }
+  if (runs.length > 1) {
+    const between = await ask(`/api/comparison?${query}`);
+    if (!between || mine !== turn) return;
+    runs[0]!.comparison = (await between.json()) as Run["findings"];
+  }
   page(runs, { side: list, live: true });
   setReady(true);
 }

@@ -55,6 +55,7 @@ export interface Event { step: number; kind: string; text: string; data: Record<
 export interface Run {
   id: string; cursor: number; name: string; header: Record<string, any>; fields: Record<string, Record<string, Field>>;
   findings: Finding[]; /** The dashboard is still waiting for them. */ waiting?: boolean; events: Event[]; series: Series[]; arrays: Arrays[]; inspections: Inspection[];
+  /** With the first run: how it and the others differ. */ comparison?: Finding[];
 }
 
 class JoinedGrid extends Grid {
@@ -116,7 +117,7 @@ export function decode(body: Uint8Array): Run[] {
   };
   const flat = (p: any, size: number): Float32Array =>
     !p ? new Float32Array(size).fill(NaN) : "c" in p ? new Float32Array(size).fill(p.c) : "r" in p ? Float32Array.from(p.r) : floats(p);
-  return head.runs.map((r: any, run: number): Run => {
+  const runs = head.runs.map((r: any, run: number): Run => {
     const field = (s: any): Field =>
       r.fields[s.signal]?.[s.metric] ??
       { metric: s.metric, title: `${s.signal} ${s.metric}`.replace(/_/g, " "), unit: "1", low: null, high: null, better: "", null: "", meaning: "", axis: "" };
@@ -135,6 +136,8 @@ export function decode(body: Uint8Array): Run[] {
       })),
     };
   });
+  if (runs.length > 1) runs[0]!.comparison = head.comparison ?? [];
+  return runs;
 }
 
 /** A series with no rows yet. */

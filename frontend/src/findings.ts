@@ -51,7 +51,7 @@ function rank(f: Finding, t: string): number {
   return t === "none" ? 3 : 2;
 }
 
-export function findingCards(run: Run): HTMLElement | null {
+export function findingCards(run: Run, entries = ENTRIES): HTMLElement | null {
   const alerts: Finding[] = run.events.filter((e) => e.kind === "alert").map((e) => ({ kind: "alert", sentence: e.text, numbers: { step: e.step } }));
   const seen = new Set(run.findings.map((f) => f.sentence));
   const all = [...alerts.filter((a) => !seen.has(a.sentence)), ...run.findings];
@@ -92,7 +92,7 @@ export function findingCards(run: Run): HTMLElement | null {
   const card = (group: { f: Finding; t: string }[]) => {
     const { f, t } = group[0]!, kind = String(f.kind ?? "finding").replace(/_/g, " "), nested = keyOf(f).label?.includes("=");
     const item = h("li", { class: t }, h("span", { class: "kind" }, kind + (nested ? ", by label" : ""), ...(group.length > 1 ? [h("span", { class: "count" }, ` ${group.length}`)] : [])));
-    const at = group.length <= ENTRIES + 1 ? group.length : ENTRIES;
+    const at = group.length <= entries + 1 ? group.length : entries;
     item.append(...group.slice(0, at).map((g) => entry(g.f)));
     if (at < group.length) {
       const rest = h("details", { class: "rest" }, h("summary", {}, `${group.length - at} more`));

@@ -85,7 +85,7 @@ function checkpoints(of: Inspection): HTMLElement {
 const one = (spec: FigureSpec) => new Figure({ ...spec, wide: true, columns: 1 }).el;
 
 function surprise(of: Inspection): HTMLElement | null {
-  const note = comparable(of) ? "Bars: the model. Black marks: the exact law of the language; ∞ where a word cannot stand. Dashed: a model that knows nothing." : "Dashed: a model that knows nothing.";
+  const note = comparable(of) ? "Bars: the model. Thick marks: the exact law of the language; ∞ where a word cannot stand. Dashed: a model that knows nothing." : "Dashed: a model that knows nothing.";
   return section("surprisal", "How surprising each token is", "", one({ id: "token-surprisal", title: "Surprisal per token", meaning: of.objective === "masked" ? "Minus the log-probability of each token, masked alone, given all the others." : "Minus the log-probability of each token, given what stands before it.", note, facets: [{ title: "", plot: () => new Surprisals(of, `Surprisal of each token of: ${of.sentence}`) }] }));
 }
 

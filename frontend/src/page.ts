@@ -1,6 +1,7 @@
 // The page around the sections: title, navigation, step axis, theme, the replay slider.
 
-import { Run } from "./data";
+import { category } from "./color";
+import { Run, Series } from "./data";
 import { drawAll, drawIdly, forget, h } from "./figure";
 import { inspector, sentenceCount } from "./inspector";
 import { sections } from "./sections";
@@ -55,7 +56,12 @@ function hero(runs: Run[], live: boolean): HTMLElement {
     if (m.num_parameters) facts.push(`${number(m.num_parameters / (m.num_parameters >= 1e6 ? 1e6 : 1e3))}${m.num_parameters >= 1e6 ? " M" : " k"} parameters`);
     if (p.num_sentences) facts.push(`panel of ${Number(p.num_sentences).toLocaleString("en")} sentences`);
     el.append(h("h1", {}, name), h("span", { class: "state", "data-run": runs[0]!.id }, status(header.status)), h("p", { class: "facts" }, facts.join(" · ")));
-  } else el.append(h("h1", {}, `${runs.length} runs`), h("p", { class: "facts" }, runs.map((r) => r.name).join(" · ")));
+  } else {
+    const table = h("table", { class: "overview" });
+    overview(runs, table);
+    if (live) listen((topic) => { if (topic === "data") overview(runs, table); }, table);
+    el.append(h("h1", {}, `${runs.length} runs`), h("div", { class: "table plain", tabindex: "0", role: "group", "aria-label": "The runs" }, table));
+  }
   const numbers = h("dl", { class: "tiles" });
   tiles(runs, numbers);
   if (live) listen((topic) => { if (topic === "data") tiles(runs, numbers); }, numbers);
@@ -90,6 +96,19 @@ function tiles(runs: Run[], list: HTMLElement) {
   // Tokens come with the payload, not with live numbers: an old count is not shown beside a new step.
   if (tokens && (!panel || tokens.steps[tokens.rows - 1]! >= panel.steps[panel.rows - 1]!)) out.push(["Tokens seen", short(tokens.values.at(tokens.rows - 1, 0)), ""]);
   list.replaceChildren(...out.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, ...(note ? [h("small", {}, note)] : [])))));
+}
+
+/** Where every run stands, side by side. */
+function overview(runs: Run[], table: HTMLElement) {
+  const last = (run: Run, signal: string, metric: string) => run.series.find((s) => s.signal === signal && s.metric === metric && s.label === null && s.split === null && s.rows);
+  const rows = runs.map((run, i) => {
+    const swatch = h("span", { class: "swatch", "aria-hidden": "true" }), loss = last(run, "output", "loss"), excess = last(run, "truth", "excess");
+    swatch.style.background = category(i, isDark());
+    const of = (s: Series | undefined) => { if (!s) return "–"; const se = s.stderr.at(s.rows - 1, 0); return number(s.values.at(s.rows - 1, 0), 4) + (Number.isFinite(se) ? ` ± ${number(se, 2)}` : ""); };
+    const step = Math.max(0, ...run.series.filter((s) => s.signal !== "train" && s.rows).map((s) => s.steps[s.rows - 1]!));
+    return h("tr", {}, h("th", { scope: "row" }, swatch, ` ${run.name}`), h("td", { class: "state", "data-run": run.id }, status(run.header.status)), h("td", {}, step.toLocaleString("en")), h("td", {}, of(loss)), h("td", {}, of(excess)));
+  });
+  table.replaceChildren(h("thead", {}, h("tr", {}, ...["run", "status", "step", "panel loss (nats)", "above the floor (nats)"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, ...rows));
 }
 
 function short(v: number) { return v >= 1e9 ? `${number(v / 1e9)} B` : v >= 1e6 ? `${number(v / 1e6)} M` : v >= 1e3 ? `${number(v / 1e3)} k` : number(v); }
@@ -132,9 +151,9 @@ function bar(runs: Run[], pages: HTMLElement | null): HTMLElement {
 }
 
 function sitePicker(runs: Run[]): HTMLElement {
-  const names = [...new Set(runs.flatMap((r) => r.series.flatMap((s) => s.sites.filter((n): n is string => n !== null))))];
+  const names = [...new Set(runs.flatMap((r) => r.series.flatMap((s) => s.sites.filter((n): n is string => n !== null && /(^|\.)(embed|final|block\.\d+)$/.test(n)))))];
   const select = h("select", { "aria-label": "Site shown where runs are overlaid" }, ...names.map((n) => h("option", { value: n }, n)));
-  select.value = state.site ?? names.at(-1) ?? "";
+  select.value = state.site ?? names.find((n) => n.endsWith("final")) ?? names.at(-1) ?? "";
   select.onchange = () => { state.site = select.value; const side = document.querySelector<HTMLElement>(".runs"); page(runs, side ? { side, live: true } : {}); };
   return select;
 }

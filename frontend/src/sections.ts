@@ -52,7 +52,11 @@ export const slug = (text: string) => text.toLowerCase().replace(/[^a-z0-9]+/g, 
 export const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function verdicts(runs: Run[]): HTMLElement | null {
-  const parts: Node[] = [];
+  const parts: Node[] = [], between = runs[0]?.comparison ?? [];
+  if (between.length) {
+    const names = runs.length === 2 ? `First is ${runs[0]!.name}, second is ${runs[1]!.name}.` : `${runs.length} runs, taken as seeds of one setting.`;
+    parts.push(h("h3", { class: "whose" }, "Between the runs"), h("p", { class: "note" }, names), findingCards({ ...runs[0]!, findings: between, events: [] }, 6)!);
+  }
   for (const run of runs) {
     const cards = findingCards(run) ?? (run.waiting === undefined ? null : h("p", { class: "note" }, run.waiting ? "Looking for what emerged…" : "No findings yet: too few measurements, or nothing to compare with its null."));
     if (!cards) continue;
@@ -348,7 +352,7 @@ function best(s: Series): number {
 }
 
 function siteIndex(s: Series): number {
-  const at = state.site === null ? -1 : s.sites.indexOf(state.site);
+  const at = s.sites.indexOf(state.site ?? "final");
   return at < 0 ? s.sites.length - 1 : at;
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lmtrace.analysis.compare import compare
 from lmtrace.errors import RunError
 from lmtrace.records.inspection import read_inspections
 from lmtrace.records.schema import Field, Series, SeriesKey
@@ -64,8 +65,9 @@ def build(
     if cells:
         limit = min(limit, _limit_for(sources, max_bytes))
     array_steps = MAX_ARRAY_STEPS
+    between = comparison(runs) if findings is None else []
     while True:
-        data = _pack(sources, limit, array_steps, marks or [{} for _ in sources])
+        data = _pack(sources, limit, array_steps, marks or [{} for _ in sources], between)
         if len(data) <= max_bytes or (limit <= 16 and array_steps <= 4):
             if len(data) > max_bytes:
                 log.warning("the payload has %d bytes, more than the %d wanted", len(data), max_bytes)
@@ -156,6 +158,11 @@ def finding(source: Any) -> dict[str, Any]:
     return plain(dict(data))
 
 
+def comparison(runs: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return the findings about how several runs differ; none of a single run."""
+    return [finding(f) for f in compare(runs)] if len(runs) > 1 else []
+
+
 def inspections(run: Any) -> list[dict[str, Any]]:
     """Return the sentences inspected in a run as plain data, the newest first, as many as fit.
 
@@ -204,7 +211,13 @@ def _varies(array: np.ndarray) -> bool:
     return bool(np.isfinite(array).any() and not ((array == first) | (np.isnan(array) & np.isnan(first))).all())
 
 
-def _pack(sources: Sequence[Source], limit: int, array_steps: int, marks: Sequence[dict[str, Any]]) -> bytes:
+def _pack(
+    sources: Sequence[Source],
+    limit: int,
+    array_steps: int,
+    marks: Sequence[dict[str, Any]],
+    between: list[dict[str, Any]],
+) -> bytes:
     packer = Packer()
     runs = []
     for source, mark in zip(sources, marks):
@@ -220,7 +233,7 @@ def _pack(sources: Sequence[Source], limit: int, array_steps: int, marks: Sequen
             "series": [pack_series(packer, s, limit) for s in source.series],
             "arrays": _pack_arrays(packer, source.arrays, array_steps),
         })  # fmt: skip
-    return packer.close({"form": FORM, "runs": runs})
+    return packer.close({"form": FORM, "runs": runs, "comparison": between})
 
 
 def pack_series(packer: Packer, series: Series, limit: int) -> dict[str, Any]:
