@@ -227,9 +227,15 @@ class _Inspector:
         return parse, exact, ""
 
     def _annotated(self, text: str) -> AnnotatedSentence:
-        """Return the sentence with the labels of its most probable derivation, or without any."""
+        """Return the sentence with the labels of its most probable derivation, or without any; with the target it was trained on."""
+        target = "" if self.panel is None else self.panel.target
         if self.parse is not None and self.parse.derivations:
-            return as_annotated(self.parse.derivations[0].sentence)
+            found = as_annotated(self.parse.derivations[0].sentence)
+            return replace(found, target=None) if target == "sentence" else found
+        if target == "logical form":
+            self.notes.append(
+                "No derivation gives the logical form that this model answers with: it is asked for the sentence itself."
+            )
         return AnnotatedSentence(tokens=tuple(self.words), text=text)
 
     def add(self, model: nn.Module, step: int, checkpoint: str) -> None:

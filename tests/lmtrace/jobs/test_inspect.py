@@ -84,6 +84,26 @@ def test_sequence_to_sequence_reads_two_streams(language, words):
         assert len(maps[0]) == len(found.inputs[stream])
 
 
+def test_sequence_to_sequence_answers_with_what_it_was_trained_on(language, words):
+    sentence = list(language[1].tokens)
+    whole = WordTokenizer.from_corpus(language, targets=True)
+    forms = Panel.from_annotated(language, whole, size=60, objective="seq2seq")
+    assert forms.target == "logical form"
+    answer = inspect(tiny("t5", whole), whole, sentence, panel=forms)
+    assert "(" in "".join(c["text"] for c in answer.columns) or len(answer.columns) > len(sentence) + 1
+    assert set(answer.moments[0]["probes"]["category"]["sites"]) == {
+        "encoder.embed",
+        "encoder.block.0",
+        "encoder.block.1",
+        "encoder.final",
+    }
+    own = Panel.from_annotated(language, words, size=60, objective="seq2seq")
+    assert own.target == "sentence"
+    assert [c["text"] for c in inspect(tiny("t5", words), words, sentence, panel=own).columns] == [*sentence, "</s>"]
+    turned = inspect(tiny("t5", whole), whole, sentence[::-1], panel=forms)
+    assert any("No derivation" in note for note in turned.notes)
+
+
 def test_attention_rows_are_laws_and_a_model_without_it_says_so(language, words):
     found = inspect(tiny("gpt2", words), words, list(language[0].tokens)).moments[0]["attention"]
     maps = np.array(found["maps"])
