@@ -177,6 +177,16 @@ class Tracer:
                 raise
         return self
 
+    def _repr_html_(self) -> str:
+        from lmtrace.show.notebook import facts_html
+
+        return facts_html("Tracer", {
+            "run": self.folder, "step": f"{self.current_step:,}", "tokens seen": f"{self.tokens_seen:,}",
+            "measurements": f"{self._count}" + ("" if self._measured is None else f", the last at step {self._measured:,}"),
+            "signals": ", ".join(signal.name for signal in self.instrument.signals),
+            "should stop": "yes" if self.should_stop else "no",
+        })  # fmt: skip
+
     def _open(self) -> tuple[int, int | None, bool]:
         """Create or resume the run; return what the other ranks have to know of it."""
         if self.resume and (self.folder / DATABASE).is_file():

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lmtrace.cli.inspect import inspect
 from lmtrace.cli.plan import plan
 from lmtrace.cli.sweep import sweep
 from lmtrace.errors import TraceError
@@ -159,6 +160,7 @@ def analyze(
 
 app.command()(sweep)
 app.command()(plan)
+app.command()(inspect)
 
 
 @app.command()

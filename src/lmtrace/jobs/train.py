@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,7 +58,7 @@ class TrainConfig(BaseModel):
     signals: str = "standard"
     every: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]] = 100
     budget: float | None = Field(default=None, gt=0, lt=1)
-    save_every: int = Field(default=0, ge=0)
+    save_every: Annotated[int, Field(ge=0)] | list[int] = 0
     seed: int = 0
     threads: int | None = Field(default=None, ge=1)
     overwrite: bool = False
@@ -80,7 +81,12 @@ def config_of(values: dict[str, Any]) -> TrainConfig:
         raise ConfigError(f"{where} = {first.get('input')!r}: {first['msg']}") from error
 
 
-def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] | None = None) -> Run:
+def train(
+    config: TrainConfig,
+    *,
+    on_progress: Callable[[int, int, str], None] | None = None,
+    signals: Sequence[Signal] | None = None,
+) -> Run:
     """Train, trace, and save the final checkpoint; return the finished run.
 
     Parameters
@@ -89,6 +95,8 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         See `TrainConfig`.
     on_progress
         Called with (step, steps, message).
+    signals
+        Objects, instead of the preset or names in `config.signals`.
 
     Notes
     -----
@@ -101,7 +109,7 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         torch.set_num_threads(config.threads)
     task = task_of(config)
     folder = Path(config.run)
-    ready = prepare(config, task, tell)
+    ready = prepare(config, task, tell, signals)
     panel, model, tokenizer, rows = ready.panel, ready.model, ready.tokenizer, ready.rows
     callback = TraceCallback(
         panel,
@@ -119,10 +127,25 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         args=_arguments(config, folder),
         train_dataset=rows,
         data_collator=Collator(tokenizer, task),
-        callbacks=[callback, _Progress(tell)],
+        callbacks=[
+            callback,
+            _Progress(tell),
+            _SaveAt(config.save_every if isinstance(config.save_every, list) else ()),
+        ],
     )
     _quiet(trainer)
     checkpoints = folder / "checkpoints"
+
+    def keep(path: Path, step: int) -> None:
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+        write_card(path, config.data, task=task, step=step, run=folder.name, seed=config.seed)
+
+    if config.overwrite and not config.resume:
+        for old in (*checkpoints.glob("checkpoint-*"), *checkpoints.glob("final")):
+            shutil.rmtree(old)  # of the run that is replaced
+    if config.save_every and not (config.resume and checkpoints.is_dir()):
+        keep(checkpoints / "checkpoint-0", 0)  # the untrained model is the first null of every curve
     try:
         if config.steps:
             trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints) if config.resume else None)
@@ -131,10 +154,7 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
     except BaseException as error:
         callback.close(error)
         raise
-    final = checkpoints / "final"
-    model.save_pretrained(final)
-    tokenizer.save_pretrained(final)
-    write_card(final, config.data, task=task, step=config.steps, run=folder.name, seed=config.seed)
+    keep(checkpoints / "final", config.steps)
     return open_run(folder)
 
 
@@ -157,7 +177,9 @@ class Prepared:
     signals: list[Signal]
 
 
-def prepare(config: TrainConfig, task: Any, tell: Callable[[int, int, str], None]) -> Prepared:
+def prepare(
+    config: TrainConfig, task: Any, tell: Callable[[int, int, str], None], signals: Sequence[Signal] | None = None
+) -> Prepared:
     """Return corpus, panel, tokenizer, a fresh model and the signals."""
     tell(0, config.steps, "preparing the corpus")
     training, held_out = split(config.data)
@@ -174,10 +196,10 @@ def prepare(config: TrainConfig, task: Any, tell: Callable[[int, int, str], None
         max_length=config.data.max_length,
         seed=config.seed,
     )
-    return Prepared(panel, tokenizer, rows, model, signals_for(config.signals, held_out))
+    return Prepared(panel, tokenizer, rows, model, signals_for(signals or config.signals, held_out))
 
 
-def signals_for(wanted: str, sentences: Any) -> list[Signal]:
+def signals_for(wanted: str | Sequence[Signal], sentences: Any) -> list[Signal]:
     """Return the signals asked for; on a synthetic language, `pairs` gets interventions on the panel's sentences."""
     chosen = resolve(wanted)
     if not hasattr(sentences, "grammar"):
@@ -219,8 +241,8 @@ def _arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
         weight_decay=config.weight_decay,
         max_grad_norm=1.0,
         logging_strategy="no",
-        save_strategy="steps" if config.save_every else "no",
-        save_steps=config.save_every or 500,
+        save_strategy="steps" if isinstance(config.save_every, int) and config.save_every else "no",
+        save_steps=(config.save_every if isinstance(config.save_every, int) else 0) or 500,
         report_to=[],
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
@@ -237,6 +259,17 @@ def _quiet(trainer: Trainer) -> None:
 
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+
+
+class _SaveAt(TrainerCallback):
+    """Saves a checkpoint at the listed steps."""
+
+    def __init__(self, steps: Iterable[int]) -> None:
+        self.steps = frozenset(steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint."""
+        control.should_save |= state.global_step in self.steps
 
 
 class _Progress(TrainerCallback):

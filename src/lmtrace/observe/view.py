@@ -94,7 +94,7 @@ class MeasurementView:
                 raise DataError(f"the {stream}'s tokens are not aligned to the panel's words", "Read tokens instead")
             first = torch.as_tensor(side.word_first, device=hidden.device)
             last = torch.as_tensor(side.word_last, device=hidden.device)
-            self.cache[key] = _pool(hidden, first, last, self.panel.policy)
+            self.cache[key] = pool(hidden, first, last, self.panel.policy)
         return self.cache[key]
 
     def labels(self, layer: str) -> LabelLayer:
@@ -246,7 +246,8 @@ class MeasurementView:
         return torch.Generator().manual_seed(seed_of(self.measurement.seed, self.signal.name, purpose))
 
 
-def _pool(hidden: Tensor, first: Tensor, last: Tensor, policy: str) -> Tensor:
+def pool(hidden: Tensor, first: Tensor, last: Tensor, policy: str) -> Tensor:
+    """Return [words, d_model] of hidden: [tokens, d_model] by an alignment policy; words that are cut off (-1) are zero."""
     cut = (last < 0).unsqueeze(1)
     if policy == "last":
         return hidden[last.clamp(min=0)].masked_fill(cut, 0.0)

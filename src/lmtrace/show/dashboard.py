@@ -27,11 +27,12 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lmtrace.analysis.compare import compare
 from lmtrace.errors import ConfigError, TraceError
 from lmtrace.records.run import Changes, Run
 from lmtrace.show.library import Library
 from lmtrace.show.pack import plain
-from lmtrace.show.payload import build, finding
+from lmtrace.show.payload import build, finding, inspections
 from lmtrace.show.report import page
 
 log = logging.getLogger(__name__)
@@ -159,6 +160,17 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
         )
         return JSONResponse(plain(found))
 
+    async def between(request: Request) -> Response:
+        chosen = await anyio.to_thread.run_sync(_selected, library, request.query_params.getlist("run"))
+        return JSONResponse(
+            plain(await anyio.to_thread.run_sync(lambda: [finding(f) for f in compare(list(chosen.values()))]))
+        )
+
+    async def sentences(request: Request) -> Response:
+        chosen = await anyio.to_thread.run_sync(_selected, library, request.query_params.getlist("run"))
+        found = await anyio.to_thread.run_sync(lambda: {name: inspections(run) for name, run in chosen.items()})
+        return JSONResponse(plain(found))
+
     async def live(request: Request) -> Response:
         wanted = dict(_cursor(text) for text in request.query_params.getlist("run"))
         chosen = await anyio.to_thread.run_sync(_selected, library, list(wanted))
@@ -175,7 +187,8 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
     return Starlette(
         routes=[
             Route("/", index), Route("/api/runs", runs), Route("/api/payload", payload),
-            Route("/api/findings", findings), Route("/api/live", live),
+            Route("/api/findings", findings), Route("/api/inspections", sentences),
+            Route("/api/comparison", between), Route("/api/live", live),
         ],
         middleware=[Middleware(Guard, token=token, hosts=[*LOCAL, *hosts])],
         exception_handlers={TraceError: refused},

@@ -159,14 +159,7 @@ def prediction_rows(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
-    """Return what the model does after its last block, or why it cannot be told."""
-    head = _head(view.model)
-    if head is None:
-        return None, "no head found: the model has no get_output_embeddings() and no child with a head's name"
-    try:
-        norm = view.module(last.split("block.")[0] + "final")
-    except ModelError:
-        norm = nn.Identity()  # post-norm models: the last block ends with its norm
+    """Return what the model does after its last block, or why it cannot be told; checked on the panel's first sequence."""
     batch = next(iter(view.panel.batches(1, indices=[0])))
     arrays = {
         "input_ids": batch.input_ids,
@@ -175,15 +168,36 @@ def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
         "decoder_attention_mask": batch.decoder_attention_mask,
     }
     device = next(view.model.parameters()).device
-    expected = view.logits({k: torch.as_tensor(v, device=device) for k, v in arrays.items() if v is not None})[
-        0
-    ].double()
+    expected = view.logits({k: torch.as_tensor(v, device=device) for k, v in arrays.items() if v is not None})[0]
     side = view.panel.encoder if view.panel.decoder is None else view.panel.decoder
-    hidden = view.tokens(last)[side.offsets[0] : side.offsets[1]]
-    dtype = next(view.model.parameters()).dtype
+    try:
+        norm = view.module(last.split("block.")[0] + "final")
+    except ModelError:
+        norm = None
+    return tail_of(view.model, norm, view.tokens(last)[side.offsets[0] : side.offsets[1]], expected)
+
+
+def tail_of(model: nn.Module, norm: nn.Module | None, hidden: Tensor, expected: Tensor) -> tuple[Tail | None, str]:
+    """Return what a model does after its last block, or why it cannot be told.
+
+    Parameters
+    ----------
+    norm
+        The final norm; None for post-norm models, whose last block ends with its norm.
+    hidden : [rows, d_model]
+        The residual stream after the last block.
+    expected : [rows, vocabulary]
+        The model's own logits there, which norm and head have to give, up to a constant factor.
+    """
+    head = _head(model)
+    if head is None:
+        return None, "no head found: the model has no get_output_embeddings() and no child with a head's name"
+    expected = expected.double()
+    dtype = next(model.parameters()).dtype
 
     def plain(x: Tensor) -> Tensor:
-        return head(norm(x.to(dtype)))
+        x = x.to(dtype)
+        return head(x if norm is None else norm(x))
 
     with torch.no_grad():
         found = plain(hidden)

@@ -376,6 +376,11 @@ class Panel:
         return self.settings.policy
 
     @property
+    def oracle(self) -> Any:
+        """Return the corpus's oracle, or None; unlike `truth` it is there for every objective and tokenizer."""
+        return self._oracle
+
+    @property
     def num_sentences(self) -> int:
         """Return the number of sentences."""
         return len(self.sentences)
