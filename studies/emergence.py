@@ -103,7 +103,9 @@ class Task:
         agreement, selection = agreement_pairs(held_out, seed, 500), selection_pairs(held_out, seed, 500)
         self.pairs = tuple(agreement + selection)
         self.nulls = {
-            "agreement without agreement": without(absynth.generate(self.languages["semantics"], n=1).oracle, agreement),
+            "agreement without agreement": without(
+                absynth.generate(self.languages["semantics"], n=1).oracle, agreement
+            ),
             "selection without selection": without(absynth.generate(self.languages["syntax"], n=1).oracle, selection),
             "num_agreement": float(len(agreement)),
             "num_selection": float(len(selection)),

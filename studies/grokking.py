@@ -153,7 +153,8 @@ def _verdict(found: Outcome, run: Run) -> bool:
         "each warns instead": all(any(MAY_GENERALISE in n for n in a.notes) for a, _ in plateau.values()),
         "the rule on the accuracy stops when the rest is done": (both["test accuracy"][0].step or 0) >= late,
         "told to stop, they stop there and say what they do not know": all(
-            b.step is not None and b.step < late and MAY_GENERALISE in b.decisions[0].reason for _, b in plateau.values()
+            b.step is not None and b.step < late and MAY_GENERALISE in b.decisions[0].reason
+            for _, b in plateau.values()
         ),
         "live and replayed decisions are equal": all(
             (a.step, a.would_stop) == (found.rules[k].stopped, found.rules[k].would_stop) for k, (a, _) in both.items()
