@@ -26,7 +26,9 @@ class Setting:
         many = absynth.generate(grammar, n=8000, seed=seed)
         self.held_out = absynth.generate(grammar, n=3000, seed=seed + 1)
         self.tokenizer = WordTokenizer.from_corpus(many)
-        self.panel = Panel.from_annotated(self.held_out[:800], self.tokenizer, size=size, seed=seed)
+        self.panel = Panel.from_annotated(
+            self.held_out[:800], self.tokenizer, size=size, seed=seed, training=many
+        )
 
     def rows(self, num, grammar=None, seed=2):
         """Return [num, longest] token ids of fresh sentences, padded."""
@@ -36,14 +38,13 @@ class Setting:
         longest = max(map(len, rows))
         return torch.tensor([row + [t.pad_token_id] * (longest - len(row)) for row in rows])
 
-    def shuffled(self, rows, seed=0):
-        """Return the same rows with the words of all of them in one random order: frequencies stay, the rest is gone."""
+    def shuffled(self, rows, seed=0, length=7):
+        """Return as many rows of all their words and ends of sentences in one random order: frequencies, and nothing else."""
         t = self.tokenizer
-        rows = rows.clone()
-        word = (rows != t.pad_token_id) & (rows != t.bos_token_id) & (rows != t.eos_token_id)
-        words = rows[word]
-        rows[word] = words[torch.randperm(len(words), generator=torch.Generator().manual_seed(seed))]
-        return rows
+        tokens = rows[(rows != t.pad_token_id) & (rows != t.bos_token_id)]
+        tokens = tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))]
+        tokens = tokens[torch.arange(len(rows) * length) % len(tokens)].view(-1, length)
+        return torch.cat([torch.full((len(rows), 1), t.bos_token_id), tokens], 1)
 
 
 @cache
