@@ -84,8 +84,12 @@ def test_shuffled_tokens_show_no_emergence_and_no_phase(tmp_path):
 def test_a_planted_onset_is_found_within_two_measurements_at_any_density(tmp_path, seed):
     setting, switch, every = tiny_setting(), 180, 15
     rows = setting.rows(390 * BATCH)
-    rows = joined(setting.shuffled(rows[: switch * BATCH], seed), rows[switch * BATCH :], pad=setting.tokenizer.pad_token_id)
-    run = train(setting, rows, tmp_path / "run", [Output(layers=()), Ladder(rungs=("unigram",))], every, seed=seed, width=64)
+    rows = joined(
+        setting.shuffled(rows[: switch * BATCH], seed), rows[switch * BATCH :], pad=setting.tokenizer.pad_token_id
+    )
+    run = train(
+        setting, rows, tmp_path / "run", [Output(layers=()), Ladder(rungs=("unigram",))], every, seed=seed, width=64
+    )
     steps, excess, error = curve(run, "ladder", "excess", split="unigram")
     _, loss, _ = curve(run, "output", "loss")
     for thin in (1, 2):  # every 15th step, and every 30th
@@ -126,7 +130,9 @@ def twist():
 def test_order_swapped_corpora_give_the_swapped_order(tmp_path):
     languages, switch = twist().grammars("tiny", 0), 200
     setting = Setting(languages["both"], size=60)
-    simple = absynth.generate(languages["semantics"], n=3000, seed=7)  # what can be learned of selection before the switch
+    simple = absynth.generate(
+        languages["semantics"], n=3000, seed=7
+    )  # what can be learned of selection before the switch
     pairs = [
         *pairs_of(setting.held_out, "agreement_violation", "agreement", 200),
         *pairs_of(simple, "role_swap", "selection", 200),
@@ -134,7 +140,9 @@ def test_order_swapped_corpora_give_the_swapped_order(tmp_path):
     second = setting.rows(200 * BATCH, seed=4)
     onset = {}
     for first in ("syntax", "semantics"):
-        rows = joined(setting.rows(switch * BATCH, languages[first], seed=3), second, pad=setting.tokenizer.pad_token_id)
+        rows = joined(
+            setting.rows(switch * BATCH, languages[first], seed=3), second, pad=setting.tokenizer.pad_token_id
+        )
         signals = [Pairs(pairs=tuple(pairs))]
         run = train(setting, rows, tmp_path / first, signals, 10, width=64)
         for kind in ("agreement", "selection"):

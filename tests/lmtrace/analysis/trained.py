@@ -26,9 +26,7 @@ class Setting:
         many = absynth.generate(grammar, n=8000, seed=seed)
         self.held_out = absynth.generate(grammar, n=3000, seed=seed + 1)
         self.tokenizer = WordTokenizer.from_corpus(many)
-        self.panel = Panel.from_annotated(
-            self.held_out[:800], self.tokenizer, size=size, seed=seed, training=many
-        )
+        self.panel = Panel.from_annotated(self.held_out[:800], self.tokenizer, size=size, seed=seed, training=many)
 
     def rows(self, num, grammar=None, seed=2):
         """Return [num, longest] token ids of fresh sentences, padded."""
