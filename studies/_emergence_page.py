@@ -56,9 +56,11 @@ class One:
 
     @cached_property
     def pairs(self) -> dict[str, Emergence | None]:
-        """Return the emergence of agreement and of selection in minimal pairs, against one half."""
-        kinds = ("agreement", "selection")
-        return {k: emergence(*self.curve("pairs", "accuracy", f"kind={k}"), null=0.5) for k in kinds}
+        """Return the emergence of agreement and of selection in minimal pairs, against who knows everything else."""
+        return {
+            k: emergence(*self.curve("pairs", "accuracy", f"kind={k}"), null=max(0.5, self.run.header.data[f"{k} without {k}"]))
+            for k in ("agreement", "selection")
+        }
 
     @cached_property
     def events(self) -> dict[str, Emergence | None]:
@@ -221,7 +223,9 @@ def _order(found: dict[str, list[One]]) -> list[str]:
         "## Syntax before semantics?", "", "![Minimal pairs over training, every seed](emergence_pairs.svg)", "",
         "Three pairs of quantities, chosen before the runs: minimal pairs of **agreement** (singular and plural verbs equally often, so that a "
         "constant preference scores one half) against **selection** (swapped arguments; who knows the language but for selection scores "
-        f"{np.mean([o.run.header.data['selection without selection'] for ones in found.values() for o in ones]):.2f} by calculation); "
+        f"{np.mean([o.run.header.data['selection without selection'] for ones in found.values() for o in ones]):.2f} by calculation, who knows it "
+        f"but for plural nouns {np.mean([o.run.header.data['agreement without agreement'] for ones in found.values() for o in ones]):.2f} in agreement, from "
+        "coordinated subjects: these are the nulls); "
         "the part of the KL from the exact law that lies **between categories** against that **within** one; probes of the last block for **part of "
         "speech** (words unseen by the probe) against **role**. Order: mean difference of log midpoints within each seed, Student's interval, widened by the "
         "grid of measurements. Null: no difference.", "",
@@ -240,7 +244,7 @@ def _order(found: dict[str, list[One]]) -> list[str]:
 def _twins(found: dict[str, list[One]], switch: int) -> list[str]:
     out = [
         "## Is that order a law of training, or of the data?", "",
-        "If the order belongs to learning, it survives when the corpus is turned round. Onsets (first measurement from which the accuracy stays above one half by two "
+        "If the order belongs to learning, it survives when the corpus is turned round. Onsets (first measurement from which the accuracy stays above its null by two "
         "standard errors), because before the switch *semantics first* can show selection in simple sentences only.", "",
         "| condition | onset of agreement | onset of selection | verdict |", "| --- | --- | --- | --- |",
     ]  # fmt: skip

@@ -134,7 +134,7 @@ def test_order_swapped_corpora_give_the_swapped_order(tmp_path):
         languages["semantics"], n=3000, seed=7
     )  # what can be learned of selection before the switch
     pairs = [
-        *pairs_of(setting.held_out, "agreement_violation", "agreement", 200),
+        *pairs_of(setting.held_out, "agreement_violation", "agreement", 200, unknown_to=simple.oracle),
         *pairs_of(simple, "role_swap", "selection", 200),
     ]
     second = setting.rows(200 * BATCH, seed=4)

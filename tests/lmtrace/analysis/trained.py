@@ -85,11 +85,17 @@ def joined(*parts, pad):
     return torch.cat([torch.nn.functional.pad(p, (0, longest - p.shape[1]), value=pad) for p in parts])
 
 
-def pairs_of(corpus, kind, name, num, seed=0):
-    """Return minimal pairs of one kind under a name; swaps only where the language prefers the good one."""
+def pairs_of(corpus, kind, name, num, seed=0, unknown_to=None):
+    """Return minimal pairs of one kind under a name, singular and plural verbs equally often; swaps that the language minds.
+
+    With `unknown_to`, an oracle, only pairs of which it can say nothing: both sentences lie outside its language.
+    """
     found: dict[str, list[MinimalPair]] = {}
     for pair in absynth.minimal_pairs(corpus, kind=kind, seed=seed):
         if kind == "role_swap" and not 1 <= pair.severity < 60:
+            continue
+        texts = [list(pair.good.tokens), list(pair.bad.tokens)]
+        if unknown_to is not None and np.isfinite(unknown_to.log2_probability(texts)).any():
             continue
         number = pair.good.labels["number"][pair.position] if kind == "agreement_violation" else "all"
         found.setdefault(number, []).append(MinimalPair(tuple(pair.good.tokens), tuple(pair.bad.tokens), name))
