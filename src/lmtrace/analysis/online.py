@@ -21,7 +21,7 @@ _LAGS = 2
 _DRIFT = 1.0  # k of the CUSUM, in standard deviations: half of the smallest jump that it is tuned to
 _RESOLUTION = 1e-3  # of the curve's range so far: what is smaller is not called a change
 _NUM_NULL = 4000
-_RHO = 0.8
+_RHO = 0.85
 _MOST = 8.0  # one surprise counts no more than this, so that the law of large ones does not matter
 
 
@@ -54,7 +54,7 @@ class ChangeDetector:
     autocorrelated noise (b_1 = rho), straight trends (b = 2, -1) and exponential decay (b_1 = exp(-1/tau)). The recursive
     residual (Brown, Durbin and Evans 1975), in units of its own predicted deviation, has nearly Student's law; turned into a
     standard normal z_t it enters two CUSUMs, S_t = max(0, S_{t-1} +- z_t - 1) (Page 1954). A change is where one passes the
-    limit that AR(.8) noise passes within `horizon` measurements with probability `false_alarm`; other curves without a
+    limit that AR(.85) noise passes within `horizon` measurements with probability `false_alarm`; other curves without a
     change pass it more rarely. After a change, or a known break, the law is learned anew.
 
     Parameters
@@ -207,7 +207,7 @@ def online_changes(
 
 @lru_cache(maxsize=32)
 def cusum_limit(horizon: int, false_alarm: float) -> float:
-    """Return the limit that either CUSUM passes within `horizon` measurements of AR(.8) noise with this probability.
+    """Return the limit that either CUSUM passes within `horizon` measurements of AR(.85) noise with this probability.
 
     The detector itself is simulated: on autocorrelated noise its estimated law is biased, and the limit that holds for
     independent standard normal z_t is passed in 9 % of runs at a nominal 5 %.
