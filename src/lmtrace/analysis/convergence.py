@@ -222,7 +222,7 @@ class Converged:
         Never stop; only record where it would have stopped.
     gap
         Panel loss minus train loss, as a share of the panel loss, from which a plateau is not trusted: networks that have
-        memorised may generalise much later (grokking; Power et al. 2022).
+        memorised may generalise much later (grokking; Power et al. 2022). A gap below 1 % of the panel loss's whole change is none.
     on_gap
         "warn": note it and go on; "stop": stop, and say so.
     """
@@ -383,14 +383,20 @@ class Converged:
         return decision
 
     def _gap(self) -> float | None:
-        """Return panel minus train loss over the window where it is beyond noise and larger than `gap` allows."""
-        train, panel = self._histories[_TRAIN].values, self._histories[_PANEL].values
+        """Return panel minus train loss over the window where it is beyond noise and larger than `gap` allows.
+
+        A gap below 1 % of the panel loss's whole change counts as closed: once a network has generalised both losses are near
+        zero, and their ratio says nothing.
+        """
+        history = self._histories[_PANEL]
+        train, panel = self._histories[_TRAIN].values, history.values
         if len(train) < 3 or len(panel) < 3:
             return None
         a, b = np.asarray(train), np.asarray(panel)
         gap = float(b.mean() - a.mean())
         noise = float(np.hypot(a.std(ddof=1) / np.sqrt(a.size), b.std(ddof=1) / np.sqrt(b.size)))
-        return gap if gap > 3 * noise and gap > self.gap * abs(float(b.mean())) else None
+        least = max(self.gap * abs(float(b.mean())), _SHARE * (history.high - history.low))
+        return gap if gap > 3 * noise and gap > least else None
 
     # -- resume ---------------------------------------------------------------------------------------------------------
 
