@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Sites = tuple[str, ...] | Literal["all"]
 
+UNDECLARED = "Declare it in the signal's needs()"
+"""What to do about a `SignalError` of the kind "reads ... without having declared it"."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:

@@ -99,6 +99,12 @@ def find_sites(model: nn.Module, overrides: Mapping[str, str] | None = None) -> 
     return sites
 
 
+def embed_of(site: str) -> str:
+    """Return where a site's stream begins: "embed", or "encoder.embed" for "encoder.block.3"."""
+    stream = site.partition(".")[0]
+    return f"{stream}.embed" if stream in ("encoder", "decoder") else "embed"
+
+
 def sub_site(sites: Mapping[str, Site], name: str) -> Site:
     """Return the sub-site "block.i.attn" or "block.i.mlp" of a known block, by the child's name."""
     block, _, part = name.rpartition(".")

@@ -22,11 +22,9 @@ from lmtrace.observe.forward import (
     logits_of,
     mean_loss,
 )
-from lmtrace.observe.interface import Needs, Signal, seed_of
+from lmtrace.observe.interface import UNDECLARED, Needs, Signal, seed_of
 from lmtrace.observe.sites import Site
 from lmtrace.text.panel import LabelLayer, Panel
-
-UNDECLARED = "Declare it in the signal's needs()"
 
 
 @dataclass(eq=False)
@@ -91,7 +89,7 @@ class MeasurementView:
             stream = self.measurement.sites[site].stream
             side = self.panel.encoder if stream == "encoder" else self.panel.decoder
             if side is None or not bool((side.word_last >= 0).any()):
-                raise DataError(f"the {stream}'s tokens are not aligned to the panel's words", "Read tokens instead")
+                raise DataError(f"the {stream} reads none of the panel's words", "Read tokens instead")
             first = torch.as_tensor(side.word_first, device=hidden.device)
             last = torch.as_tensor(side.word_last, device=hidden.device)
             self.cache[key] = pool(hidden, first, last, self.panel.policy)

@@ -35,7 +35,8 @@ from lmtrace.numerics.attention import (
 )
 from lmtrace.observe.interface import Batch, Needs, Signal, View
 from lmtrace.records.schema import Field, Record
-from lmtrace.text.panel import Panel, Side
+from lmtrace.text.panel import Panel
+from lmtrace.text.panel_parts import Side
 from lmtrace.text.sequences import causal_affixes
 
 ALL = (*STATISTICS, "dependency", "dependency_right", "same_role")

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.errors import ConfigError
+from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
 from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.probing import (
@@ -44,6 +44,7 @@ from lmtrace.numerics.probing import (
 from lmtrace.numerics.scores import Tally, bootstrap_weights, f1_scores, gain, share
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from lmtrace.observe.interface import Needs, Signal, Sites, View
+from lmtrace.observe.sites import embed_of
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.edges import candidates
 from lmtrace.text.label_sets import coarsen, layer_of
@@ -57,8 +58,6 @@ NUM_DEFAULT = 4
 
 LEXICAL_LAYERS = ("category", "upos", "xpos")
 """Layers that the word type decides wholly or in large part: judged under both splits."""
-
-EMBED = "embed"
 
 
 def _share(metric: str, title: str, meaning: str, null: str = "", better: Literal["up", ""] = "up") -> Field:
@@ -194,10 +193,17 @@ class Probe(Signal):
                     yield self.record(view, "accuracy", label=label, split=split, missing=task.reason)
                 else:
                     tasks.append(task)
-        at_embed: dict[_Task, np.ndarray] = {}
-        sites = sorted(view.sites, key=lambda site: site != EMBED) if tasks else []
+        at_embed: dict[tuple[str, _Task], np.ndarray] = {}
+        sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
-            x = view.words(site)
+            try:
+                x = view.words(site)
+            except DataError as error:  # a decoder that answers with logical forms reads none of the panel's words
+                for task in tasks:
+                    yield self.record(
+                        view, "accuracy", site=site, label=task.label, split=task.split, missing=error.message
+                    )
+                continue
             finite = all_finite(x)
             for group in _same_rows(tasks):
                 where: list[dict[str, Any]] = [{"site": site, "label": t.label, "split": t.split} for t in group]
@@ -209,14 +215,14 @@ class Probe(Signal):
                 fits, controls = self._fit(design, group)
                 for task, place, fitted in zip(group, where, fits, strict=True):
                     tally = task.tally(fitted)
-                    yield from self._judge(view, tally, task, place, at_embed.get(task))
+                    yield from self._judge(view, tally, task, place, at_embed.get((embed_of(site), task)))
                     if task in controls:
                         yield from self._control(view, controls[task], tally, task, place)
                     if self.bits:
                         yield from self._bits(view, x, task, place)
                     yield from self._transfer(view, design, fitted, task, place)
-                    if site == EMBED:
-                        at_embed[task] = tally.correct
+                    if site == embed_of(site):
+                        at_embed[site, task] = tally.correct
 
     def _fit(self, design: Design, group: list[_Task]) -> tuple[list[Fit], dict[_Task, Fit]]:
         """Return the probes of tasks on the same rows, and those of their control tasks."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.errors import ConfigError
+from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.numerics.structural import (
     Sentences,
@@ -30,10 +30,10 @@ from lmtrace.numerics.structural import (
     uuas,
 )
 from lmtrace.observe.interface import Needs, Signal, Sites, View
+from lmtrace.observe.sites import embed_of
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import Panel
 
-EMBED = "embed"
 MIN_SENTENCES = 10
 MIN_WORDS = 3
 
@@ -98,19 +98,23 @@ class TreeProbe(Signal):
         if trees.reason:
             yield self.record(view, "uuas", missing=trees.reason)
             return
-        at_embed: dict[str, np.ndarray] = {}
-        for site in sorted(view.sites, key=lambda name: name != EMBED):
-            x = view.words(site)
+        at_embed: dict[tuple[str, str], np.ndarray] = {}
+        for site in sorted(view.sites, key=lambda name: name != embed_of(name)):
+            try:
+                x = view.words(site)
+            except DataError as error:  # a decoder that answers with logical forms reads none of the panel's words
+                yield self.record(view, "uuas", site=site, missing=error.message)
+                continue
             if not bool(torch.isfinite(x).all()):
                 yield self.record(view, "uuas", site=site, missing="activations that are not finite")
                 continue
             found = self._fit_and_score(x, trees)
             for metric, values in found.items():
                 yield self._mean(view, metric, values, site, trees.chain[metric])
-                if site == EMBED:
-                    at_embed[metric] = values
-                elif metric in at_embed:
-                    yield self._mean(view, f"{metric}_gain_over_embed", values - at_embed[metric], site, 0.0)
+                if site == embed_of(site):
+                    at_embed[site, metric] = values
+                elif (start := (embed_of(site), metric)) in at_embed:
+                    yield self._mean(view, f"{metric}_gain_over_embed", values - at_embed[start], site, 0.0)
 
     def _fit_and_score(self, x: Tensor, trees: _Trees) -> dict[str, np.ndarray]:
         probe = structural_probe(x, trees.training(x.device), self.rank, self.num_steps)
