@@ -46,3 +46,8 @@ def test_no_blocks_is_one_line_that_says_what_to_do():
 def test_unwrap_finds_the_users_module(gpt2):
     assert unwrap(torch.compile(gpt2)) is gpt2
     assert unwrap(nn.DataParallel(gpt2)) is gpt2
+
+
+def test_an_override_that_names_no_part_of_a_model_is_an_error():
+    with pytest.raises(ModelError, match="'blocks' names no part.*sites="):
+        find_sites(PlainModel(10), {"blocks": "transformer.h"})
