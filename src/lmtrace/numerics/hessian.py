@@ -53,7 +53,7 @@ def hessian_spectrum(
     k
         How many of the largest.
     tol
-        An eigenpair counts when ||H v - lambda v|| <= tol * max |lambda| (the smallest: tol * |lambda| itself, or 1 %
+        An eigenpair counts when ``||H v - lambda v|| <= tol * max |lambda|`` (the smallest: ``tol * |lambda|`` itself, or 1 %
         of the former). The eigenvalue's error is at most that residual, and usually of the order of its square.
     smallest
         Whether the most negative eigenvalue is wanted too (more products).

@@ -38,7 +38,7 @@ class ProbeResult:
     accuracy, stderr, interval
         Share of test rows predicted right, its bootstrap standard error and 95 % interval over sentences.
     macro_f1, f1
-        `Estimate`s: mean over classes, and per class with its support as n; missing below 10 test rows.
+        Estimates: mean over classes, and per class with its support as n; missing below 10 test rows.
     confidence
         Mean probability of the gold class.
     majority
