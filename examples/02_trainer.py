@@ -29,7 +29,8 @@ def main(folder: Path = Path("runs/examples/02"), steps: int = 200, sentences: i
         return {"input_ids": ids, "attention_mask": real.long(), "labels": ids.masked_fill(~real, -100)}
 
     set_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_layer=2, n_embd=64, n_head=2, n_positions=64))
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = GPT2LMHeadModel(GPT2Config(**ends, vocab_size=len(tokenizer), n_layer=2, n_embd=64, n_head=2, n_positions=64))
     model.loss_type = "ForCausalLM"
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"), max_steps=steps, per_device_train_batch_size=64, learning_rate=3e-3,

@@ -22,7 +22,8 @@ def main(folder: Path = Path("runs/examples/10"), steps: int = 600, sentences: i
     tokenizer = lmtrace.WordTokenizer.from_corpus(corpus)
     panel = lmtrace.Panel.from_annotated(test, tokenizer, size=128, seed=0)
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_layer=2, n_embd=32, n_head=2, n_positions=64))
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = GPT2LMHeadModel(GPT2Config(**ends, vocab_size=len(tokenizer), n_layer=2, n_embd=32, n_head=2, n_positions=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     stop = lmtrace.Converged("output.loss", window=10, tolerance=0.05, patience=2)
 

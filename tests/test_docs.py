@@ -161,3 +161,78 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     errors = (tmp_path / "html" / "errors.html").read_text(encoding="utf-8")
     assert "already holds a run" in errors
+
+
+OUTSIDER = '''
+"""How many parameters there are: a signal of somebody else."""
+from dataclasses import dataclass
+from lmtrace import Field, Needs, Signal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outsider(Signal):
+    """Counts."""
+
+    name = "outsider"
+    cost = "nothing"
+    source = "nobody 2026"
+    fields = (Field(metric="count", title="Outsider's count", low=0.0, meaning="Number of trained parameters."),)
+
+    def needs(self, panel):
+        return Needs(model=True)
+
+    def measure(self, view):
+        yield self.record(view, "count", float(sum(p.numel() for p in view.parameters().values())), n=1)
+'''
+
+USE = """
+import sys
+from lmtrace.cli.main import main
+
+def call(*arguments):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert end.code == 0, (arguments, end.code)
+
+if __name__ == "__main__":
+    call("signals")
+    call("train", "--corpus", "absynth:tiny", "--size", "tiny", "--steps", "2", "--every", "1", "--signals", "output,outsider",
+         "--run", "run", "--panel-size", "16", "--set", "data.sentences=200", "--batch-size", "8")
+    call("report", "run")
+    sys.path.insert(0, sys.argv[1])
+    import pages
+    assert "Number of trained parameters" in pages.signal_pages()["signals/outsider.md"]
+    import absynth, lmtrace
+    from lmtrace.jobs.analyze import load_checkpoint
+    from lmtrace.signals import available
+    from lmtrace.testing import check_signal
+    corpus = absynth.generate(absynth.Grammar.preset("tiny"), n=50, seed=0)
+    tokenizer = lmtrace.WordTokenizer.load("run/checkpoints/final")
+    panel = lmtrace.Panel.from_annotated(corpus, tokenizer, size=8, seed=0)
+    records = check_signal(available()["outsider"](), load_checkpoint("run/checkpoints/final"), panel)
+    series = lmtrace.open_run("run").series(signal="outsider", metric="count")
+    assert records[0].value == series.values[-1, 0] > 1000
+"""
+
+
+@pytest.mark.slow
+def test_an_installed_outsiders_signal_is_everywhere(tmp_path):
+    import os
+    import subprocess
+
+    site = tmp_path / "site"
+    info = site / "outsider-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "outsider.py").write_text(OUTSIDER)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outsider\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lmtrace.signals]\noutsider = outsider:Outsider\n")
+    (tmp_path / "use.py").write_text(USE)
+    paths = [str(site), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "use.py", str(DOCS)], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "How many parameters there are" in " ".join(done.stdout.split())
+    assert "Outsider's count" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8").replace("\\u0027", "'")

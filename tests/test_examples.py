@@ -65,7 +65,7 @@ def test_own_signal(tmp_path):
 
 def test_minimal_pairs(tmp_path):
     found = load("07").main(tmp_path, steps=6, sentences=1_000)
-    assert {"all", "agreement_violation", "role_swap", "word_order_violation"} <= set(found)
+    assert {"all", "agreement_violation_plain", "role_swap", "word_order_violation"} <= set(found)
 
 
 def test_functional(capsys):

@@ -29,6 +29,11 @@ def minimal_pair_accuracy(good: Any, bad: Any) -> Estimate:
     ------
     ValueError
         Where the two lists differ in length.
+
+    Examples
+    --------
+    >>> minimal_pair_accuracy([-3.0, -4.0, -5.0], [-5.0, -4.0, -4.0]).value  # right, tie, wrong
+    0.5
     """
     good, bad = np.asarray(good, np.float64), np.asarray(bad, np.float64)
     if good.shape != bad.shape or good.ndim != 1:
