@@ -80,8 +80,16 @@ def signal_page(name: str, signal: type[Any]) -> str:
     rows = [[f"`{f.name}`", f"`{_default(f)}`", documented.get(f.name, "")] for f in fields(signal)]
     if rows:
         lines += ["## Parameters", "", *table(["field", "default", "meaning"], rows), ""]
-    stride = "every measurement" if signal.stride == 1 else f"every {signal.stride}th measurement, unless asked for more"
-    lines += ["## Cost and source", "", f"- Cost: {signal.cost}.", f"- Takes part in {stride}.", f"- Source: {signal.source}."]
+    stride = (
+        "every measurement" if signal.stride == 1 else f"every {signal.stride}th measurement, unless asked for more"
+    )
+    lines += [
+        "## Cost and source",
+        "",
+        f"- Cost: {signal.cost}.",
+        f"- Takes part in {stride}.",
+        f"- Source: {signal.source}.",
+    ]
     lines += [f"- Class: `{signal.__module__}.{signal.__qualname__}`.", ""]
     return "\n".join(lines)
 
@@ -104,7 +112,9 @@ def _range(field: Any) -> str:
 
 
 def _default(field: Any) -> str:
-    value = field.default_factory() if field.default is MISSING and field.default_factory is not MISSING else field.default
+    value = (
+        field.default_factory() if field.default is MISSING and field.default_factory is not MISSING else field.default
+    )
     return "required" if value is MISSING else repr(value)
 
 
@@ -129,7 +139,10 @@ def _program(name: str, app: Any, program: Any) -> str:
         parameters = [p for p in command.params if p.name != "help"]
         arguments = [p for p in parameters if p.param_type_name == "argument"]
         options = [p for p in parameters if p.param_type_name == "option"]
-        usage = [f"{p.metavar or p.name.upper()}" if p.required else f"[{(p.metavar or p.name.upper()).strip('[]')}]" for p in arguments]
+        usage = [
+            f"{p.metavar or p.name.upper()}" if p.required else f"[{(p.metavar or p.name.upper()).strip('[]')}]"
+            for p in arguments
+        ]
         usage = [*(f"{p.opts[-1]} ..." for p in options if p.required), *usage]
         lines += ["```", " ".join([name, command_name, *usage, "[OPTIONS]" if options else ""]).strip(), "```", ""]
         rows = [[f"`{p.metavar or p.name.upper()}`", "", _shown(p), p.help or ""] for p in arguments]
@@ -258,7 +271,12 @@ def studies_page() -> str:
         question = first_sentence(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
         name = f"[{path.stem}](../studies/{path.stem}.md)" if path.stem in written else path.stem
         rows.append([name, question, f"`python -m studies.{path.stem}`"])
-    lines = ["# Studies", "", "Experiments whose answer is known, too long for a test. Each prints a verdict and fails where it is not reached.", ""]
+    lines = [
+        "# Studies",
+        "",
+        "Experiments whose answer is known, too long for a test. Each prints a verdict and fails where it is not reached.",
+        "",
+    ]
     lines += [*table(["study", "what it shows", "run"], rows), ""]
     if written:
         lines += ["```{toctree}", ":hidden:", "", *(f"../studies/{name}" for name in written), "```", ""]

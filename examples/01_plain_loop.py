@@ -62,7 +62,10 @@ def main(folder: Path = Path("runs/examples/01"), steps: int = 300, sentences: i
     with lmtrace.Tracer(model, panel, every=max(1, steps // 6), run=folder, optimizer=optimizer) as tracer:
         for step in range(steps):
             start = 64 * step % (len(train) - 64)
-            rows = [[tokenizer.bos_token_id, *tokenizer.encode(s.tokens), tokenizer.eos_token_id] for s in train[start : start + 64]]
+            rows = [
+                [tokenizer.bos_token_id, *tokenizer.encode(s.tokens), tokenizer.eos_token_id]
+                for s in train[start : start + 64]
+            ]
             ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, pad)
             logits = model(ids[:, :-1])
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=pad)
@@ -75,7 +78,9 @@ def main(folder: Path = Path("runs/examples/01"), steps: int = 300, sentences: i
     loss = run.series(signal="output", metric="loss", label=None)
     floor = absynth.Oracle(corpus.grammar).entropy_rate(unit="nats")
     for step, value in zip(run.steps, loss.values[:, 0], strict=True):
-        print(f"step {step:>4}: panel loss {value:.3f} nats, {value - float(floor):.3f} above the entropy of the language")
+        print(
+            f"step {step:>4}: panel loss {value:.3f} nats, {value - float(floor):.3f} above the entropy of the language"
+        )
     return run
 
 

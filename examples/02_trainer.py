@@ -30,7 +30,9 @@ def main(folder: Path = Path("runs/examples/02"), steps: int = 200, sentences: i
 
     set_seed(0)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    model = GPT2LMHeadModel(GPT2Config(**ends, vocab_size=len(tokenizer), n_layer=2, n_embd=64, n_head=2, n_positions=64))
+    model = GPT2LMHeadModel(
+        GPT2Config(**ends, vocab_size=len(tokenizer), n_layer=2, n_embd=64, n_head=2, n_positions=64)
+    )
     model.loss_type = "ForCausalLM"
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"), max_steps=steps, per_device_train_batch_size=64, learning_rate=3e-3,
@@ -41,7 +43,9 @@ def main(folder: Path = Path("runs/examples/02"), steps: int = 200, sentences: i
 
     run = lmtrace.open_run(folder)
     role = run.series(signal="probe", metric="accuracy", label="role", site="final")
-    print(f"role at the last site: {role.values[0, 0]:.2f} untrained, {role.values[-1, 0]:.2f} trained, null {role.null[-1, 0]:.2f}")
+    print(
+        f"role at the last site: {role.values[0, 0]:.2f} untrained, {role.values[-1, 0]:.2f} trained, null {role.null[-1, 0]:.2f}"
+    )
     return run
 
 

@@ -18,14 +18,18 @@ def main(folder: Path = Path("runs/examples/03"), sentences: int = 20_000) -> ab
     corpus.save(folder / "corpus.parquet")
 
     sentence = next(s for s in corpus if len(s.tokens) > 4)
-    for word, upos, role, head in zip(sentence.tokens, sentence.labels["upos"], sentence.labels["role"], sentence.heads, strict=True):
+    for word, upos, role, head in zip(
+        sentence.tokens, sentence.labels["upos"], sentence.labels["role"], sentence.heads, strict=True
+    ):
         print(f"  {word:<12} {upos:<6} {role or '-':<12} head {head}")
     print(f"  {sentence.logical_form}\n")
 
     oracle = absynth.Oracle(grammar)
     print(f"No model can have a lower loss than {oracle.entropy_rate(unit='nats'):.4f} nats per token.")
     ceiling = oracle.ceiling("role", corpus[:500])
-    print(f"Roles: at best {ceiling.prefix:.1%} right from the words so far, {ceiling.sentence:.1%} from the whole sentence.")
+    print(
+        f"Roles: at best {ceiling.prefix:.1%} right from the words so far, {ceiling.sentence:.1%} from the whole sentence."
+    )
     wrong = [sentence.tokens[-1], *sentence.tokens[:-1]]
     diagnosis = oracle.parse(wrong).diagnosis
     print(f"'{' '.join(wrong)}': {'accepted' if diagnosis is None else diagnosis.message}")

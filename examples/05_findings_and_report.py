@@ -14,7 +14,9 @@ from lmtrace.show.report import write_report
 
 def main(folder: Path = Path("runs/examples/05"), steps: int = 300, sentences: int = 20_000) -> list[str]:
     """Train, print the findings with their intervals and nulls, and write the report."""
-    every = sorted({max(1, round(steps * share)) for share in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)})
+    every = sorted(
+        {max(1, round(steps * share)) for share in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)}
+    )
     config = TrainConfig(
         data=DataConfig(corpus="absynth:tiny", sentences=sentences, panel_size=256), run=str(folder), size="tiny",
         learning_rate=4e-3, steps=steps, every=every, signals="standard", overwrite=True,

@@ -51,10 +51,15 @@ def main(folder: Path = Path("runs/examples/06")) -> list[Record]:
     tokenizer = lmtrace.WordTokenizer.from_corpus(corpus)
     panel = lmtrace.Panel.from_annotated(corpus, tokenizer, size=64, seed=0)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    model = GPT2LMHeadModel(GPT2Config(**ends, vocab_size=len(tokenizer), n_layer=2, n_embd=32, n_head=2, n_positions=64))
+    model = GPT2LMHeadModel(
+        GPT2Config(**ends, vocab_size=len(tokenizer), n_layer=2, n_embd=32, n_head=2, n_positions=64)
+    )
     records = check_signal(Surprise(), model, panel)  # raises where it leaks, draws or disturbs
     run = lmtrace.analyze(model, panel, signals=["output", Surprise()], run=folder, overwrite=True)
-    print(run.series(signal="surprise", metric="share").values, run.series(signal="output", metric="loss", label=None).values)
+    print(
+        run.series(signal="surprise", metric="share").values,
+        run.series(signal="output", metric="loss", label=None).values,
+    )
     return records
 
 

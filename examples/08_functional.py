@@ -17,7 +17,9 @@ sphere = rng.standard_normal((2000, 6))
 sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)  # 5 dimensions, turned into 30
 cloud = sphere @ rng.standard_normal((6, 30))
 dimension = F.two_nn(cloud)
-print(f"TwoNN {dimension.value:.2f} ± {dimension.stderr:.2f}; participation ratio {F.participation_ratio(cloud).value:.2f}; truth 5, in 6 directions")
+print(
+    f"TwoNN {dimension.value:.2f} ± {dimension.stderr:.2f}; participation ratio {F.participation_ratio(cloud).value:.2f}; truth 5, in 6 directions"
+)
 
 # %% [markdown]
 # # Can a label be read off, and is it knowledge?
@@ -29,7 +31,9 @@ x = rng.standard_normal((200, 128))[types] + 0.3 * rng.standard_normal((3000, 12
 y, sentences = rng.integers(0, 4, 200)[types], np.repeat(np.arange(600), 5)
 by_sentence = F.linear_probe(x, y, groups=sentences, split="sentence")
 by_type = F.linear_probe(x, y, groups=sentences, types=types, split="lexical")
-print(f"accuracy {by_sentence.accuracy:.2f} on new sentences, {by_type.accuracy:.2f} on new words, majority {by_type.majority:.2f}")
+print(
+    f"accuracy {by_sentence.accuracy:.2f} on new sentences, {by_type.accuracy:.2f} on new words, majority {by_type.majority:.2f}"
+)
 
 # %% [markdown]
 # # How sharp is a minimum?

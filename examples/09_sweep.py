@@ -19,9 +19,20 @@ def main(
 ) -> lmtrace.records.run.Run:  # fmt: skip
     """Train without looking, keeping four checkpoints; then measure them all."""
     data = DataConfig(corpus="absynth:tiny", sentences=sentences, panel_size=128)
-    config = TrainConfig(data=data, run=str(folder / "train"), size="tiny", steps=steps, every=steps, signals="output", save_every=steps // 4, overwrite=True)
+    config = TrainConfig(
+        data=data,
+        run=str(folder / "train"),
+        size="tiny",
+        steps=steps,
+        every=steps,
+        signals="output",
+        save_every=steps // 4,
+        overwrite=True,
+    )
     train(config)
-    run = lmtrace.sweep([folder / "train"], run=folder / "sweep", signals="light", executor=executor, workers=2, overwrite=True)
+    run = lmtrace.sweep(
+        [folder / "train"], run=folder / "sweep", signals="light", executor=executor, workers=2, overwrite=True
+    )
     role = run.series(signal="probe", metric="accuracy", label="role", site="final")
     for step, value, error in zip(run.steps, role.values[:, 0], role.stderr[:, 0], strict=True):
         print(f"step {step:>4}: role {value:.2f} ± {error:.2f}")

