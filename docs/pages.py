@@ -279,7 +279,8 @@ def studies_page() -> str:
     ]
     lines += [*table(["study", "what it shows", "run"], rows), ""]
     if written:
-        lines += ["```{toctree}", ":hidden:", "", *(f"../studies/{name}" for name in written), "```", ""]
+        below = ["index"] if "index" in written else written  # an index lists the others itself
+        lines += ["```{toctree}", ":hidden:", "", *(f"../studies/{name}" for name in below), "```", ""]
     return "\n".join(lines)
 
 

@@ -35,6 +35,14 @@ def test_python_blocks_run(name, monkeypatch, tmp_path):
     exec(compile("\n".join(blocks), name, "exec"), vars(module))
 
 
+def test_the_readmes_language_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = [block for block in blocks if "import absynth" in block]
+    names: dict[str, object] = {}
+    exec(compile(block.replace("50_000", "500"), "README.md", "exec"), names)
+    assert len(names["corpus"]) == 500  # pyright: ignore[reportArgumentType]
+
+
 def test_every_page_with_code_is_run():
     # docs/absynth has its own test; ```py is code that needs a program around it.
     found = {p.name for p in DOCS.glob("*.md") if "```python\n" in p.read_text(encoding="utf-8")}

@@ -170,6 +170,10 @@ def test_every_command_explains_itself_quickly():
 
     names = list(typer.main.get_command(app).commands)  # pyright: ignore[reportAttributeAccessIssue]
     assert {"demo", "train", "analyze", "report", "view"} <= set(names)
+    for name, command in typer.main.get_command(app).commands.items():  # pyright: ignore[reportAttributeAccessIssue]
+        options = [option for parameter in command.params for option in parameter.opts]
+        assert command.help
+        assert "--json" in options or name == "view"  # which prints an address and goes on
     for name in ("", "train"):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "-m", "lmtrace.cli.main", *([name] if name else []), "--help"]
