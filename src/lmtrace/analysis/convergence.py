@@ -67,6 +67,14 @@ def convergence(steps: ArrayLike, values: ArrayLike, window: int = 20, tolerance
     Returns
     -------
     Convergence
+
+    Examples
+    --------
+    >>> noise = 0.01 * np.random.default_rng(0).standard_normal(40)
+    >>> convergence(range(40), noise, window=20, tolerance=0.1).converged
+    True
+    >>> convergence(range(40), noise + np.arange(40), window=20, tolerance=0.1).converged
+    False
     """
     _check(window, tolerance, "convergence")
     x, y, _ = curve(steps, values, at_least=1, who="convergence")

@@ -96,6 +96,13 @@ def emergence(
     Notes
     -----
     A noisier quantity crosses two standard errors later: compare midpoints, not onsets, between quantities.
+
+    Examples
+    --------
+    >>> steps = np.arange(0, 400, 20)
+    >>> found = emergence(steps, 1 / (1 + np.exp(-(steps - 200) / 20.0)))
+    >>> abs(found.midpoint - 200) < 5, found.direction
+    (True, 'up')
     """
     if not 0 < false_alarm < 1:
         raise ConfigError(f"emergence: false_alarm is {false_alarm}", "Give a probability between 0 and 1")

@@ -7,6 +7,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import huggingface_hub
 import torch
 from torch import nn
 
@@ -45,6 +46,27 @@ def analyze(
     return open_run(run)
 
 
+def check_name(path: str, *, what: str) -> None:
+    """Say what is wrong with a path, in words that transformers' own (about a connection) do not have.
+
+    Raises
+    ------
+    ModelError
+        Where nothing is there and the Hub cannot be asked; or where a run lies, whose checkpoints are named.
+    """
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").exists() and (inside := sorted(Path(path).glob("**/config.json"))):
+            some = ", ".join(str(found.parent) for found in inside[:5])
+            raise ModelError(f"{path} holds no model of its own", f"Checkpoints below it: {some}")
+    elif huggingface_hub.constants.HF_HUB_OFFLINE:
+        folder = f"models--{path.replace('/', '--')}"
+        if not (Path(huggingface_hub.constants.HF_HUB_CACHE) / folder).exists():
+            raise ModelError(
+                f"cannot load {what}: {path} is no folder here, and no copy from the Hub is cached",
+                "Check the path, or unset HF_HUB_OFFLINE to ask the Hub",
+            )
+
+
 def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> nn.Module:
     """Return the model saved in a folder or under a Hub name, with the head that its configuration names.
 
@@ -55,6 +77,7 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
     ModelError
         Where there is no model, or no known head.
     """
+    check_name(path, what="a model")
     import transformers
     from safetensors import SafetensorError
     from transformers import AutoConfig

@@ -101,6 +101,10 @@ def open_tokenizer(folder: str | Path, revision: str | None = None) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), revision=revision)
     except (OSError, ValueError) as error:
+        if not Path(folder).is_dir():
+            raise DataError(
+                f"no tokenizer: {folder} is neither word, bpe nor a folder here, nor can it be had from the Hub"
+            ) from error
         raise DataError(f"no tokenizer in {folder}: {str(error).splitlines()[0]}") from error
 
 

@@ -18,7 +18,7 @@ from lmtrace.errors import ConfigError, DataError, RunError, TraceError
 from lmtrace.instrument import Instrument
 from lmtrace.jobs.analyze import checkpoint_and_panel, load_checkpoint
 from lmtrace.jobs.checkpoints import Checkpoint, find_checkpoints, weight_hash, with_steps
-from lmtrace.jobs.executors import Died, Executor, run_tasks
+from lmtrace.jobs.executors import Died, Executor, check_executor, run_tasks
 from lmtrace.observe.interface import Signal
 from lmtrace.provenance import run_header
 from lmtrace.records.layout import DATABASE
@@ -127,6 +127,7 @@ def sweep(
     ConfigError
         Where the folder holds another kind of run, or one with another panel or other signals.
     """
+    check_executor(executor)
     sources = [checkpoints] if isinstance(checkpoints, (str, Path)) else list(checkpoints)
     found, problems = find_checkpoints(sources)
     if steps is not None and len(steps) != len(found):

@@ -27,14 +27,18 @@ from lmtrace.jobs.data import (
     training_rows,
     write_card,
 )
-from lmtrace.jobs.models import build_model
+from lmtrace.jobs.models import build_model, check_size
 from lmtrace.observe.interface import Signal
 from lmtrace.records.run import Run, open_run
+from lmtrace.records.store import check_free
 from lmtrace.signals import resolve
 from lmtrace.signals.pairs import Pairs
 from lmtrace.text.panel import Panel
 
 Task = Literal["auto", "causal", "masked", "seq2seq"]
+Scheduler = Literal[
+    "constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "inverse_sqrt", "linear", "polynomial"
+]
 TASK_OF_STYLE = {"bert": "masked", "t5": "seq2seq"}
 
 
@@ -53,7 +57,7 @@ class TrainConfig(BaseModel):
     accumulate: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-3, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    scheduler: str = "cosine"
+    scheduler: Scheduler = "cosine"
     weight_decay: float = Field(default=0.01, ge=0)
     signals: str = "standard"
     every: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]] = 100
@@ -77,8 +81,12 @@ def config_of(values: dict[str, Any]) -> TrainConfig:
         return TrainConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{where} = {first.get('input')!r}: {first['msg']}") from error
+        path = [str(part) for part in first["loc"]]
+        if path[0] == "every":
+            path = path[:1]  # what follows are pydantic's names of its two forms
+        known = DataConfig if path[0] == "data" and len(path) > 1 else TrainConfig
+        fix = f"Choose from: {', '.join(known.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"{'.'.join(path)} = {first.get('input')!r}: {first['msg']}", fix) from error
 
 
 def train(
@@ -109,6 +117,8 @@ def train(
         torch.set_num_threads(config.threads)
     task = task_of(config)
     folder = Path(config.run)
+    if not (config.overwrite or config.resume):
+        check_free(folder)
     ready = prepare(config, task, tell, signals)
     panel, model, tokenizer, rows = ready.panel, ready.model, ready.tokenizer, ready.rows
     callback = TraceCallback(
@@ -181,6 +191,8 @@ def prepare(
     config: TrainConfig, task: Any, tell: Callable[[int, int, str], None], signals: Sequence[Signal] | None = None
 ) -> Prepared:
     """Return corpus, panel, tokenizer, a fresh model and the signals."""
+    resolve(config.signals)
+    check_size(config.model, config.size)  # before the work that would be in vain
     tell(0, config.steps, "preparing the corpus")
     training, held_out = split(config.data)
     tokenizer = load_tokenizer(config.data, training, task)
@@ -297,7 +309,8 @@ def settings_file(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         found = json.loads(text) if str(path).endswith(".json") else tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"cannot read the configuration {path}: expected settings by name, got {str(found)[:40]!r}")
     return found

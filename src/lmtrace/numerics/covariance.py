@@ -73,6 +73,13 @@ def participation_ratio(x: np.ndarray | Tensor | Covariance) -> Estimate:
     """Return ``(tr C)^2 / tr C^2`` of the covariance C of `x` [n, d], in dimensions: d where variances are equal.
 
     The standard error is that of the influence function over points. Abbott, Rajan and Sompolinsky (2011).
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((1000, 3)) @ rng.standard_normal((3, 10))  # 3 dimensions in 10
+    >>> round(participation_ratio(x).value, 1)
+    2.5
     """
     c = _covariance(x)
     if c.problem:
@@ -89,6 +96,13 @@ def effective_rank(x: np.ndarray | Tensor | Covariance) -> Estimate:
     """Return exp of the entropy of the singular values of the centred `x` [n, d], normalised to sum 1, in dimensions.
 
     Roy and Vetterli (2007), EUSIPCO. The standard error is that of the influence function over points.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((1000, 3)) @ rng.standard_normal((3, 10))  # 3 dimensions in 10
+    >>> round(effective_rank(x).value, 1)
+    2.9
     """
     c = _covariance(x)
     if c.problem:
@@ -103,7 +117,15 @@ def effective_rank(x: np.ndarray | Tensor | Covariance) -> Estimate:
 
 
 def pca_dimension(x: np.ndarray | Tensor | Covariance, variance: float = 0.95) -> Estimate:
-    """Return how many principal components of `x` [n, d] hold the share `variance`; without a standard error."""
+    """Return how many principal components of `x` [n, d] hold the share `variance`; without a standard error.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((1000, 3)) @ rng.standard_normal((3, 10))  # 3 dimensions in 10
+    >>> pca_dimension(x).value
+    3.0
+    """
     if not 0 < variance <= 1:
         raise ConfigError(f"pca_dimension: variance must be in (0, 1], got {variance}")
     c = _covariance(x)
@@ -118,6 +140,12 @@ def anisotropy(x: np.ndarray | Tensor) -> Estimate:
     """Return the mean cosine between two different rows of `x` [n, d], not centred: 0 for no common direction.
 
     Ethayarajh (2019), EMNLP. The standard error is that of a mean over pairs that share rows (Hoeffding 1948).
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).standard_normal((1000, 10))
+    >>> abs(anisotropy(x).value) < 0.01, anisotropy(x + 5).value > 0.9
+    (True, True)
     """
     points = as_points(x)
     n = len(points)

@@ -39,7 +39,7 @@ class ProbeResult:
     accuracy, stderr, interval
         Share of test rows predicted right, its bootstrap standard error and 95 % interval over sentences.
     macro_f1, f1
-        `Estimate`s: mean over classes, and per class with its support as n; missing below 10 test rows.
+        Estimates: mean over classes, and per class with its support as n; missing below 10 test rows.
     confidence
         Mean probability of the gold class.
     majority
@@ -320,6 +320,15 @@ def linear_probe(
     ------
     ConfigError, DataError
         For an unknown kind or split, lengths that differ, rows that are not finite.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((1000, 8))
+    >>> sentences = np.arange(1000) // 5
+    >>> result = linear_probe(x, x[:, 0] > 0, groups=sentences)
+    >>> result.accuracy > 0.9, 0.4 < result.majority < 0.6
+    (True, True)
     """
     if kind not in KINDS:
         raise ConfigError(f"linear_probe: kind is {kind!r}", f"Choose one of {', '.join(KINDS)}")

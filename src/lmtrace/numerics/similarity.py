@@ -34,6 +34,16 @@ def linear_cka(x: np.ndarray | Tensor, y: np.ndarray | Tensor, debiased: bool = 
     Estimate
         1 for equal representations up to rotation, scale and translation. The standard error is that of the influence
         function over points. `value` is None below 4 points, or where one of them has no variance that is shared by points.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((500, 4))
+    >>> turned = 2 * x[:, ::-1] + 1
+    >>> round(linear_cka(x, turned).value, 6)
+    1.0
+    >>> abs(linear_cka(x, rng.standard_normal((500, 4))).value) < 0.02
+    True
     """
     first, second = as_points(x).double(), as_points(y).double()
     n = len(first)

@@ -80,6 +80,9 @@ def find_sites(model: nn.Module, overrides: Mapping[str, str] | None = None) -> 
         Where no list of blocks can be found, or a path names nothing.
     """
     overrides = dict(overrides or {})
+    for key in overrides:
+        if key.removeprefix("encoder.").removeprefix("decoder.") not in ("block", "final"):
+            raise ModelError(f"sites: {key!r} names no part of a model", FIX)
     streams: list[tuple[str, Stream, str, nn.ModuleList]] = []
     if any(key.startswith(("encoder.", "decoder.")) for key in overrides):
         for prefix in ("encoder", "decoder"):

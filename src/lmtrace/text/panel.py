@@ -30,7 +30,7 @@ class Panel:
     Attributes
     ----------
     sentences
-        The sampled `AnnotatedSentence`s, in the order of their source.
+        The sampled sentences (`AnnotatedSentence`), in the order of their source.
     word_sentence, word_position, word_types : [words]
         int64: sentence, place in it, and index into `type_names` of every word, cut words included.
     type_names

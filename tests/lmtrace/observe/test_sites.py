@@ -52,3 +52,8 @@ def test_every_site_knows_the_embedding_of_its_stream():
     assert embed_of("block.3") == embed_of("embed") == embed_of("final") == "embed"
     assert embed_of("encoder.block.0") == "encoder.embed"
     assert embed_of("decoder.final") == embed_of("decoder.embed") == "decoder.embed"
+
+
+def test_an_override_that_names_no_part_of_a_model_is_an_error():
+    with pytest.raises(ModelError, match="'blocks' names no part.*sites="):
+        find_sites(PlainModel(10), {"blocks": "transformer.h"})
