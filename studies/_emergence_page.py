@@ -58,7 +58,9 @@ class One:
     def pairs(self) -> dict[str, Emergence | None]:
         """Return the emergence of agreement and of selection in minimal pairs, against who knows everything else."""
         return {
-            k: emergence(*self.curve("pairs", "accuracy", f"kind={k}"), null=max(0.5, self.run.header.data[f"{k} without {k}"]))
+            k: emergence(
+                *self.curve("pairs", "accuracy", f"kind={k}"), null=max(0.5, self.run.header.data[f"{k} without {k}"])
+            )
             for k in ("agreement", "selection")
         }
 

@@ -96,7 +96,9 @@ def test_collapse_of_rank():
 
 def test_a_panel_loss_that_jumps_up_rings_and_one_that_falls_does_not():
     noise = 0.01 * np.random.default_rng(0).standard_normal(30)
-    up, down = (SyntheticRun(STEPS).add("output", "loss", 3 + noise + jump * (STEPS >= 200), stderr=0.01) for jump in (1, -1))
+    up, down = (
+        SyntheticRun(STEPS).add("output", "loss", 3 + noise + jump * (STEPS >= 200), stderr=0.01) for jump in (1, -1)
+    )
     assert kinds(alerts(up)) == [("jump", 200)]
     assert alerts(down) == []
 
