@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import absynth
 from absynth.interventions import KINDS
 from absynth.sample import BLOCK, part
 from lmtrace.errors import ConfigError, DataError
-from lmtrace.jobs.executors import Died, Executor, run_tasks
 from lmtrace.text.pairs import MinimalPair
 
 PREFIX = "absynth:"
@@ -55,48 +55,24 @@ def load_corpus(source: str, *, n: int = 50_000, seed: int = 0) -> Any:
         raise kind(str(error)) from error
 
 
-def generate(
-    grammar: Any,
-    n: int,
-    *,
-    seed: int = 0,
-    executor: Executor = "process",
-    workers: int | None = None,
-    chunk: int = 262_144,
-) -> Any:
-    """Return ``absynth.generate(grammar, n, seed)``, drawn by the workers of a sweep: here, in processes, or on Ray.
-
-    Parameters
-    ----------
-    grammar
-        An `absynth.Grammar`.
-    executor, workers
-        As for `lmtrace.sweep`; the corpus does not depend on them, nor on a worker that dies.
-    chunk
-        Sentences per piece of work.
-
-    Raises
-    ------
-    DataError
-        Where the workers of a piece died every time.
-    """
-    size = max(1, chunk // BLOCK) * BLOCK
-    ranges = [(first, min(first + size, n)) for first in range(0, n, size)]
-    if not ranges:
-        return absynth.generate(grammar, n, seed=seed)
-    found: dict[int, Any] = {}
-    for i, result in run_tasks(_draw, (grammar, seed), ranges, executor=executor, workers=workers, threads=1):
-        if isinstance(result, Died):
-            raise DataError(f"sentences {ranges[i][0]} to {ranges[i][1]} could not be drawn: {result}")
-        ids, offsets, templates = result
-        found[i] = absynth.Corpus.generated(grammar, ids, offsets, templates, {"seed": seed, "exact": False})
-    return absynth.Corpus.concatenate([found[i] for i in range(len(ranges))])
+def chunks(n: int, size: int) -> list[tuple[int, int]]:
+    """Return ranges of about `size` sentences that cover n, each a whole number of the sampler's blocks."""
+    step = max(1, size // BLOCK) * BLOCK
+    return [(first, min(first + step, n)) for first in range(0, n, step)]
 
 
-def _draw(shared: tuple[Any, int], task: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Draw one range; plain arrays travel back, not the grammar."""
+def draw(shared: tuple[Any, int], task: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Draw one range of (grammar, seed); plain arrays travel back, not the grammar."""
     drawn = part(shared[0], *task, seed=shared[1])
     return drawn.ids, drawn.offsets, drawn.templates
+
+
+def joined(grammar: Any, seed: int, parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Any:
+    """Return the `absynth.Corpus` of what `draw` gave, in the order of the ranges."""
+    if not parts:
+        return absynth.generate(grammar, 0, seed=seed)
+    origin = {"seed": seed, "exact": False}
+    return absynth.Corpus.concatenate([absynth.Corpus.generated(grammar, *arrays, origin) for arrays in parts])
 
 
 def minimal_pairs(corpus: Any, *, per_kind: int = 100, seed: int = 0) -> tuple[MinimalPair, ...]:

@@ -56,7 +56,7 @@ DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "numb
 NUM_DEFAULT = 4
 """More would cost more than the panel's forward pass on short sentences."""
 
-LEXICAL_LAYERS = ("category", "upos", "xpos")
+LEXICAL_LAYERS = ("category", "upos", "xpos", "deprel")
 """Layers that the word type decides wholly or in large part: judged under both splits."""
 
 

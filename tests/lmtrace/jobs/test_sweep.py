@@ -21,11 +21,11 @@ import absynth.sample
 import lmtrace
 from lmtrace.cli.main import app
 from lmtrace.errors import ConfigError, DataError, ModelError
-from lmtrace.integrations.absynth import generate
 from lmtrace.jobs import sweep as job
 from lmtrace.jobs.analyze import analyze, load_checkpoint
 from lmtrace.jobs.checkpoints import Checkpoint, find_checkpoints, step_in, step_of, weight_hash
 from lmtrace.jobs.executors import Died, run_tasks
+from lmtrace.jobs.generate import generate
 from lmtrace.records.run import open_run
 from lmtrace_helpers import tiny
 
