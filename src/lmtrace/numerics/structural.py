@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse.csgraph import minimum_spanning_tree, shortest_path
+from scipy.sparse.csgraph import shortest_path
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -86,9 +86,9 @@ class StructuralProbe:
     loss: float
 
     def distances(self, x: Tensor) -> np.ndarray:
-        """Return [n, n] float64 predicted distances between the words of one sentence, x: [n, d]."""
-        z = ((x - x.mean(0)) @ self.b).double()
-        return (z[:, None] - z[None]).square().sum(2).cpu().numpy()
+        """Return [..., n, n] float64 predicted distances between the words of sentences, x: [..., n, d]."""
+        z = ((x - x.mean(-2, keepdim=True)) @ self.b).double()
+        return (z[..., :, None, :] - z[..., None, :, :]).square().sum(-1).cpu().numpy()
 
 
 def structural_probe(
@@ -221,30 +221,46 @@ def _distances(h: Tensor) -> Tensor:
     return square[:, :, None] + square[:, None, :] - 2 * h @ h.mT
 
 
-def spanning_edges(distance: np.ndarray) -> set[tuple[int, int]]:
-    """Return the edges (i < j) of the minimum spanning tree of a full distance matrix [n, n]."""
-    # csgraph reads 0 as "no edge"; a shift leaves the tree as it is.
-    tree = minimum_spanning_tree(np.triu(distance - distance.min() + 1.0, 1)).tocoo()
-    return {(min(i, j), max(i, j)) for i, j in zip(tree.row.tolist(), tree.col.tolist(), strict=True)}
+def spanning_trees(distance: np.ndarray) -> np.ndarray:
+    """Return [sentences, n, n] bool, the edges (i < j) of minimum spanning trees of full distance matrices of that shape.
+
+    Prim's algorithm, all sentences side by side.
+    """
+    num, n, _ = distance.shape
+    every = np.arange(num)
+    edges, inside = np.zeros(distance.shape, bool), np.zeros((num, n), bool)
+    inside[:, 0] = True
+    nearest, cost = np.zeros((num, n), np.int64), distance[:, 0].copy()
+    for _ in range(n - 1):
+        new = np.where(inside, np.inf, cost).argmin(1)
+        old = nearest[every, new]
+        edges[every, np.minimum(old, new), np.maximum(old, new)] = True
+        inside[every, new] = True
+        closer = distance[every, new] < cost
+        cost, nearest = np.where(closer, distance[every, new], cost), np.where(closer, new[:, None], nearest)
+    return edges
 
 
-def uuas(predicted: np.ndarray, gold: np.ndarray) -> float:
-    """Return the share of the gold tree's edges in the minimum spanning tree of the predicted distances, both [n, n]."""
-    edges = {(i, j) for i, j in np.argwhere(np.triu(gold == 1)).tolist()}
-    return len(edges & spanning_edges(predicted)) / len(edges)
+def uuas(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Return [...], the share of a gold tree's edges in the minimum spanning tree of predicted distances, [..., n, n]."""
+    n = gold.shape[-1]
+    edges = np.triu(gold == 1).reshape(-1, n, n)
+    found = edges & spanning_trees(predicted.reshape(-1, n, n))
+    return (found.sum((1, 2)) / edges.sum((1, 2))).reshape(gold.shape[:-2])
 
 
-def distance_spearman(predicted: np.ndarray, gold: np.ndarray) -> float:
-    """Return the mean over words of Spearman's correlation between predicted and gold distances to the other words.
+def distance_spearman(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Return [...], the mean over words of Spearman's correlation of predicted and gold distances to the others, [..., n, n].
 
     Words whose gold (or predicted) distances are all equal have no correlation and count 0.
     """
-    n = len(gold)
+    n = gold.shape[-1]
     others = ~np.eye(n, dtype=bool)
-    a, b = (rankdata(d[others].reshape(n, n - 1), axis=1) for d in (predicted, gold))
+    a, b = (rankdata(d[..., others].reshape(-1, n - 1), axis=1) for d in (predicted, gold))
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     norm = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return float(np.divide((a * b).sum(1), norm, out=np.zeros(n), where=norm > 0).mean())
+    each = np.divide((a * b).sum(1), norm, out=np.zeros(len(a)), where=norm > 0)
+    return each.reshape(*gold.shape[:-2], n).mean(-1)
 
 
 def linear_chain(n: int) -> np.ndarray:

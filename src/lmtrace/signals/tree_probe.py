@@ -118,11 +118,11 @@ class TreeProbe(Signal):
 
     def _fit_and_score(self, x: Tensor, trees: _Trees) -> dict[str, np.ndarray]:
         probe = structural_probe(x, trees.training(x.device), self.rank, self.num_steps)
-        scores = []
-        for rows, gold in zip(*trees.part(True), strict=True):
+        values = {metric: np.empty(int(trees.test.sum())) for metric in trees.chain}
+        for place, rows, gold in trees.judged:
             predicted = probe.distances(x[torch.as_tensor(rows, device=x.device)].float())
-            scores.append((uuas(predicted, gold), distance_spearman(predicted, gold)))
-        return dict(zip(("uuas", "spearman"), np.array(scores).T, strict=True))
+            values["uuas"][place], values["spearman"][place] = uuas(predicted, gold), distance_spearman(predicted, gold)
+        return values
 
     def _mean(self, view: View, metric: str, values: np.ndarray, site: str, null: float) -> Record:
         stderr = float(values.std(ddof=1) / np.sqrt(len(values)))
@@ -170,6 +170,14 @@ class _Trees:
         if device not in self._training:
             self._training[device] = Sentences.by_length(*self.part(False), device)
         return self._training[device]
+
+    @cached_property
+    def judged(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return (places in the test part, rows [sentences, n], distances [sentences, n, n]) per length of sentence."""
+        rows, gold = self.part(True)
+        sizes = np.array([len(row) for row in rows])
+        groups = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
+        return [(g, np.stack([rows[i] for i in g]), np.stack([gold[i] for i in g])) for g in groups]
 
     @cached_property
     def chain(self) -> dict[str, float]:
