@@ -106,7 +106,7 @@ function overview(runs: Run[], table: HTMLElement) {
     swatch.style.background = category(i, isDark());
     const of = (s: Series | undefined) => { if (!s) return "–"; const se = s.stderr.at(s.rows - 1, 0); return number(s.values.at(s.rows - 1, 0), 4) + (Number.isFinite(se) ? ` ± ${number(se, 2)}` : ""); };
     const step = Math.max(0, ...run.series.filter((s) => s.signal !== "train" && s.rows).map((s) => s.steps[s.rows - 1]!));
-    return h("tr", {}, h("th", { scope: "row" }, swatch, ` ${run.name}`), h("td", { class: "state", "data-run": run.id }, status(run.header.status)), h("td", {}, step.toLocaleString("en")), h("td", {}, of(loss)), h("td", {}, of(excess)));
+    return h("tr", {}, h("th", { scope: "row" }, swatch, ` ${run.name}`), h("td", {}, h("span", { class: "state", "data-run": run.id }, status(run.header.status))), h("td", {}, step.toLocaleString("en")), h("td", {}, of(loss)), h("td", {}, of(excess)));
   });
   table.replaceChildren(h("thead", {}, h("tr", {}, ...["run", "status", "step", "panel loss (nats)", "above the floor (nats)"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, ...rows));
 }

@@ -47,7 +47,7 @@ def demo(
 
     config = demo_config(run, steps)
     # The spectrum's density takes more products than a preset should; a model of this size has them for seconds.
-    curvature = Curvature(quantities=(*Curvature().quantities, "density"))
+    curvature = Curvature(quantities=(*Curvature().quantities, "density"), density_probes=2)
     signals = [curvature if signal.name == curvature.name else signal for signal in resolve(config.signals)]
     result = train(config, on_progress=on_progress, signals=signals)
     for words in _sentences(config.data):

@@ -159,12 +159,12 @@ def run_html(run: Any) -> str:
 def _row(series: Series, column: int) -> str:
     values, there = series.values[:, column], np.flatnonzero(np.isfinite(series.values[:, column]))
     last = there[-1]
-    error = number(series.stderr[last, column], 2)
+    error = number(float(series.stderr[last, column]), 2)
     key = series.key
     name = " ".join(part for part in (series.field.title, key.label, key.split and f"({key.split})") if part)
     cells = (
-        name, series.sites[column] or "", number(values[there[0]]), number(values[last]) + (f" ± {error}" if error else ""),
-        number(series.null[last, column]), "" if series.field.unit == "1" else series.field.unit,
+        name, series.sites[column] or "", number(float(values[there[0]])), number(float(values[last])) + (f" ± {error}" if error else ""),
+        number(float(series.null[last, column])), "" if series.field.unit == "1" else series.field.unit,
     )  # fmt: skip
     return "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + f"<td>{_spark(values[there])}</td></tr>"
 

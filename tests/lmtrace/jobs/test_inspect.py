@@ -100,7 +100,7 @@ def test_sequence_to_sequence_answers_with_what_it_was_trained_on(language, word
     own = Panel.from_annotated(language, words, size=60, objective="seq2seq")
     assert own.target == "sentence"
     assert [c["text"] for c in inspect(tiny("t5", words), words, sentence, panel=own).columns] == [*sentence, "</s>"]
-    turned = inspect(tiny("t5", whole), whole, sentence[::-1], panel=forms)
+    turned = inspect(tiny("t5", whole), whole, sentence[:2], panel=forms)
     assert any("No derivation" in note for note in turned.notes)
 
 
