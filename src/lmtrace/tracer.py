@@ -304,19 +304,19 @@ class Tracer:
         if chosen is None:
             due, strides, last = self._due(), self._strides, self.current_step == self.last_step
             chosen = [i for i, now in enumerate(due) if now or last or self.budget.owes(strides[i])]
+        trained = self._trained_before + self.budget.training_time()
         start, stops = time.perf_counter(), self.should_stop
         try:
             with whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer:
-                stops = on_main(lambda: self._measure_here(chosen, scalars, optimizer))
+                stops = on_main(lambda: self._measure_here(chosen, scalars, trained, optimizer))
         finally:
             self.should_stop = stops  # the same on every rank, also where rank 0 decided and then could not write
         spent = self.instrument.spent
         self.budget.add(time.perf_counter() - start, {i: spent[i] for i in chosen if i in spent}, self._strides)
         self._measured, self._count = self.current_step, self._count + 1
 
-    def _measure_here(self, chosen: Sequence[int], scalars: _Scalars, optimizer: Any) -> bool:
+    def _measure_here(self, chosen: Sequence[int], scalars: _Scalars, trained: float, optimizer: Any) -> bool:
         """Measure and write; return whether training should stop."""
-        trained = self._trained_before + self.budget.training_time()
         step = self.current_step
         self._write_scalars(self._writer, scalars)  # first: whatever becomes of the measurement, they are kept
         adapted = self.budget.adapt(step, self.instrument.signals, self.instrument.spent, self._strides)

@@ -142,8 +142,8 @@ def test_the_peak_is_that_of_the_body_only():
 @pytest.mark.slow
 def test_a_real_run_takes_the_memory_and_roughly_the_time_that_were_predicted(tmp_path):
     settings = {
-        "data": {"corpus": "absynth:small", "sentences": 2_000, "panel_size": 128}, "steps": 3, "every": 1, "model": "gpt2",
-        "size": "2x384", "signals": "output,weights,curvature", "batch_size": 8,
+        "data": {"corpus": "absynth:small", "sentences": 6_000}, "steps": 2, "every": 1, "model": "gpt2", "size": "4x256",
+        "signals": "output,probe,weights,curvature", "batch_size": 16,
     }  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     flags = ["--config", str(tmp_path / "run.json"), "--json"]
@@ -156,7 +156,7 @@ def test_a_real_run_takes_the_memory_and_roughly_the_time_that_were_predicted(tm
             ["-c", RUN, json.dumps({**settings, "run": str(tmp_path / "run")})],
         )
     ]
-    said = [process.communicate(timeout=300)[0] for process in started]
+    said = [process.communicate(timeout=900)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
     predicted, run = json.loads(said[0]), json.loads(said[1].splitlines()[-1])
     # The last measurement is by all signals, as the prediction is.
@@ -164,4 +164,4 @@ def test_a_real_run_takes_the_memory_and_roughly_the_time_that_were_predicted(tm
     assert run["memory"][0] > 1.3 * run["before"][0], "the bound above has to be a test of measuring"
     # The first one also draws splits and references, and the clock of a busy machine is no fine instrument.
     later = run["seconds"][1:]
-    assert sum(later) / 2 < predicted["measurement_seconds"] * 2 + predicted["full_seconds"] < 2 * sum(later)
+    assert sum(later) / 2 < predicted["measurement_seconds"] + predicted["full_seconds"] < 2 * sum(later)
