@@ -279,8 +279,7 @@ def studies_page() -> str:
     ]
     lines += [*table(["study", "what it shows", "run"], rows), ""]
     if written:
-        below = ["index"] if "index" in written else written  # an index lists the others itself
-        lines += ["```{toctree}", ":hidden:", "", *(f"../studies/{name}" for name in below), "```", ""]
+        lines += ["```{toctree}", ":hidden:", "", *(f"../studies/{name}" for name in written), "```", ""]
     return "\n".join(lines)
 
 

@@ -198,6 +198,12 @@ def online_changes(
         One curve; NaN where missing.
     false_alarm, horizon, covariates
         As there.
+
+    Examples
+    --------
+    >>> noise = np.random.default_rng(0).standard_normal(200)
+    >>> [change.step for change in online_changes(range(200), noise + 8 * (np.arange(200) >= 100))] != []
+    True
     """
     x, y, _ = curve(steps, values, at_least=1, who="online_changes")
     detector = ChangeDetector(false_alarm, max(x.size, BURN_IN) if horizon is None else horizon, covariates)
