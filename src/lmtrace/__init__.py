@@ -20,6 +20,7 @@ _LAZY = {
     "open_run": "lmtrace.records.run",
     "Converged": "lmtrace.analysis.convergence",
     "TraceCallback": "lmtrace.integrations.transformers",
+    "LightningCallback": "lmtrace.integrations.lightning",
     "analyze": "lmtrace.jobs.analyze",
     "sweep": "lmtrace.jobs.sweep",
     "plan": "lmtrace.jobs.plan",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lmtrace import functional as functional
     from lmtrace.analysis.convergence import Converged as Converged
     from lmtrace.errors import TraceError as TraceError
+    from lmtrace.integrations.lightning import LightningCallback as LightningCallback
     from lmtrace.integrations.transformers import TraceCallback as TraceCallback
     from lmtrace.jobs.analyze import analyze as analyze
     from lmtrace.jobs.plan import plan as plan

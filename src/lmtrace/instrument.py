@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, TraceError
 from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture
-from lmtrace.observe.forward import Forward, device_of, objective_of
+from lmtrace.observe.forward import Forward, TrainLoss, device_of, objective_of
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
-from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap
+from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap, unwrap_optimizer
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import Panel
@@ -53,6 +53,8 @@ class Instrument:
         (model, inputs) -> logits, where the model is not called as Hugging Face models are.
     sites
         Overrides for `observe.sites.find_sites`.
+    loss
+        (model, batch) -> loss of a training batch, where the model returns none.
     on_error
         "disable": a signal that raises gives missing records with the reason, and is switched off after its second
         failure in a row; "raise": the error goes to the caller.
@@ -76,9 +78,10 @@ class Instrument:
     spent: dict[int, float] = field(default_factory=dict)
     train_batches: list[dict[str, Any]] = field(default_factory=list)
     notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    loss: TrainLoss | None = None
 
     def __post_init__(self) -> None:
-        self.model = unwrap(self.model)
+        self.model, self.optimizer = unwrap(self.model), unwrap_optimizer(self.optimizer)
         self.known_sites: dict[str, Site] = find_sites(self.model, self.sites)
         objective = objective_of(self.model)
         config = getattr(self.model, "config", None)
@@ -138,7 +141,7 @@ class Instrument:
             captured = self._capture(active, step, records)
             measurement = Measurement(
                 step, self.model, self.panel, self.known_sites, captured, self.seed, self.forward,
-                optimizer or self.optimizer, self.train_batches,
+                optimizer or self.optimizer, self.train_batches, loss=self.loss,
             )  # fmt: skip
             seconds: dict[str, float] = {"pass": float(captured.seconds.get("pass", 0.0))}
             for i, (found, spent) in self._run(active, measurement).items():

@@ -19,8 +19,9 @@ from lmtrace.budget import Budget
 from lmtrace.errors import ConfigError
 from lmtrace.instrument import Instrument
 from lmtrace.observe.capture import MAX_LOGITS
-from lmtrace.observe.forward import Forward
+from lmtrace.observe.forward import Forward, TrainLoss, named_arguments
 from lmtrace.observe.interface import Signal
+from lmtrace.observe.isolation import generators_kept
 from lmtrace.observe.shards import check_division, whole
 from lmtrace.provenance import run_header
 from lmtrace.ranks import RECOVERABLE, gather, is_main_process, on_main
@@ -30,6 +31,7 @@ from lmtrace.records.schema import Record
 from lmtrace.records.store import RunWriter
 from lmtrace.schedule import Schedule
 from lmtrace.signals import resolve
+from lmtrace.sinks import Sinks
 from lmtrace.text.panel import Panel
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,9 @@ class Tracer:
         "disable" (training never dies of a signal) or "raise".
     forward
         (model, inputs) -> logits, where the model is not called as Hugging Face models are.
+    loss
+        (model, batch) -> mean loss of a training batch, where the model returns none; `batch` holds what the model was
+        last called with in training, by name. For signals that compare training with panel.
     sites
         Paths of blocks and final norm, where they are not found by themselves.
     seed
@@ -83,6 +88,8 @@ class Tracer:
         True to go on with the run in the folder; `start_step` then says from which step.
     overwrite
         Replace a run that is already there.
+    sinks
+        Where the main numbers go besides the run folder: names or objects, see `lmtrace.sinks.Sinks`.
     max_logits
         Bound on memory: numbers in the logits of one micro-batch of the shared pass (`lmtrace plan` tells what is needed).
 
@@ -119,12 +126,14 @@ class Tracer:
         stop: StopRule | None = None,
         on_error: Literal["disable", "raise"] = "disable",
         forward: Forward | None = None,
+        loss: TrainLoss | None = None,
         sites: Mapping[str, str] | None = None,
         seed: int = 0,
         data: Mapping[str, Any] | None = None,
         resume: bool = False,
         start_step: int = 0,
         overwrite: bool = False,
+        sinks: Sequence[Any] = (),
         max_logits: int = MAX_LOGITS,
     ) -> None:
         if on_error not in ("disable", "raise"):
@@ -140,10 +149,13 @@ class Tracer:
             seed=seed,
             on_error=on_error,
             max_logits=max_logits,
+            loss=loss,
         )
         self.schedule = Schedule.of(every)
         self.folder = Path(run)
-        self.optimizer, self.budget, self.stop, self.on_error = optimizer, Budget(budget), stop, on_error
+        self.optimizer, self.budget, self.stop = self.instrument.optimizer, Budget(budget), stop
+        self.on_error = on_error
+        self.sinks = Sinks(sinks, self.folder)
         self.data, self.resume, self.overwrite = dict(data or {}), resume, overwrite
         self.current_step, self.tokens_seen = start_step, 0
         self.should_stop = False
@@ -153,6 +165,9 @@ class Tracer:
         self._measured: int | None = None
         self._trained_before = 0.0
         self._pending: list[tuple[str, int, Tensor | float]] = []
+        self._part_losses: list[Tensor | float] = []
+        self._part_tokens: list[int] = []
+        self._called = model  # what training calls: hooks inside a compiled module would be compiled with it
         self._watch: Any = None
         self._alerted = False
 
@@ -163,7 +178,7 @@ class Tracer:
         self._count, self._measured, self.should_stop = on_main(self._open)
         self.budget.start()
         if self.instrument.wants_train_batch:
-            self._watch = self.instrument.model.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
+            self._watch = self._called.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
         if self._measured is None:
             try:
                 self._measure()
@@ -179,6 +194,8 @@ class Tracer:
             self._continue_from(self._writer)
         else:
             self._writer = RunWriter.create(self.folder, self._header(), overwrite=self.overwrite)
+        with generators_kept():
+            self.sinks.open(resume=self.resume)
         return self._count, self._measured, self.should_stop
 
     def __exit__(
@@ -200,10 +217,19 @@ class Tracer:
         self._guarded(lambda: self._write_scalars(writer, self._drain_scalars(together=status != "crashed")))
         if writer is not None:
             self._guarded(lambda: writer.finish(status))
+            with generators_kept():
+                self.sinks.close()
 
     # -- one step -------------------------------------------------------------------------------------------------------
 
-    def step(self, loss: Tensor | float | None = None, *, tokens: int | None = None, **scalars: float) -> None:
+    def step(
+        self,
+        loss: Tensor | float | None = None,
+        *,
+        tokens: int | None = None,
+        complete: bool = True,
+        **scalars: float,
+    ) -> None:
         """Tell the tracer that the optimizer has made a step.
 
         Parameters
@@ -212,20 +238,35 @@ class Tracer:
             Training loss of the step (nats); kept as it is and read only when it is written, so nothing synchronises.
         tokens
             Number of tokens of the step.
+        complete
+            False after a micro-batch whose gradients are only accumulated: no step is counted, and the loss of the step
+            will be the mean over its micro-batches, its tokens their sum.
         scalars
             Anything else worth a curve (`grad_norm=...`).
         """
-        self.current_step += 1
-        if tokens is not None:
-            self._pending.append(("tokens", self.current_step, tokens))
         if loss is not None:
-            self._pending.append(("loss", self.current_step, loss.detach() if isinstance(loss, Tensor) else loss))
+            self._part_losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
+        if tokens is not None:
+            self._part_tokens.append(tokens)
+        if not complete:
+            return
+        self.current_step += 1
+        losses, counts = self._part_losses, self._part_tokens
+        self._part_losses, self._part_tokens = [], []
+        if counts:
+            self._pending.append(("tokens", self.current_step, sum(counts)))
+        if losses:
+            self._pending.append(("loss", self.current_step, sum(losses[1:], losses[0]) / len(losses)))
         if self.optimizer is not None:
             self._pending.append(("learning_rate", self.current_step, float(self.optimizer.param_groups[0]["lr"])))
         for name, value in scalars.items():
             self._pending.append((name, self.current_step, value))
         if self.schedule.due(self.current_step) and (self.budget.share is None or on_main(self.budget.allows)):
             self._guarded(self._measure)
+
+    def tell(self, **scalars: float) -> None:
+        """Add numbers to the step that was told last, which had none of that name."""
+        self._pending += [(name, self.current_step, value) for name, value in scalars.items()]
 
     def _measure(self) -> None:
         """Measure on rank 0; the other ranks lend their share of the parameters and learn the decision."""
@@ -253,6 +294,8 @@ class Tracer:
             self._writer.write(
                 step, records, tokens_seen=self.tokens_seen, wall_time=trained, memory=self._memories(), events=events
             )
+            with generators_kept():
+                self.sinks.log(step, records, self.instrument.fields)
         self.budget.add(time.perf_counter() - start)
         return self.should_stop
 
@@ -331,8 +374,9 @@ class Tracer:
 
     def _keep_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember the arguments of the last training forward, by reference."""
-        if module.training and torch.is_grad_enabled():
-            self.instrument.train_batches[:] = [dict(kwargs)] if kwargs else [{"input_ids": args[0]}] if args else []
+        if module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            arguments = named_arguments(self.instrument.model, args, kwargs)
+            self.instrument.train_batches[:] = [arguments] if arguments else []
 
     def _memories(self) -> dict[str, dict[str, np.ndarray]]:
         """Return what has to be known after a resume: the signals' own memories, and what the tracer has decided."""

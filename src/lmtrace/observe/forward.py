@@ -21,6 +21,10 @@ Forward = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 encoder-decoder models, decoder_input_ids and decoder_attention_mask; position_ids only with padding on the left."""
 
 
+TrainLoss = Callable[[nn.Module, dict[str, Any]], Tensor]
+"""(model, the arguments of its last training forward by name) -> mean loss of that batch (nats)."""
+
+
 def objective_of(model: nn.Module) -> Objective:
     """Return what the model is trained to predict, read off its configuration and class name."""
     if bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)):
@@ -87,6 +91,35 @@ def logits_of(output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     if logits.shape[:2] != read.shape:
         raise ModelError(f"expected logits for all {tuple(read.shape)} positions, got {tuple(logits.shape)}", fix)
     return logits
+
+
+def loss_of(output: Any) -> Tensor | None:
+    """Return the loss in an output: its `.loss`, or the one scalar of a tuple or mapping; None where there is none."""
+    loss = getattr(output, "loss", None)
+    if not isinstance(loss, Tensor) and isinstance(output, (tuple, list, Mapping)):
+        parts = output.values() if isinstance(output, Mapping) else output
+        scalars = [part for part in parts if isinstance(part, Tensor) and part.dim() == 0]
+        loss = scalars[0] if len(scalars) == 1 else None
+    return loss if isinstance(loss, Tensor) else None
+
+
+def named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a forward was called with, by the names of its parameters; nothing where some have no name.
+
+    `num_items_in_batch` is left out: with it a Hugging Face model returns its share of a larger batch's loss.
+    """
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError:
+        return {}
+    found: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            return {}
+        found |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+    found.pop("num_items_in_batch", None)
+    return found
 
 
 def mean_loss(logits: Tensor, batch: PanelBatch) -> Tensor:

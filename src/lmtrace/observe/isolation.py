@@ -150,6 +150,16 @@ def _restore_generators(states: dict[str, Any]) -> None:
         torch.mps.set_rng_state(states["mps"])
 
 
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put the global generators back after the body, which may draw from them."""
+    states = _generator_states()
+    try:
+        yield
+    finally:
+        _restore_generators(states)
+
+
 def generator_fingerprint() -> tuple[bytes, ...]:
     """Return the state of the global generators, to tell whether somebody drew from them."""
     numpy_state: Any = np.random.get_state()  # noqa: NPY002

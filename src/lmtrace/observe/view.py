@@ -13,12 +13,14 @@ from lmtrace.errors import DataError, ModelError, SignalError
 from lmtrace.observe.capture import Captured, attention_maps
 from lmtrace.observe.forward import (
     Forward,
+    TrainLoss,
     accepted,
     default_forward,
     device_of,
     eager_attention,
     inputs_of,
     logits_of,
+    loss_of,
     mean_loss,
 )
 from lmtrace.observe.interface import Needs, Signal, seed_of
@@ -43,6 +45,7 @@ class Measurement:
     train_batches: list[dict[str, Any]] = field(default_factory=list)
     cache: dict[Any, Any] = field(default_factory=dict)
     notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    loss: TrainLoss | None = None
 
 
 @dataclass(eq=False)
@@ -192,13 +195,13 @@ class MeasurementView:
         return [(count / total, closure) for count, closure in parts]
 
     def train_loss(self, num_sequences: int | None = None, start: int = 0) -> Callable[[], Tensor]:
-        """Closure: mean loss on the (first sequences of the) last training batch kept, computed by the model itself."""
+        """Closure: mean loss on (some sequences of) the last training batch kept, by the model itself or by `loss=`."""
         if not self.needs.train_batch:
             raise SignalError(f"{self.signal.name} reads training batches without having declared it", UNDECLARED)
         if not self.measurement.train_batches:
             raise DataError("no training batch has been seen yet")
-        model, arguments = self.measurement.model, self.measurement.train_batches[-1]
-        arguments = accepted(model, arguments)
+        model, arguments = self.measurement.model, accepted(self.measurement.model, self.measurement.train_batches[-1])
+        own_loss = self.measurement.loss
         if num_sequences is not None:
             size = max((len(v) for v in arguments.values() if isinstance(v, Tensor) and v.dim() > 0), default=0)
             arguments = {
@@ -208,9 +211,13 @@ class MeasurementView:
 
         def closure() -> Tensor:
             with torch.enable_grad():
-                loss = getattr(model(**arguments), "loss", None)
-            if not isinstance(loss, Tensor):
-                raise ModelError("the model returns no loss for its training batch", "Pass labels, or loss= to Tracer")
+                loss = loss_of(model(**arguments)) if own_loss is None else own_loss(model, arguments)
+            if not isinstance(loss, Tensor) or loss.dim():
+                found = tuple(loss.shape) if isinstance(loss, Tensor) else "none"
+                raise ModelError(
+                    f"expected one number as the loss of a training batch, got {found}",
+                    "Call the model with labels, or pass loss=lambda model, batch: its loss on that batch",
+                )
             return loss
 
         return closure
