@@ -54,8 +54,10 @@ class LightningCallback(Callback):
         if tracer is None:
             return
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if not isinstance(loss, Tensor):
-            loss = attached.losses[-1] if attached.losses else None  # manual optimization returns nothing
+        if isinstance(loss, Tensor):
+            loss = loss * trainer.accumulate_grad_batches  # by which Lightning has divided it
+        elif attached.losses:
+            loss = attached.losses[-1]  # manual optimization need not return one
         complete = trainer.global_step > self._step
         tracer.step(loss=loss, tokens=attached.tokens or None, complete=complete)
         attached.clear()
@@ -91,13 +93,10 @@ def language_model(module: LightningModule, path: str | None = None) -> nn.Modul
             raise ConfigError(
                 f"{type(module).__name__} has no module at {path!r}", "Name one of its modules"
             ) from error
-    children = {
-        name: child
-        for name, child in module.named_children()
-        if any(True for _ in child.parameters()) and type(child).forward is not nn.Module.forward
-    }
-    if len(children) == 1:
-        return next(iter(children.values()))
+    children = {name: child for name, child in module.named_children() if any(True for _ in child.parameters())}
+    only = next(iter(children.values())) if len(children) == 1 else None
+    if only is not None and type(only).forward is not nn.Module.forward:
+        return only
     if type(module).forward is not LightningModule.forward:
         return module
     raise ConfigError(

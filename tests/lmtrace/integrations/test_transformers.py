@@ -9,6 +9,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import lmtrace
 from lmtrace.jobs.data import Collator, training_rows
+from lmtrace.signals.curvature import Curvature
 from lmtrace_helpers import tiny
 
 
@@ -21,11 +22,12 @@ class Losses(TrainerCallback):
             self.values.append(logs["loss"])
 
 
-def run_trainer(style, tokenizer, sentences, folder, callbacks, *, steps=6, accumulate=1, **more):
+def run_trainer(style, tokenizer, sentences, folder, callbacks, *, steps=6, accumulate=1, loss=None, **more):
     objective = {"bert": "masked", "t5": "seq2seq"}.get(style, "causal")
     model = tiny(style, tokenizer)
     losses = Losses()
     trainer = Trainer(
+        compute_loss_func=loss,
         model=model,
         args=TrainingArguments(
             output_dir=str(folder), max_steps=steps, per_device_train_batch_size=8,
@@ -61,10 +63,30 @@ def test_weights_and_optimizer_are_bit_identical(style, accumulate, tokenizer, s
     assert sum(hooks) == 0
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_the_recorded_loss_is_the_trainers_own(accumulate, tokenizer, sentences, panel, tmp_path):
+def own_loss(outputs, labels, num_items_in_batch=None):
+    """A loss that the model does not return."""
+    logits = outputs.logits[:, :-1].flatten(0, 1)
+    total = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum", label_smoothing=0.2)
+    return total / num_items_in_batch
+
+
+LOSSES = {
+    "gpt2": {"style": "gpt2"},
+    "gpt2 accumulated": {"style": "gpt2", "accumulate": 3},  # the model returns its share of the step's loss
+    "bert accumulated": {"style": "bert", "accumulate": 3},
+    "t5 accumulated": {"style": "t5", "accumulate": 3},  # the Trainer divides
+    "label smoothing": {"style": "gpt2", "label_smoothing_factor": 0.1},  # the model returns none
+    "own loss": {"style": "llama", "loss": own_loss, "accumulate": 2},
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_the_recorded_loss_is_the_trainers_own(case, tokenizer, sentences, panel, tmp_path):
     callback = lmtrace.TraceCallback(panel, run=tmp_path / "run", every=100, signals="pairs")
-    trainer, losses = run_trainer("gpt2", tokenizer, sentences, tmp_path, [callback], accumulate=accumulate)
+    settings = LOSSES[case]
+    trainer, losses = run_trainer(
+        tokenizer=tokenizer, sentences=sentences, folder=tmp_path, callbacks=[callback], **settings
+    )
     trainer.train()
     run = lmtrace.open_run(tmp_path / "run")
     steps, values = run.scalars("loss")
@@ -112,3 +134,25 @@ def test_resume_from_a_checkpoint_goes_on_with_the_run(tokenizer, sentences, pan
                 run.series(signal=key.signal, metric=key.metric, label=key.label, split=key.split) for run in (a, b)
             )
             np.testing.assert_allclose(x.values, y.values, rtol=1e-6, atol=1e-9, err_msg=str(key))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_loss_of_the_training_batch_is_a_mean(accumulate, tokenizer, sentences, panel, tmp_path):
+    """Not the share of a step's loss that the Trainer makes the model return."""
+    signal = Curvature(sequences=4, num_probes=2, quantities=("spectrum", "trace", "landscape"))
+    callback = lmtrace.TraceCallback(panel, run=tmp_path / "run", every=1, signals=[signal])
+    trainer, losses = run_trainer(
+        "llama", tokenizer, sentences, tmp_path, [callback], steps=3, accumulate=accumulate
+    )  # fmt: skip
+    trainer.args.learning_rate = 0.0
+    trainer.train()
+    found = lmtrace.open_run(tmp_path / "run").series(signal="curvature", metric="train_loss").values[1:, 0]
+    assert np.abs(found - losses.values).max() < 0.3  # 4 sequences of a batch at random weights, none of it trained
+
+
+def test_tokens_are_counted_without_padding(tokenizer, sentences, panel, tmp_path):
+    callback = lmtrace.TraceCallback(panel, run=tmp_path / "run", every=100, signals="pairs")
+    trainer, _ = run_trainer("gpt2", tokenizer, sentences, tmp_path, [callback], num_train_epochs=1, steps=-1)
+    trainer.train()
+    rows = training_rows(sentences, tokenizer, "causal", 32)
+    assert lmtrace.open_run(tmp_path / "run").scalars("tokens")[1].sum() == sum(map(len, rows.rows))
