@@ -33,7 +33,8 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
     Saved and restored: the training flag of every module, the state of every generator (Python, NumPy, torch on every
     device), `.grad` and `requires_grad` of every parameter, grad and autocast mode, buffers, the attention
     implementation and the cache flag of every configuration, and hooks. Inside, gradients are enabled only where
-    the body enables them, autocast is off, and `torch.compile`d code runs eagerly.
+    the body enables them, autocast is off (the autocast that accelerate wraps around a forward as well), and
+    `torch.compile`d code runs eagerly.
 
     Raises
     ------
@@ -58,6 +59,7 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
             torch.autocast("cpu", enabled=False),
             _device_autocast_off(parameters),
             torch.compiler.set_stance("force_eager"),
+            _own_forward(model),
         ):
             yield
     finally:
@@ -125,6 +127,21 @@ def _device_autocast_off(parameters: list[nn.Parameter]) -> contextlib.AbstractC
     for kind in sorted(kinds):
         stack.enter_context(torch.autocast(kind, enabled=False))
     return stack
+
+
+@contextlib.contextmanager
+def _own_forward(model: nn.Module) -> Iterator[None]:
+    """Set aside the forward that accelerate puts over the model's own for mixed precision."""
+    state = vars(model)
+    own, wrapped = state.get("_original_forward"), state.get("forward")
+    if own is None or wrapped is None:
+        yield
+        return
+    state["forward"] = own
+    try:
+        yield
+    finally:
+        state["forward"] = wrapped
 
 
 def _generator_states() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import lmtrace
 from lmtrace.jobs.data import Collator, training_rows
+from lmtrace.observe.isolation import generator_fingerprint
 from lmtrace.signals.curvature import Curvature
 from lmtrace_helpers import tiny
 
@@ -49,18 +50,37 @@ def finish(trainer, **settings):
     return weights, state
 
 
-@pytest.mark.parametrize(("style", "accumulate"), [("gpt2", 1), ("gpt2", 3), ("bert", 1), ("t5", 1)])
-def test_weights_and_optimizer_are_bit_identical(style, accumulate, tokenizer, sentences, panel, tmp_path):
+CHECKPOINTING = next(f for f in TrainingArguments.__dataclass_fields__ if f.endswith("_checkpointing"))
+MODES = {
+    "gpt2": ("gpt2", {}),
+    "gpt2 accumulated": ("gpt2", {"accumulate": 3}),
+    "bert": ("bert", {}),
+    "t5": ("t5", {}),
+    "bf16": ("llama", {"bf16": True}),
+    "checkpointing": ("gpt2", {CHECKPOINTING: True}),
+    "compiled": ("llama", {"torch_compile": True, "torch_compile_backend": "aot_eager"}),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_training_is_bit_identical(mode, tokenizer, sentences, panel, tmp_path):
+    style, settings = MODES[mode]
     # The Trainer seeds the generators when it is made, so each one trains before the next is made.
-    plain, _ = run_trainer(style, tokenizer, sentences, tmp_path / "a", [], accumulate=accumulate)
+    plain, losses = run_trainer(style, tokenizer, sentences, tmp_path / "a", [], steps=4, **settings)
     weights, state = finish(plain)
+    generators = generator_fingerprint()
+    torch._dynamo.reset()
     callback = lmtrace.TraceCallback(panel, run=tmp_path / "run", every=2, signals="full")
-    traced, _ = run_trainer(style, tokenizer, sentences, tmp_path / "b", [callback], accumulate=accumulate)
+    traced, losses2 = run_trainer(style, tokenizer, sentences, tmp_path / "b", [callback], steps=4, **settings)
     weights2, state2 = finish(traced)
     assert all(torch.equal(weights[k], weights2[k]) for k in weights)
     assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(state, state2, strict=True))
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in traced.model.modules()]
-    assert sum(hooks) == 0
+    assert losses.values == losses2.values
+    assert generator_fingerprint() == generators
+    recorded = lmtrace.open_run(tmp_path / "run").scalars("loss")[1]
+    assert np.allclose(recorded, losses.values, atol=2e-4)
+    hooks, hooks2 = ([len(m._forward_hooks) + len(m._forward_pre_hooks) for m in t.model.modules()] for t in (plain, traced))
+    assert hooks == hooks2
 
 
 def own_loss(outputs, labels, num_items_in_batch=None):
