@@ -228,8 +228,10 @@ class Instrument:
             found = self._missing(i, measurement.step, _one_line(error))
         else:
             self.failures[i] = 0
-        # Read back after a resume, a memory is contiguous; in another layout sums would differ in their last bits.
-        view.memory.update({name: kept.contiguous() for name, kept in view.memory.items()})
+        # Read back after a resume, a memory is contiguous and of a type that NumPy knows; in another layout or precision
+        # the next numbers would differ in their last bits.
+        for name, kept in view.memory.items():
+            view.memory[name] = (kept.float() if kept.dtype == torch.bfloat16 else kept).contiguous()
         yield from found
 
     def _missing(self, i: int, step: int, reason: str) -> list[Record]:

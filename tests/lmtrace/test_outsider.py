@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from lmtrace.show.pack import read, unpack
 
 MODULE = '''"""How far the residual stream is from the origin: the mean Euclidean norm of its rows, ``mean_t |h_t|``."""
 
@@ -140,4 +145,11 @@ def test_a_run_holds_its_numbers_and_parameters(found):
 
 
 def test_the_report_draws_it(found):
-    assert "Norm of the outsider's stream" in found["report"] or "Norm of the outsider\\u0027s stream" in found["report"]
+    [packed] = re.findall(r'id="payload">([^<]+)</script>', found["report"])
+    head, blob = unpack(base64.b64decode(packed))
+    [run] = head["runs"]
+    [series] = [entry for entry in run["series"] if entry["signal"] == "stream_norm"]
+    assert json.dumps(run["fields"]["stream_norm"]).count("Norm of the outsider's stream") == 1
+    steps, sites, values = found["run"]
+    drawn = read(series["values"], blob, (len(steps), len(sites)))
+    np.testing.assert_allclose(drawn, values, rtol=1e-6)
