@@ -45,7 +45,7 @@ class StreamNorm(lmtrace.Signal):
             yield self.record(view, "norm", float(norms.mean()), site=site, stderr=stderr, n=len(norms))
 '''
 
-SCRIPT = '''
+SCRIPT = """
 import contextlib, io, json, runpy, shutil, sys
 from pathlib import Path
 
@@ -94,7 +94,7 @@ with lmtrace.open_run(folder / "run") as run:
     found["parameters"] = run.header.signals["stream_norm"]
     write_report(run, folder / "report.html")
 (folder / "found.json").write_text(json.dumps(found))
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,9 @@ def test_wrong_sinks_are_named_before_training(gpt2, panel, tmp_path, monkeypatc
     def tracer(sinks):
         return Tracer(gpt2, panel, run=tmp_path / "run", signals="probe", sinks=sinks)
 
-    with pytest.raises(ConfigError, match="no sink is called 'neptune'. Choose from wandb, tensorboard, trackio, mlflow"):
+    with pytest.raises(
+        ConfigError, match="no sink is called 'neptune'. Choose from wandb, tensorboard, trackio, mlflow"
+    ):
         tracer(["neptune"])
     with pytest.raises(ConfigError, match=r"sinks must be a list, got 'wandb'. Write sinks=\['wandb'\]"):
         tracer("wandb")
@@ -249,4 +251,3 @@ def test_trackio_holds_the_curves(tmp_path):
     assert len({name for name, _, _ in rows}) == 1
     assert [step for _, step, _ in rows] == [0, 2, 4, 6]
     assert {step: json.loads(text)[f"{ACCURACY}/sentence"] for _, step, text in rows} == curve(tmp_path / "run")
-

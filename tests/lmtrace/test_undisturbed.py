@@ -55,9 +55,7 @@ def same(a, b):
 def with_lora(model):
     from peft import LoraConfig, get_peft_model
 
-    settings = LoraConfig(
-        r=4, lora_dropout=0.1, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True
-    )
+    settings = LoraConfig(r=4, lora_dropout=0.1, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers has renamed
         return get_peft_model(model, settings)

@@ -79,7 +79,9 @@ def test_training_is_bit_identical(mode, tokenizer, sentences, panel, tmp_path):
     assert generator_fingerprint() == generators
     recorded = lmtrace.open_run(tmp_path / "run").scalars("loss")[1]
     assert np.allclose(recorded, losses.values, atol=2e-4)
-    hooks, hooks2 = ([len(m._forward_hooks) + len(m._forward_pre_hooks) for m in t.model.modules()] for t in (plain, traced))
+    hooks, hooks2 = (
+        [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in t.model.modules()] for t in (plain, traced)
+    )
     assert hooks == hooks2
 
 
