@@ -158,7 +158,7 @@ def prediction_rows(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
 
 def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
     """Return what the model does after its last block, or why it cannot be told."""
-    head = _head(view.model)
+    head = _head(view.model, view.module(last))
     if head is None:
         return None, "no head found: the model has no get_output_embeddings() and no child with a head's name"
     try:
@@ -199,16 +199,21 @@ def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
     return (lambda x: plain(x).float() * factor), ""
 
 
-def _head(model: nn.Module) -> nn.Module | None:
-    """Return the child of the model that holds the unembedding: a linear layer, or a head with its own transform."""
+def _head(model: nn.Module, block: nn.Module) -> nn.Module | None:
+    """Return the child that holds the unembedding, beside the one with the blocks; wrappers (PEFT) are gone into."""
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    children = dict(model.named_children())
-    for name, child in children.items():
-        if output is not None and any(module is output for module in child.modules()):
+    with_blocks = None
+    for name, child in model.named_children():
+        inside = list(child.modules())
+        if any(module is block for module in inside):
+            with_blocks = child
+        elif output is not None and any(module is output for module in inside):
             return child
-        if output is None and any(word in name.lower() for word in ("head", "cls", "unembed", "embed_out", "output")):
+        elif output is None and any(word in name.lower() for word in ("head", "cls", "unembed", "embed_out", "output")):
             return child
-    return output
+    if output is not None or with_blocks is None or with_blocks is block or isinstance(with_blocks, nn.ModuleList):
+        return output
+    return _head(with_blocks, block)
 
 
 def _read(hidden: Tensor, targets: Tensor, tail: Tail) -> tuple[np.ndarray, np.ndarray]:
