@@ -246,7 +246,7 @@ def test_the_training_batch_of_a_plain_module_needs_a_loss(tokenizer, panel, tmp
         model, panel, tmp_path / "b", lambda m: m(ids), loss=lambda m, batch: next_token(m(batch["ids"]), batch["ids"])
     )
     assert reason is None
-    assert value == pytest.approx(float(next_token(model.eval()(ids), ids)), rel=1e-5)
+    assert value == pytest.approx(next_token(model.eval()(ids), ids).item(), rel=1e-5)
 
 
 class Pair(torch.nn.Module):
@@ -269,7 +269,7 @@ def test_positional_arguments_and_tuples(tokenizer, panel, tmp_path):
     x, y = ids[:, :-1], ids[:, 1:]
     value, reason = landscape(model, panel, tmp_path / "run", lambda m: m(x, y))
     assert reason is None
-    assert value == pytest.approx(float(model.eval()(x, y)[1]), rel=1e-5)
+    assert value == pytest.approx(model.eval()(x, y)[1].item(), rel=1e-5)
 
 
 def test_batches_of_one_token(gpt2, panel, tmp_path):
