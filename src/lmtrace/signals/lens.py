@@ -207,9 +207,7 @@ def _head(model: nn.Module, block: nn.Module) -> nn.Module | None:
         inside = list(child.modules())
         if any(module is block for module in inside):
             with_blocks = child
-        elif output is not None and any(module is output for module in inside):
-            return child
-        elif output is None and any(word in name.lower() for word in ("head", "cls", "unembed", "embed_out", "output")):
+        elif (output is not None and any(module is output for module in inside)) or (output is None and any(word in name.lower() for word in ("head", "cls", "unembed", "embed_out", "output"))):
             return child
     if output is not None or with_blocks is None or with_blocks is block or isinstance(with_blocks, nn.ModuleList):
         return output
