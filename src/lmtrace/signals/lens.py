@@ -202,12 +202,15 @@ def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
 def _head(model: nn.Module, block: nn.Module) -> nn.Module | None:
     """Return the child that holds the unembedding, beside the one with the blocks; wrappers (PEFT) are gone into."""
     output = getattr(model, "get_output_embeddings", lambda: None)()
+    words = ("head", "cls", "unembed", "embed_out", "output")
     with_blocks = None
     for name, child in model.named_children():
         inside = list(child.modules())
         if any(module is block for module in inside):
             with_blocks = child
-        elif (output is not None and any(module is output for module in inside)) or (output is None and any(word in name.lower() for word in ("head", "cls", "unembed", "embed_out", "output"))):
+            continue
+        by_name = output is None and any(word in name.lower() for word in words)
+        if by_name or any(module is output for module in inside):
             return child
     if output is not None or with_blocks is None or with_blocks is block or isinstance(with_blocks, nn.ModuleList):
         return output
