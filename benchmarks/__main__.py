@@ -1,4 +1,7 @@
-"""Run every benchmark (or those named) and print one table; ratios are medians of paired runs in one process."""
+"""Run every benchmark (or those named) and print one table.
+
+Ratios are medians of paired runs in one process, in processor time on one thread; rows that say "wall time" use all cores.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 import benchmarks
 
@@ -31,10 +36,13 @@ def main() -> int:
     names = sys.argv[1:] or [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_")]
     table = Table("benchmark", "what", "value", "unit", "bound", "kept", "note", box=None, pad_edge=False)
     results = []
+    torch.set_num_threads(1)
     for name in names:
         start = time.perf_counter()
         Console(stderr=True).print(f"benchmark {name} ...")
-        for row in importlib.import_module(f"benchmarks.{name}").rows():
+        with threadpool_limits(1):
+            rows = importlib.import_module(f"benchmarks.{name}").rows()
+        for row in rows:
             bound = row.get("bound", "")
             value = row["value"]
             table.add_row(
@@ -45,7 +53,12 @@ def main() -> int:
     Console(width=200).print(table)
     folder = Path("bench-results")
     folder.mkdir(exist_ok=True)
-    content = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "rows": results}
+    content = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "rows": results,
+    }
     (folder / "latest.json").write_text(json.dumps(content, indent=2))
     return 0
 

@@ -51,6 +51,6 @@ def rows() -> list[dict[str, Any]]:
         instrument.measure(0)
         share = ratio(lambda chosen=instrument: chosen.measure(1), train, repeats=2, warmup=0) * STEPS / EVERY
         step = seconds(train) / STEPS
-        note = f"a measurement {share * EVERY * step:.2f} s, a step {1e3 * step:.0f} ms"
+        note = f"processor time: a measurement {share * EVERY * step:.2f} s, a step {1e3 * step:.0f} ms"
         found.append({"name": title, "value": 100 * share, "unit": "% of training time", "note": note})
     return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import torch
 
 from benchmarks._timing import median, ratio
@@ -9,7 +12,7 @@ from lmtrace.instrument import Instrument
 from lmtrace.jobs.data import Collator, DataConfig, build_panel, load_tokenizer, split, training_rows
 from lmtrace.jobs.models import build_model
 from lmtrace.observe.forward import default_forward, inputs_of
-from lmtrace.signals import available, resolve
+from lmtrace.signals import PRESETS, available, resolve
 
 BATCH = 64
 
@@ -52,69 +55,72 @@ def rows():
     panel, model, batches = _setting("medium")
     model.train()
     optimizer, gradient, step = _trainer(model, batches)
-    for _ in range(20):
+    for _ in range(5):
         step()
-    found = []
-    one_gradient = median(gradient, repeats=9)
-    one_step = median(step, repeats=9)
     optimizer.zero_grad()
-    found.append({"name": "training step, batch 64 (4 x 256)", "value": 1e3 * one_step, "unit": "ms"})
-    model.eval()
     padded = [inputs_of(b, torch.device("cpu")) for b in panel.batches(64)]
 
     def forward():
+        model.eval()
         with torch.no_grad():
             for inputs in padded:
                 default_forward(model, inputs)
+        model.train()
 
-    model.train()
-    everything = [s.name for s in resolve("standard") if s.name != "curvature"]
-    instrument = Instrument(model, panel, resolve(everything), optimizer)
-    found.append({"name": "bare forward of the panel", "value": median(forward) / one_gradient, "unit": "gradients"})
-    found.append(
+    one_gradient = median(gradient, repeats=5)
+    bare = median(forward, repeats=3)
+    optimizer.zero_grad()
+    full = Instrument(model, panel, resolve("full"), optimizer)
+    full.train_batches[:] = [batches[0]]
+    full.measure(0)  # splits are drawn and references counted once
+    parts = full.measure(1)
+    cheap = Instrument(model, panel, [s for s in resolve("standard") if s.name != "curvature"], optimizer)
+    curvature = Instrument(model, panel, resolve("curvature"), optimizer)
+    for instrument in (cheap, curvature):
+        instrument.measure(0)
+    found = [
+        {"name": "training step, batch 64", "value": 1e3 * median(step, repeats=5), "unit": "ms"},
+        {"name": "bare forward of the panel", "value": bare / one_gradient, "unit": "gradients"},
         {
             "name": "captured pass + default set without curvature",
-            "value": ratio(lambda: instrument.measure(0), forward, repeats=3),
+            "value": ratio(lambda: cheap.measure(1), forward, repeats=3, warmup=0),
             "unit": "bare forwards",
             "bound": "<= 1.5",
-        }
-    )
-    for name in sorted(available()):
-        single = Instrument(model, panel, resolve([name]), optimizer)
-        single.train_batches[:] = [batches[0]]
-        single.measure(0)
-        [spent] = [r.value for r in single.measure(1) if (r.signal, r.label) == ("cost", name)]
-        found.append(
-            {
-                "name": f"signal {name}, without the shared pass",
-                "value": spent / one_gradient,
-                "unit": "gradients",
-                "note": "one measurement after another",
-            }
-        )
-    found += _shares(panel, model, optimizer, step, everything)
+        },
+    ]
+    for record in parts:
+        if record.signal == "cost" and record.label not in ("pass", "all"):
+            where = "standard" if record.label in PRESETS["standard"] else "full"
+            found.append(
+                {
+                    "name": f"signal {record.label}, without the shared pass",
+                    "value": record.value / one_gradient,
+                    "unit": "gradients",
+                    "note": f"in the preset {where}, every {available()[record.label].stride}. measurement",
+                }
+            )
+    return found + _shares(cheap, curvature, step)
+
+
+def _shares(cheap, curvature, step):
+    """Pair one measurement with 20 training steps: processor time on one thread, and wall time on all cores."""
+    found = []
+    for clock, threads in ((time.process_time, 1), (time.perf_counter, os.cpu_count() or 1)):
+        torch.set_num_threads(threads)
+        cheap.measure(1)
+
+        def share(instrument, clock=clock):
+            steps = lambda: [step() for _ in range(20)]  # noqa: E731
+            return 20 * ratio(lambda: instrument.measure(1), steps, repeats=3, warmup=0, clock=clock)
+
+        rest, hessian = share(cheap), share(curvature)
+        kind = "processor time" if threads == 1 else f"wall time, {threads} threads"
+        for title, steps in (
+            ("default set without curvature, every 100 steps", rest / 100),
+            ("default set with curvature, every 500 steps", (rest + hessian) / 500),
+            ("default set as it ships: every 100 steps, curvature every 500", rest / 100 + hessian / 500),
+        ):
+            row = {"name": title, "value": 100 * steps, "unit": "% of training time", "note": kind}
+            found.append(row if title.startswith("default set as") else {**row, "bound": "<= 5"})
+    torch.set_num_threads(1)
     return found
-
-
-def _shares(panel, model, optimizer, step, everything):
-    """Pair one measurement with the training steps between two: seconds of the one over seconds of the others, in turn."""
-    result = []
-    for title, signals, every in (
-        ("default set without curvature, every 100 steps", everything, 100),
-        ("default set with curvature, every 500 steps", "standard", 500),
-    ):
-        instrument = Instrument(model, panel, resolve(signals), optimizer)
-        instrument.measure(0)
-        share = ratio(
-            lambda chosen=instrument: chosen.measure(1), lambda: [step() for _ in range(20)], repeats=3, warmup=0
-        )
-        result.append(
-            {
-                "name": title,
-                "value": 100 * share * 20 / every,
-                "unit": "% of training time",
-                "bound": "<= 5",
-                "note": "one measurement against 20 steps, paired, scaled to the interval",
-            }
-        )
-    return result

@@ -13,7 +13,9 @@ from lmtrace.instrument import Instrument
 from lmtrace.numerics.probing import Design, fit
 from lmtrace.numerics.ridge import ridge
 from lmtrace.numerics.splits import sentence_split
+from lmtrace.observe.forward import default_forward, inputs_of
 from lmtrace.observe.view import Measurement, MeasurementView
+from lmtrace.signals import resolve
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import Panel
 from lmtrace.text.sentences import AnnotatedSentence
@@ -24,7 +26,39 @@ LAYERS = {"category": 20, "role": 16, "frame": 14, "deprel": 20, "number": 2}
 
 def rows() -> list[dict[str, Any]]:
     """Return the figures."""
-    return [*_closed_form(), *_signal()]
+    return [*_closed_form(), *_signal(), *_linguistic()]
+
+
+def _linguistic() -> list[dict[str, Any]]:
+    """Everything that reads language but generates and scores nothing of its own, on the panel of the overhead table."""
+    from benchmarks.overhead import _setting
+
+    panel, model, _ = _setting("medium")
+    model.eval()
+    padded = [inputs_of(batch, torch.device("cpu")) for batch in panel.batches(64)]
+
+    def forward() -> None:
+        with torch.no_grad():
+            for inputs in padded:
+                default_forward(model, inputs)
+
+    result = []
+    every_time = ["probe", "belief", "output", "ladder", "truth"]
+    for name, chosen in (
+        ("probe", ["probe"]),
+        ("belief", ["belief"]),
+        ("output", ["output"]),
+        ("ladder", ["ladder"]),
+        ("truth", ["truth"]),
+        ("tree_probe, due every fifth time", ["tree_probe"]),
+        ("probe, belief, output, ladder, truth", every_time),
+    ):
+        instrument = Instrument(model, panel, resolve(chosen), None, on_error="raise")
+        value = ratio(lambda chosen=instrument: chosen.measure(0), forward, repeats=3) - 1
+        bound = "< 1" if chosen is every_time else ""
+        note = f"beyond one forward; {panel.num_words:,} words, 4 layers x 256"
+        result.append({"name": name, "value": value, "unit": "forwards", "bound": bound, "note": note})
+    return result
 
 
 def _closed_form(n: int = 20_000, d: int = 256, classes: int = 12) -> list[dict[str, Any]]:

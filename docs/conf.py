@@ -1,37 +1,53 @@
-"""Sphinx configuration; the page of signals is generated from their metadata."""
+"""Sphinx configuration. What can be written from the code is written from it, at every build (docs/pages.py)."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+
+import pages  # noqa: E402
 
 project = "lmtrace"
 copyright = "the lmtrace authors"
-extensions = ["myst_parser", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 html_theme = "furo"
 html_title = "lmtrace"
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["dollarmath"]
-suppress_warnings = ["myst.header", "myst.xref_missing"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+suppress_warnings: list[str] = []
+if not all((HERE / f"{page}.md").exists() for page in ("models", "benchmarks")):
+    suppress_warnings.append("toc.not_readable")  # both are written by runs, and a checkout may lack them
+
+pages.write_all()
 
 
-def _signals_page() -> None:
-    """Write docs/signals.md: what every signal means, its fields with units and nulls, its cost and source."""
-    from lmtrace.signals import available
+class Errors(SphinxDirective):
+    """The messages of the modules that it names: ```{errors} text/readers```; `:cure:` is for those without their own."""
 
-    lines = ["# Signals", "", "Generated from the signals themselves; `lmtrace signals` prints the same.", ""]
-    for name, signal in sorted(available().items()):
-        text = (sys.modules[signal.__module__].__doc__ or "").strip()
-        lines += [f"## {name}", "", text, "", f"Cost: {signal.cost}.", "", f"Source: {signal.source}.", ""]
-        lines += ["| metric | unit | null | meaning |", "| --- | --- | --- | --- |"]
-        for f in signal.fields:
-            cells = (f"`{f.metric}`", f.unit, f.null or "none", f.meaning)
-            lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-        lines.append("")
-    (Path(__file__).parent / "signals.md").write_text("\n".join(lines), encoding="utf-8")
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec = {"cure": directives.unchanged}  # noqa: RUF012  docutils reads it so
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        self.env.note_dependency(str(HERE / "pages.py"))
+        return self.parse_text_to_nodes(pages.error_table(self.arguments[0].split(), self.options.get("cure", "")))
 
 
-_signals_page()
+def setup(app: Sphinx) -> None:
+    """Add the directive."""
+    app.add_directive("errors", Errors)

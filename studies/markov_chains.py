@@ -15,6 +15,7 @@ import torch
 from studies._model import Decoder
 
 STATES, LENGTH = 3, 100
+# Of one sample of sequences: the loss of a sequence has a standard deviation of about .2, so a sample of 256 strays by .0125.
 KNOWN = {"uniform": 1.0986, "unigram": 0.9964, "bigram": 0.8745}
 
 
@@ -78,7 +79,7 @@ def main(seed: int = 0, steps: int = 700) -> int:
         loss_now.backward()
         optimizer.step()
     checks = {
-        "the reference predictors have the known losses": all(abs(found[k] - KNOWN[k]) < 0.01 for k in KNOWN),
+        "the reference predictors have the known losses": all(abs(found[k] - KNOWN[k]) < 0.02 for k in KNOWN),
         "the model passes the unigram solution": passed_unigram is not None,
         "the bigram solution takes over, and later": passed_unigram is not None
         and closest_bigram is not None
@@ -93,4 +94,4 @@ def main(seed: int = 0, steps: int = 700) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(int, sys.argv[1:])))

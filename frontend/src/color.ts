@@ -1,14 +1,14 @@
 // Palettes that stay readable for colour-blind readers, in light and dark: Okabe-Ito for categories; for ordered quantities ramps whose
 // lightness (OKLab) changes evenly, starting from the paper so that "nothing there" looks like nothing.
 
-export interface Theme { dark: boolean; paper: string; ink: string; muted: string; rule: string; accent: string; surface: string }
+export interface Theme { dark: boolean; paper: string; ink: string; muted: string; rule: string; accent: string; surface: string; mark: string; markInk: string }
 
 export function theme(): Theme {
   const style = getComputedStyle(document.documentElement);
   const get = (name: string) => style.getPropertyValue(name).trim();
   return {
     dark: get("--dark") === "1", paper: get("--paper"), ink: get("--ink"), muted: get("--muted"), rule: get("--rule"),
-    accent: get("--accent"), surface: get("--surface"),
+    accent: get("--accent"), surface: get("--surface"), mark: get("--mark"), markInk: get("--mark-ink"),
   };
 }
 

@@ -227,9 +227,9 @@ function spread(ends: { y: number }[], gap: number, top: number, bottom: number)
   if (ends.length && ends[0]!.y < top - 4) ends.forEach((e, i) => (e.y = Math.max(e.y, top - 4 + i * gap)));
 }
 
-export function fit(text: string, width: number): string {
-  if (textWidth(text, 11, 500) <= width) return text;
+export function fit(text: string, width: number, size = 11): string {
+  if (textWidth(text, size, 500) <= width) return text;
   let cut = text.length;
-  while (cut > 3 && textWidth(text.slice(0, cut) + "…", 11, 500) > width) cut--;
+  while (cut > 1 && textWidth(text.slice(0, cut) + "…", size, 500) > width) cut--;
   return text.slice(0, cut) + "…";
 }

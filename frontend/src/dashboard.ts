@@ -6,7 +6,7 @@ import { h } from "./figure";
 import { frame, isDark, page, setReady, status } from "./page";
 import { state, stepText, tell } from "./state";
 
-interface Summary { id: string; name: string; status: string; step: number | null; measurements: number; model?: string; created?: string; error?: string }
+interface Summary { id: string; name: string; status: string; step: number | null; measurements: number; model?: string; created?: string; error?: string; inspections?: string }
 interface Delta {
   run: string; status: string; cursor: number; supersededAfter?: number | null;
   rows?: { step: number; key: [string, string, string | null, string | null]; sites: (string | null)[]; values: (number | null)[]; stderr: (number | null)[]; null: (number | null)[]; n: (number | null)[]; missing: (string | null)[] }[];
@@ -60,7 +60,21 @@ async function refresh() {
   }
   fill(found);
   if (!found.length) { document.querySelector("main")?.replaceChildren(h("p", {}, `There is no run in ${folder} yet. One appears here as soon as it is written.`)); setReady(true); return; }
+  for (const summary of found) void sentences(summary);
   if (chosen.join("\n") !== shown) { shown = chosen.join("\n"); await open(); }
+}
+
+const stamps = new Map<string, string>();
+/** Sentences that were inspected since the page was made. */
+async function sentences({ id, inspections = "" }: Summary) {
+  const run = runs.find((r) => r.id === id), before = stamps.get(id);
+  stamps.set(id, inspections);
+  if (!run || before === undefined || before === inspections) return;
+  const answer = await ask(`/api/inspections?run=${encodeURIComponent(id)}`);
+  if (!answer || !runs.includes(run)) return;
+  run.inspections = ((await answer.json()) as Record<string, Run["inspections"]>)[id] ?? [];
+  page(runs, { side: list, live: true });
+  setReady(true);
 }
 
 function fill(found: Summary[]) {
@@ -108,6 +122,11 @@ async function open() {
   if (!found || mine !== turn) return;
   const byRun = (await found.json()) as Record<string, Run["findings"]>;
   for (const run of runs) { run.findings = byRun[run.id] ?? []; run.waiting = false; }
+  if (runs.length > 1) {
+    const between = await ask(`/api/comparison?${query}`);
+    if (!between || mine !== turn) return;
+    runs[0]!.comparison = (await between.json()) as Run["findings"];
+  }
   page(runs, { side: list, live: true });
   setReady(true);
 }

@@ -1,5 +1,7 @@
 // Reads the payload that show/payload.py packs (the form is described in show/pack.py).
 
+import { Inspection } from "./inspection";
+
 export interface Field {
   metric: string; title: string; unit: string; low: number | null; high: number | null;
   better: string; null: string; meaning: string; axis: string;
@@ -52,7 +54,8 @@ export interface Event { step: number; kind: string; text: string; data: Record<
 
 export interface Run {
   id: string; cursor: number; name: string; header: Record<string, any>; fields: Record<string, Record<string, Field>>;
-  findings: Finding[]; /** The dashboard is still waiting for them. */ waiting?: boolean; events: Event[]; series: Series[]; arrays: Arrays[];
+  findings: Finding[]; /** The dashboard is still waiting for them. */ waiting?: boolean; events: Event[]; series: Series[]; arrays: Arrays[]; inspections: Inspection[];
+  /** With the first run: how it and the others differ. */ comparison?: Finding[];
 }
 
 class JoinedGrid extends Grid {
@@ -114,12 +117,12 @@ export function decode(body: Uint8Array): Run[] {
   };
   const flat = (p: any, size: number): Float32Array =>
     !p ? new Float32Array(size).fill(NaN) : "c" in p ? new Float32Array(size).fill(p.c) : "r" in p ? Float32Array.from(p.r) : floats(p);
-  return head.runs.map((r: any, run: number): Run => {
+  const runs = head.runs.map((r: any, run: number): Run => {
     const field = (s: any): Field =>
       r.fields[s.signal]?.[s.metric] ??
       { metric: s.metric, title: `${s.signal} ${s.metric}`.replace(/_/g, " "), unit: "1", low: null, high: null, better: "", null: "", meaning: "", axis: "" };
     return {
-      id: r.id ?? r.name, cursor: r.cursor ?? 0, name: r.name, header: r.header, fields: r.fields, findings: r.findings, events: r.events,
+      id: r.id ?? r.name, cursor: r.cursor ?? 0, name: r.name, header: r.header, fields: r.fields, findings: r.findings, events: r.events, inspections: r.inspections ?? [],
       series: r.series.map((s: any): Series => ({
         run, signal: s.signal, metric: s.metric, label: s.label, split: s.split, sites: s.sites, rows: s.rows, total: s.total,
         steps: steps(s.steps), values: grid(s.values, s.sites.length), stderr: grid(s.stderr, s.sites.length),
@@ -133,6 +136,8 @@ export function decode(body: Uint8Array): Run[] {
       })),
     };
   });
+  if (runs.length > 1) runs[0]!.comparison = head.comparison ?? [];
+  return runs;
 }
 
 /** A series with no rows yet. */

@@ -20,7 +20,7 @@ export function examples(run: Run): { step: number; list: Example[] } | null {
         start = parts.slice(0, word).join(" ").length + (word ? 1 : 0);
         end = start + (parts[word]?.length ?? 0);
       }
-      return { text, type: String(e.type ?? e.kind ?? e.error ?? "error"), start, end, note: String(e.expected ?? e.note ?? e.reason ?? "") };
+      return { text, type: String(e.type ?? e.kind ?? e.error ?? "error"), start, end, note: e.expected ? `expected: ${e.expected}` : String(e.note ?? e.reason ?? "") };
     });
     return { step: event.step, list };
   }
@@ -40,7 +40,7 @@ export function errorSection(runs: Run[]): HTMLElement | null {
         const end = Math.max(e.end ?? e.start, e.start);
         line.append(e.text.slice(0, e.start), h("mark", {}, end > e.start ? e.text.slice(e.start, end) : "\u2038"), e.text.slice(end));
       }
-      list.append(h("li", {}, h("span", { class: "kind" }, e.type.replace(/_/g, " ")), line, ...(e.note ? [h("span", { class: "facts" }, `expected: ${e.note}`)] : [])));
+      list.append(h("li", {}, h("span", { class: "kind" }, e.type.replace(/_/g, " ")), line, ...(e.note ? [h("span", { class: "facts" }, e.note)] : [])));
     }
     parts.push(h("div", { class: "block" }, h("h3", {}, `Generated at step ${found.step.toLocaleString("en")}` + (runs.length > 1 ? `, ${run.name}` : "")), list));
   }

@@ -11,6 +11,8 @@ export interface FigureSpec {
   bar?: (p: Painter, x: number, y: number, w: number) => void; level?: 3 | 4;
   /** Whether bands of two standard errors are drawn; said in saved figures, and once on the page. */
   banded?: boolean;
+  /** Too few numbers in each drawing to be shown at once. */
+  sparse?: boolean;
 }
 
 export function h<K extends keyof HTMLElementTagNameMap>(tag: K, props: Record<string, string> = {}, ...children: (Node | string)[]): HTMLElementTagNameMap[K] {

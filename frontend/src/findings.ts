@@ -51,7 +51,7 @@ function rank(f: Finding, t: string): number {
   return t === "none" ? 3 : 2;
 }
 
-export function findingCards(run: Run): HTMLElement | null {
+export function findingCards(run: Run, entries = ENTRIES): HTMLElement | null {
   const alerts: Finding[] = run.events.filter((e) => e.kind === "alert").map((e) => ({ kind: "alert", sentence: e.text, numbers: { step: e.step } }));
   const seen = new Set(run.findings.map((f) => f.sentence));
   const all = [...alerts.filter((a) => !seen.has(a.sentence)), ...run.findings];
@@ -68,9 +68,15 @@ export function findingCards(run: Run): HTMLElement | null {
     return false;
   });
   const sorted = kept.map((f, i) => ({ f, i, t: tone(f) })).sort((a, b) => rank(a.f, a.t) - rank(b.f, b.t) || a.i - b.i);
-  const SHOWN = 12;
-  const card = ({ f, t }: { f: Finding; t: string }) => {
-    const item = h("li", { class: t }, h("span", { class: "kind" }, String(f.kind ?? "finding").replace(/_/g, " ")), h("p", {}, String(f.sentence ?? f.text ?? "")));
+  // Findings of one kind are one card: what it is, its sentences, each with its numbers, and their caveats once.
+  const groups = new Map<string, { f: Finding; t: string }[]>();
+  sorted.forEach(({ f, t }, i) => {
+    const nested = keyOf(f).label?.includes("=") ?? false, name = t === "alert" ? `alert ${i}` : `${f.kind}|${t}|${nested}`;
+    const group = groups.get(name);
+    if (group) group.push({ f, t }); else groups.set(name, [{ f, t }]);
+  });
+  const entry = (f: Finding) => {
+    const item = h("div", { class: "entry" }, h("p", {}, String(f.sentence ?? f.text ?? "")));
     const facts: string[] = [];
     const [a, b] = intervalOf(f);
     if (a !== null || b !== null) facts.push(`interval ${a === null ? "…" : number(a)} to ${b === null ? "…" : number(b)}`);
@@ -79,27 +85,32 @@ export function findingCards(run: Run): HTMLElement | null {
     if (typeof f.null === "string" && f.null) facts.push(`null: ${f.null}`);
     else if (typeof f.null === "number") facts.push(`null ${number(f.null)}`);
     if (facts.length) item.append(h("span", { class: "facts" }, facts.join(" · ")));
-    const caveats = ([] as unknown[]).concat((f.caveats as any) ?? []).map(String).filter(Boolean);
-    if (caveats.length) item.append(h("details", {}, h("summary", {}, caveats.length === 1 ? "1 caveat" : `${caveats.length} caveats`), h("ul", {}, ...caveats.map((c) => h("li", {}, c)))));
     const more = others.get(f) ?? [];
     if (more.length) item.append(h("details", {}, h("summary", {}, `${more.length} more ${more.length === 1 ? "site" : "sites"}`), h("ul", {}, ...more.map((m) => h("li", {}, m)))));
     return item;
   };
-  const enough = sorted.length <= SHOWN + 2 ? sorted.length : SHOWN;
-  list.append(...sorted.slice(0, enough).map(card));
-  if (enough === sorted.length) return list;
-  const showAll = () => { if (list.children.length === enough) list.append(...sorted.slice(enough).map(card)); };
-  addEventListener("beforeprint", () => { if (list.isConnected) { showAll(); list.classList.add("open"); } });
-  const more = h("button", { type: "button", class: "quiet", "aria-expanded": "false" }, `Show all ${sorted.length}`);
-  more.onclick = () => {
-    const open = list.classList.toggle("open");
-    showAll();
-    [...list.children].forEach((item, i) => { (item as HTMLElement).hidden = !open && i >= enough; });
-    more.textContent = open ? "Show fewer" : `Show all ${sorted.length}`;
-    more.setAttribute("aria-expanded", String(open));
+  const card = (group: { f: Finding; t: string }[]) => {
+    const { f, t } = group[0]!, kind = String(f.kind ?? "finding").replace(/_/g, " "), nested = keyOf(f).label?.includes("=");
+    const item = h("li", { class: t }, h("span", { class: "kind" }, kind + (nested ? ", by label" : ""), ...(group.length > 1 ? [h("span", { class: "count" }, ` ${group.length}`)] : [])));
+    const at = group.length <= entries + 1 ? group.length : entries;
+    item.append(...group.slice(0, at).map((g) => entry(g.f)));
+    if (at < group.length) {
+      const rest = h("details", { class: "rest" }, h("summary", {}, `${group.length - at} more`));
+      const fill = () => { if (rest.children.length === 1) rest.append(...group.slice(at).map((g) => entry(g.f))); };
+      rest.addEventListener("toggle", fill, { once: true });
+      addEventListener("beforeprint", () => { if (rest.isConnected && group.length <= 60) { fill(); rest.open = true; } });
+      item.append(rest);
+    }
+    const caveats = [...new Set(group.flatMap((g) => ([] as unknown[]).concat((g.f.caveats as any) ?? []).map(String).filter(Boolean)))];
+    if (caveats.length) item.append(h("details", { class: "caveats" }, h("summary", {}, caveats.length === 1 ? "1 caveat" : `${caveats.length} caveats`), h("ul", {}, ...caveats.map((c) => h("li", {}, c)))));
+    return item;
   };
-  return h("div", {}, list, more);
+  list.append(...[...groups.values()].map(card));
+  return list;
 }
+
+/** Sentences of one kind that are shown at once. */
+const ENTRIES = 3;
 
 export function emergences(runs: Run[]): Emergence[] {
   const out: Emergence[] = [];

@@ -1,11 +1,13 @@
 // The page around the sections: title, navigation, step axis, theme, the replay slider.
 
-import { Run } from "./data";
+import { category } from "./color";
+import { Run, Series } from "./data";
 import { drawAll, drawIdly, forget, h } from "./figure";
+import { inspector, sentenceCount } from "./inspector";
 import { sections } from "./sections";
 import { listen, number, state, stepText, tell } from "./state";
 
-const ROMAN: Record<string, string> = { findings: "Findings", loss: "Loss", emergence: "When", maps: "Where", probe: "Probes", dimension: "Dimension", curvature: "Curvature", output: "Output", errors: "Errors", pairs: "Pairs", attention: "Attention", inside: "Inside", cost: "Cost", provenance: "Provenance" };
+const ROMAN: Record<string, string> = { findings: "Findings", loss: "Loss", emergence: "When", maps: "Where", probe: "Probes", dimension: "Dimension", curvature: "Curvature", output: "Output", errors: "Errors", pairs: "Pairs", attention: "Attention", inside: "Inside", cost: "Cost", provenance: "Provenance", surprisal: "Surprisal", got: "When", lens: "Lens", readings: "Probes", arcs: "Attention" };
 
 function button(text: string, label: string, act: () => void): HTMLButtonElement {
   const b = h("button", { type: "button", "aria-label": label, title: label }, text);
@@ -30,15 +32,15 @@ export function frame(runs: Run[]) {
 export function page(runs: Run[], extra: { side?: HTMLElement; live?: boolean } = {}) {
   frame(runs);
   forget();
-  const main = h("main", { id: "main" }, hero(runs, extra.live ?? false));
-  for (const s of sections(runs)) main.append(s);
+  const again = () => page(runs, extra), sentences = onSentences(runs, extra.live ?? false);
+  const main = h("main", { id: "main" }, ...(sentences ? inspector(runs, again) : [hero(runs, extra.live ?? false), ...sections(runs)]));
   const links = [...main.querySelectorAll("section")].map((s) => h("a", { href: `#${s.id}` }, ROMAN[s.id] ?? s.querySelector("h2")!.textContent!));
   const nav = h("nav", { "aria-label": "Sections" }, ...(extra.side ? [extra.side] : []), h("div", { class: "links" }, ...links));
   const old = document.getElementById("app")!;
   // What is being read stays where it is when the page is made anew.
   const anchor = extra.live ? [...document.querySelectorAll("main > section")].find((s) => s.getBoundingClientRect().bottom > 90) : undefined;
   const offset = scrollY > 0 ? anchor?.getBoundingClientRect().top : undefined;
-  old.replaceChildren(bar(runs), h("div", { class: extra.side ? "layout with-runs" : "layout" }, nav, main), ...(extra.live || runs.some((r) => r.series.some((s) => s.rows > 1)) ? [replay()] : []));
+  old.replaceChildren(bar(runs, tabs(runs, extra.live ?? false, again)), h("div", { class: extra.side ? "layout with-runs" : "layout" }, nav, main), ...(extra.live || runs.some((r) => r.series.some((s) => s.rows > 1)) ? [replay()] : []));
   const same = offset !== undefined ? document.getElementById(anchor!.id) : null;
   if (same) scrollBy({ top: same.getBoundingClientRect().top - offset!, behavior: "instant" });
   spy(links, [...main.querySelectorAll("section")]);
@@ -54,7 +56,12 @@ function hero(runs: Run[], live: boolean): HTMLElement {
     if (m.num_parameters) facts.push(`${number(m.num_parameters / (m.num_parameters >= 1e6 ? 1e6 : 1e3))}${m.num_parameters >= 1e6 ? " M" : " k"} parameters`);
     if (p.num_sentences) facts.push(`panel of ${Number(p.num_sentences).toLocaleString("en")} sentences`);
     el.append(h("h1", {}, name), h("span", { class: "state", "data-run": runs[0]!.id }, status(header.status)), h("p", { class: "facts" }, facts.join(" · ")));
-  } else el.append(h("h1", {}, `${runs.length} runs`), h("p", { class: "facts" }, runs.map((r) => r.name).join(" · ")));
+  } else {
+    const table = h("table", { class: "overview" });
+    overview(runs, table);
+    if (live) listen((topic) => { if (topic === "data") overview(runs, table); }, table);
+    el.append(h("h1", {}, `${runs.length} runs`), h("div", { class: "table plain", tabindex: "0", role: "group", "aria-label": "The runs" }, table));
+  }
   const numbers = h("dl", { class: "tiles" });
   tiles(runs, numbers);
   if (live) listen((topic) => { if (topic === "data") tiles(runs, numbers); }, numbers);
@@ -91,11 +98,47 @@ function tiles(runs: Run[], list: HTMLElement) {
   list.replaceChildren(...out.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, ...(note ? [h("small", {}, note)] : [])))));
 }
 
+/** Where every run stands, side by side. */
+function overview(runs: Run[], table: HTMLElement) {
+  const last = (run: Run, signal: string, metric: string) => run.series.find((s) => s.signal === signal && s.metric === metric && s.label === null && s.split === null && s.rows);
+  const rows = runs.map((run, i) => {
+    const swatch = h("span", { class: "swatch", "aria-hidden": "true" }), loss = last(run, "output", "loss"), excess = last(run, "truth", "excess");
+    swatch.style.background = category(i, isDark());
+    const of = (s: Series | undefined) => { if (!s) return "–"; const se = s.stderr.at(s.rows - 1, 0); return number(s.values.at(s.rows - 1, 0), 4) + (Number.isFinite(se) ? ` ± ${number(se, 2)}` : ""); };
+    const step = Math.max(0, ...run.series.filter((s) => s.signal !== "train" && s.rows).map((s) => s.steps[s.rows - 1]!));
+    return h("tr", {}, h("th", { scope: "row" }, swatch, ` ${run.name}`), h("td", {}, h("span", { class: "state", "data-run": run.id }, status(run.header.status))), h("td", {}, step.toLocaleString("en")), h("td", {}, of(loss)), h("td", {}, of(excess)));
+  });
+  table.replaceChildren(h("thead", {}, h("tr", {}, ...["run", "status", "step", "panel loss (nats)", "above the floor (nats)"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, ...rows));
+}
+
 function short(v: number) { return v >= 1e9 ? `${number(v / 1e9)} B` : v >= 1e6 ? `${number(v / 1e6)} M` : v >= 1e3 ? `${number(v / 1e3)} k` : number(v); }
 
-function bar(runs: Run[]): HTMLElement {
+/** The page of sentences is there where one was inspected, and on the live page, where it says how. */
+const onSentences = (runs: Run[], live: boolean) => state.page === "sentences" && (live || sentenceCount(runs) > 0);
+
+function tabs(runs: Run[], live: boolean, again: () => void): HTMLElement | null {
+  const count = sentenceCount(runs);
+  if (!count && !live) return null;
+  const link = (name: typeof state.page, text: string) => {
+    const a = h("a", { href: `#${name}` }, text);
+    if ((name === "sentences") === onSentences(runs, live)) a.setAttribute("aria-current", "page");
+    a.onclick = (e) => {
+      e.preventDefault();
+      state.page = name;
+      history.replaceState(null, "", `${location.search}${name === "run" ? "" : "#sentences"}` || location.pathname);
+      scrollTo({ top: 0, behavior: "instant" });
+      again();
+      setReady(true);
+      document.querySelector<HTMLElement>(`.tabs a[href="#${name}"]`)?.focus();
+    };
+    return a;
+  };
+  return h("nav", { class: "tabs", "aria-label": "Pages" }, link("run", runs.length > 1 ? "Runs" : "Run"), link("sentences", count ? `Sentences ${count}` : "Sentences"));
+}
+
+function bar(runs: Run[], pages: HTMLElement | null): HTMLElement {
   const axis = button("", "", () => { state.axis = state.axis === "log" ? "linear" : "log"; say(); tell("view"); });
-  const say = () => { axis.textContent = state.axis === "log" ? "Log steps" : "Linear steps"; axis.setAttribute("aria-label", `${axis.textContent}: change the step axis`); axis.title = "Change the step axis"; };
+  const say = () => { const scale = state.axis === "log" ? "Log" : "Linear"; axis.replaceChildren(scale, h("span", { class: "axis-name" }, " steps")); axis.setAttribute("aria-label", `${scale} steps: change the step axis`); axis.title = "Change the step axis"; };
   say();
   const reset = button("Reset zoom", "Reset zoom", () => { state.range = null; tell("view"); });
   reset.hidden = true;
@@ -104,13 +147,13 @@ function bar(runs: Run[]): HTMLElement {
   const name = () => { mode.textContent = isDark() ? "Light" : "Dark"; mode.setAttribute("aria-label", `${mode.textContent}: change to the ${isDark() ? "light" : "dark"} theme`); mode.title = "Change the theme"; };
   name();
   const sites = runs.length > 1 ? sitePicker(runs) : null;
-  return h("header", { class: "top" }, h("a", { class: "skip", href: "#main" }, "Skip to the content"), h("span", { class: "brand" }, "TRACE"), h("span", { class: "where" }, runs.map((r) => r.name).join(", ")), ...(sites ? [sites] : []), reset, axis, mode);
+  return h("header", { class: "top" }, h("a", { class: "skip", href: "#main" }, "Skip to the content"), h("span", { class: "brand" }, "TRACE"), h("span", { class: "where" }, runs.map((r) => r.name).join(", ")), ...(pages ? [pages] : []), ...(sites ? [sites] : []), reset, axis, mode);
 }
 
 function sitePicker(runs: Run[]): HTMLElement {
-  const names = [...new Set(runs.flatMap((r) => r.series.flatMap((s) => s.sites.filter((n): n is string => n !== null))))];
+  const names = [...new Set(runs.flatMap((r) => r.series.flatMap((s) => s.sites.filter((n): n is string => n !== null && /(^|\.)(embed|final|block\.\d+)$/.test(n)))))];
   const select = h("select", { "aria-label": "Site shown where runs are overlaid" }, ...names.map((n) => h("option", { value: n }, n)));
-  select.value = state.site ?? names.at(-1) ?? "";
+  select.value = state.site ?? names.find((n) => n.endsWith("final")) ?? names.at(-1) ?? "";
   select.onchange = () => { state.site = select.value; const side = document.querySelector<HTMLElement>(".runs"); page(runs, side ? { side, live: true } : {}); };
   return select;
 }
@@ -135,11 +178,11 @@ function replay(): HTMLElement {
   const N = 400;
   const slider = h("input", { type: "range", min: "0", max: String(N), value: String(N), "aria-label": "Replay: show the training up to a step" });
   const text = h("output", {}), play = button("▶", "Replay the training", () => (timer ? stop() : start()));
-  let timer = 0;
+  let timer = 0, chosen = state.time;
   const toStep = (v: number) => (state.axis === "log" ? state.unit * (10 ** ((v / N) * Math.log10(1 + state.lastStep / state.unit)) - 1) : (v / N) * state.lastStep);
-  const show = () => {
+  const show = (exactly?: number | null) => {
     const v = +slider.value;
-    state.time = v >= N ? null : Math.round(toStep(v));
+    chosen = state.time = exactly !== undefined ? exactly : v >= N ? null : Math.round(toStep(v));
     text.textContent = state.time === null ? `step ${stepText(state.lastStep)}, latest` : `step ${stepText(state.time)}`;
     slider.setAttribute("aria-valuetext", text.textContent);
   };
@@ -151,9 +194,11 @@ function replay(): HTMLElement {
   };
   const stop = () => { clearInterval(timer); timer = 0; play.textContent = "▶"; play.setAttribute("aria-label", "Replay the training"); };
   slider.oninput = () => { show(); tell("time"); };
-  listen((topic) => { if (topic === "data") show(); }, slider);
-  if (state.time !== null) slider.value = String(Math.round(state.axis === "log" ? (N * Math.log10(1 + state.time / state.unit)) / Math.log10(1 + state.lastStep / state.unit) : (N * state.time) / state.lastStep));
-  show();
+  const follow = () => { slider.value = state.time === null ? String(N) : String(Math.round(state.axis === "log" ? (N * Math.log10(1 + state.time / state.unit)) / Math.log10(1 + state.lastStep / state.unit) : (N * state.time) / state.lastStep)); };
+  // The buttons of the sentence page choose a checkpoint too.
+  listen((topic) => { if (topic === "data") show(); if (topic === "time" && state.time !== chosen) { chosen = state.time; follow(); show(chosen); } }, slider);
+  follow();
+  show(state.time);
   return h("footer", { class: "replay" }, play, slider, text);
 }
 

@@ -52,7 +52,11 @@ export const slug = (text: string) => text.toLowerCase().replace(/[^a-z0-9]+/g, 
 export const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function verdicts(runs: Run[]): HTMLElement | null {
-  const parts: Node[] = [];
+  const parts: Node[] = [], between = runs[0]?.comparison ?? [];
+  if (between.length) {
+    const names = runs.length === 2 ? `First is ${runs[0]!.name}, second is ${runs[1]!.name}.` : `${runs.length} runs, taken as seeds of one setting.`;
+    parts.push(h("h3", { class: "whose" }, "Between the runs"), h("p", { class: "note" }, names), findingCards({ ...runs[0]!, findings: between, events: [] }, 6)!);
+  }
   for (const run of runs) {
     const cards = findingCards(run) ?? (run.waiting === undefined ? null : h("p", { class: "note" }, run.waiting ? "Looking for what emerged…" : "No findings yet: too few measurements, or nothing to compare with its null."));
     if (!cards) continue;
@@ -187,15 +191,23 @@ function chapter(c: Chapter, runs: Run[], all: Series[], arrays: Arrays[]): HTML
       const known = signal === "output" && group[0]!.metric === "loss" ? group.filter((s) => s.label !== null) : group;
       if (!known.length) continue;
       for (const figure of metricFigures(runs, known, own)) {
+        // What never moves (a setting, a share that is always zero) is not what a reader asks for first.
+        if (known.every(still)) { more.push(figure); continue; }
         (used < room ? figures : more).push(figure);
         used += figure.facets.length > 4 ? 2 : 1;
       }
     }
-    if (!lead.length) heads.forEach((f, i) => (i < 4 ? figures : more).push(f));
+    if (!lead.length) heads.forEach((f, i) => (i < 4 && !f.sparse ? figures : more).push(f));
     if (figures.length) parts.push(c.signals.length > 1 && parts.length ? h("div", { class: "gap" }) : null, grid(figures), folded(`more of ${signal.replace(/_/g, " ")}`, more));
   }
   if (c.id === "errors") parts.push(errorSection(runs));
   return section(c.id, c.title, c.about, ...parts);
+}
+
+/** Whether a series that was measured several times has one value throughout. */
+function still(s: Series): boolean {
+  if (s.rows < 2) return false;
+  return s.sites.every((_, c) => { let first = NaN; for (let r = 0; r < s.rows; r++) { const v = s.values.at(r, c); if (v !== v) continue; if (first !== first) first = v; else if (v !== first) return false; } return true; });
 }
 
 /** The figures of one metric: whole layers as curves, few values as curves, many values as maps. */
@@ -301,13 +313,14 @@ function arrayFigures(runs: Run[], own: Arrays[]): FigureSpec[] {
   const name = (a: Arrays) => [runs.length > 1 ? runs[a.run]!.name : "", a.label ? labelName(a.label) : "", a.site ? siteName(a.site) : "", a.split ?? ""].filter(Boolean).join(" · ");
   // Matrices on one scale and with the same axes are one figure (every statistic of the heads).
   const key = (a: Arrays) => (kind(a) === "matrix" ? `${a.field.axis}|${a.field.unit}|${a.field.high ?? a.metric}` : a.metric);
-  for (const group of [...groupBy(own.filter((a) => kind(a)), key).values()].sort((a, b) => new Set(b.map((x) => x.metric)).size - new Set(a.map((x) => x.metric)).size)) {
+  for (const group of [...groupBy(own.filter((a) => kind(a)), key).values()].sort((a, b) => Number(kind(b[0]!) === "ridges") - Number(kind(a[0]!) === "ridges") || new Set(b.map((x) => x.metric)).size - new Set(a.map((x) => x.metric)).size)) {
     const { field, signal, metric } = group[0]!, what = kind(group[0]!), several = new Set(group.map((a) => a.metric)).size > 1;
     const scale = what === "matrix" ? limits(group) : { low: 0, high: 1 };
     const shown = group.length > 12 && !several ? group.filter((_, i) => i % Math.ceil(group.length / 12) === 0) : group;
     const title = (a: Arrays) => [several ? a.field.title.replace(/, per head$/, "") : "", name(a)].filter(Boolean).join(" · ");
     out.push(({
       id: `array-${slug(several ? `${signal}-${field.axis}-${field.unit}` : `${signal}-${metric}`)}`, title: several ? `Every ${field.axis.split(",")[0]!.trim() || signal}` : field.title, meaning: several ? "" : field.meaning, columns: 3, wide: several,
+      sparse: what === "profiles" && shown.every((a) => a.frames.every((f) => f.length <= 2)),
       note: what === "ridges" && shown.some((a) => a.frames.length > 1) ? "One ridge per shown step, the untrained model at the bottom; height is the logarithm of the density." : "",
       bar: what === "matrix" ? (p, x, y, w) => paintBar(p, x, y, w, { ...scale, middle: null, relative: false, flip: false }, field.unit, theme()) : undefined,
       facets: shown.map((a) => ({ title: title(a), plot: () => (what === "matrix" ? new Matrix(a, [a.field.title, name(a)].filter(Boolean).join(", "), scale) : what === "ridges" ? new Ridges(a, `${field.title}, ${name(a)}`) : new Profiles(a, `${field.title}, ${name(a)}`)) })),
@@ -339,7 +352,7 @@ function best(s: Series): number {
 }
 
 function siteIndex(s: Series): number {
-  const at = state.site === null ? -1 : s.sites.indexOf(state.site);
+  const at = s.sites.indexOf(state.site ?? "final");
   return at < 0 ? s.sites.length - 1 : at;
 }
 

@@ -10,6 +10,8 @@ export const state = {
   cursor: null as number | null,
   /** Replay: nothing after this step is shown; null is the end. */
   time: null as number | null,
+  /** What is shown: the run, or the sentences that were inspected. */
+  page: (location.hash === "#sentences" ? "sentences" : "run") as "run" | "sentences",
   lastStep: 1,
   /** First measured step after 0: the unit of the logarithmic axis. */
   unit: 1,

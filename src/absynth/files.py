@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,22 @@ def _write(parts: Iterable[Corpus], header: Header, path: str | Path, options: d
     if unknown:
         raise AbsynthError(min(unknown), options[min(unknown)], "one of the options form and dialect")
     write = getattr(import_module(f"absynth.formats.{module}"), writer)
+    with whole_file(path) as partial:
+        write(_never_none(parts, header), header, partial, **options)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; what is written there takes its place at the end, and is removed on an error.
+
+    Raises
+    ------
+    AbsynthError
+        Where the path cannot be written.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        write(_never_none(parts, header), header, partial, **options)
+        yield partial
         partial.replace(path)
     except OSError as error:
         raise AbsynthError("path", str(path), f"a path that can be written ({error.strerror or error})") from error

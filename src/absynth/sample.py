@@ -167,6 +167,19 @@ def stream(
             yield _corpus(grammar, seed, exact, *future.result())
 
 
+def part(grammar: Grammar, first: int, last: int, seed: int = 0) -> Corpus:
+    """Draw sentences `first` to `last` of ``generate(grammar, n, seed)``, whatever n: the piece of work of a cluster.
+
+    Raises
+    ------
+    AbsynthError
+        Where `first` is not a multiple of the block of sentences that are drawn together, or nothing lies between the two.
+    """
+    if first % BLOCK or not 0 <= first < last:
+        raise AbsynthError("first", (first, last), f"a multiple of {BLOCK}, less than last")
+    return _corpus(grammar, seed, False, *_rows(Sampler(grammar.program), seed, first, last, None))
+
+
 _worker: tuple[Sampler, int, np.ndarray | None] | None = None
 
 

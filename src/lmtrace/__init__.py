@@ -23,6 +23,7 @@ _LAZY = {
     "LightningCallback": "lmtrace.integrations.lightning",
     "analyze": "lmtrace.jobs.analyze",
     "sweep": "lmtrace.jobs.sweep",
+    "inspect": "lmtrace.jobs.inspect",
     "plan": "lmtrace.jobs.plan",
     "verify": "lmtrace.jobs.verify",
     "functional": "lmtrace.functional",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from lmtrace.integrations.lightning import LightningCallback as LightningCallback
     from lmtrace.integrations.transformers import TraceCallback as TraceCallback
     from lmtrace.jobs.analyze import analyze as analyze
+    from lmtrace.jobs.inspect import inspect as inspect
     from lmtrace.jobs.plan import plan as plan
     from lmtrace.jobs.sweep import sweep as sweep
     from lmtrace.jobs.verify import verify as verify

@@ -17,6 +17,7 @@ class TraceError(Exception):
     def __init__(self, message: str, fix: str = "") -> None:
         self.message = message
         self.fix = fix
+        message = message.rstrip(". ")  # another program's words may end with a full stop
         super().__init__(f"{message}. {fix}" if fix else message)
 
 

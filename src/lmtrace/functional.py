@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lmtrace.analysis.convergence import Convergence, convergence
 from lmtrace.analysis.emergence import Emergence, emergence
+from lmtrace.analysis.online import OnlineChange, online_changes
 from lmtrace.analysis.phases import ChangePoint, change_points
 from lmtrace.numerics.codelength import Codelength, codelength
 from lmtrace.numerics.covariance import anisotropy, effective_rank, participation_ratio, pca_dimension
@@ -24,6 +25,7 @@ __all__ = [
     "Emergence",
     "Estimate",
     "Gride",
+    "OnlineChange",
     "ProbeResult",
     "Spectrum",
     "anisotropy",
@@ -40,6 +42,7 @@ __all__ = [
     "linear_probe",
     "minimal_pair_accuracy",
     "mle",
+    "online_changes",
     "participation_ratio",
     "pca_dimension",
     "two_nn",

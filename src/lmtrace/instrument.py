@@ -61,12 +61,12 @@ class Instrument:
     max_logits
         Bound on the memory of the shared pass: numbers in the logits of one of its micro-batches.
     spent
-        Position of a signal -> seconds that its last measurement took.
+        Position of a signal -> seconds that its last measurement took, its part of the pass included.
     """
 
     model: nn.Module
     panel: Panel
-    signals: Sequence[Signal]
+    signals: list[Signal]
     optimizer: torch.optim.Optimizer | None = None
     forward: Forward | None = None
     sites: Mapping[str, str] | None = None
@@ -135,6 +135,8 @@ class Instrument:
         """
         positions = range(len(self.signals)) if chosen is None else chosen
         active = [i for i in positions if self.failures.get(i, 0) < 2]
+        for i in set(positions) - set(active):
+            self.spent.pop(i, None)
         begin = time.perf_counter()
         records: list[Record] = []
         with undisturbed(self.model, self.optimizer), _one_thread_pool():
@@ -147,7 +149,8 @@ class Instrument:
             for i, (found, spent) in self._run(active, measurement).items():
                 records.extend(found)
                 name = self.signals[i].name
-                seconds[name] = seconds.get(name, 0.0) + spent + float(captured.seconds.get(i, 0.0))
+                self.spent[i] = spent + float(captured.seconds.get(i, 0.0))
+                seconds[name] = seconds.get(name, 0.0) + self.spent[i]
         self.notes = measurement.notes
         seconds["all"] = time.perf_counter() - begin
         for label, value in seconds.items():
@@ -201,7 +204,6 @@ class Instrument:
         for i in active:
             if i not in done:
                 done[i] = self._timed(i, measurement)
-        self.spent |= {i: seconds for i, (_, seconds) in done.items()}
         return {i: done[i] for i in active}
 
     def _timed(self, i: int, measurement: Measurement) -> tuple[list[Record], float]:

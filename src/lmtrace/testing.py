@@ -6,7 +6,9 @@ packages included.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +28,8 @@ def check_signal(
     """Measure twice and raise where the signal breaks the contract; return the records of the first time.
 
     Checked: every record is of a declared field, finite or missing with a reason, and inside the field's limits; nothing
-    is read that was not declared; the global generators, weights, buffers, gradients, training flags and hooks are left
-    alone; the same model gives the same records.
+    is read that was not declared; the global generators, weights, buffers, gradients, training flags, hooks and the
+    optimizer are left alone; the same model gives the same records.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def _measure(signal: Signal, model: nn.Module, panel: Panel, optimizer: torch.op
     model.eval()
     try:
         with torch.no_grad():
-            compare = _snapshot(model)
+            compare = _snapshot(model, optimizer)
             captured = instrument._capture([0], 0, [])
             if 0 in captured.failures:
                 raise captured.failures[0]
@@ -93,7 +95,7 @@ def _measure(signal: Signal, model: nn.Module, panel: Panel, optimizer: torch.op
     return records
 
 
-def _snapshot(model: nn.Module) -> Callable[[str], None]:
+def _snapshot(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Callable[[str], None]:
     """Remember everything that a signal must not touch; the returned function compares."""
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
     gradients: dict[str, Tensor | None] = {}
@@ -104,6 +106,7 @@ def _snapshot(model: nn.Module) -> Callable[[str], None]:
     flags = {name: (module.training, _hooks(module)) for name, module in model.named_modules()}
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
     generators = generator_fingerprint()
+    settings = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
 
     def compare(signal: str) -> None:
         if generator_fingerprint() != generators:
@@ -120,9 +123,19 @@ def _snapshot(model: nn.Module) -> Callable[[str], None]:
         for name, module in model.named_modules():
             if (module.training, _hooks(module)) != flags[name]:
                 raise SignalError(f"{signal} left a hook on, or changed the training flag of, {name or 'the model'}")
+        if optimizer is not None and not _equal(optimizer.state_dict(), settings):
+            raise SignalError(f"{signal} changed the optimizer", "It is there to be read")
         model.zero_grad(set_to_none=True)
 
     return compare
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    return a == b
 
 
 def _hooks(module: nn.Module) -> tuple[int, ...]:

@@ -36,6 +36,9 @@ from lmtrace.text.panel import Panel
 
 logger = logging.getLogger(__name__)
 
+ATTEMPTS, DRAIN_EVERY = 3, 1000
+"""Failures in a row after which measuring stops; steps after which what was told is written at the latest."""
+
 STOP, TRACER = "stop rule", "tracer"
 """Under which names their states are kept among the memories."""
 
@@ -68,7 +71,8 @@ class Tracer:
     optimizer
         Read for the learning rate and by signals that look at its state.
     budget
-        Largest share of the time that measuring may take (0.03), or None for no limit.
+        Largest share of the time that measuring may take (0.03), or None for no limit. Intervals are stretched for it,
+        then samples made smaller, as events of kind "budget" tell; step 0 and the last step are measured in any case.
     stop
         A stop rule; `should_stop` turns true when it fires.
     on_error
@@ -163,6 +167,7 @@ class Tracer:
         self._writer: RunWriter | None = None
         self._count = 0
         self._measured: int | None = None
+        self._drained, self._failures = start_step, 0
         self._trained_before = 0.0
         self._pending: list[tuple[str, int, Tensor | float]] = []
         self._part_losses: list[Tensor | float] = []
@@ -187,6 +192,16 @@ class Tracer:
                 raise
         return self
 
+    def _repr_html_(self) -> str:
+        from lmtrace.show.notebook import facts_html
+
+        return facts_html("Tracer", {
+            "run": self.folder, "step": f"{self.current_step:,}", "tokens seen": f"{self.tokens_seen:,}",
+            "measurements": f"{self._count}" + ("" if self._measured is None else f", the last at step {self._measured:,}"),
+            "signals": ", ".join(signal.name for signal in self.instrument.signals),
+            "should stop": "yes" if self.should_stop else "no",
+        })  # fmt: skip
+
     def _open(self) -> tuple[int, int | None, bool]:
         """Create or resume the run; return what the other ranks have to know of it."""
         if self.resume and (self.folder / DATABASE).is_file():
@@ -205,7 +220,7 @@ class Tracer:
         if self._watch is not None:
             self._watch.remove()
             self._watch = None
-        if kind is None and self._measured != self.current_step:
+        if kind is None and self._measured != self.current_step and self._failures < ATTEMPTS:
             self._guarded(self._measure)
         if kind is None:
             self._close("stopped early" if self.should_stop else "finished")
@@ -261,34 +276,54 @@ class Tracer:
             self._pending.append(("learning_rate", self.current_step, float(self.optimizer.param_groups[0]["lr"])))
         for name, value in scalars.items():
             self._pending.append((name, self.current_step, value))
-        if self.schedule.due(self.current_step) and (self.budget.share is None or on_main(self.budget.allows)):
-            self._guarded(self._measure)
+        if self.schedule.due(self.current_step):
+            if self.budget.share is None or self.current_step == self.last_step:
+                self._guarded(self._measure)
+            elif chosen := on_main(lambda: self.budget.choose(self._strides, self._due())):
+                self._guarded(lambda: self._measure(chosen))
+        if self.current_step - self._drained >= DRAIN_EVERY:
+            told = self._drain_scalars()
+            self._guarded(lambda: on_main(lambda: self._write_scalars(self._writer, told)))
 
     def tell(self, **scalars: float) -> None:
         """Add numbers to the step that was told last, which had none of that name."""
         self._pending += [(name, self.current_step, value) for name, value in scalars.items()]
 
-    def _measure(self) -> None:
+    @property
+    def _strides(self) -> list[int]:
+        return [self.schedule.strides.get(signal.name, signal.stride) for signal in self.instrument.signals]
+
+    def _due(self) -> list[bool]:
+        """Return which signals are due; where a budget leaves measurements out, by the number of due steps."""
+        count = self._count if self.budget.share is None else self.budget.dues + bool(self._count)
+        return [self.schedule.signal_due(signal.name, signal.stride, count) for signal in self.instrument.signals]
+
+    def _measure(self, chosen: Sequence[int] | None = None) -> None:
         """Measure on rank 0; the other ranks lend their share of the parameters and learn the decision."""
         scalars = self._drain_scalars()
-        with whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer:
-            self.should_stop = on_main(lambda: self._measure_here(scalars, optimizer))
+        if chosen is None:
+            due, strides, last = self._due(), self._strides, self.current_step == self.last_step
+            chosen = [i for i, now in enumerate(due) if now or last or self.budget.owes(strides[i])]
+        start, stops = time.perf_counter(), self.should_stop
+        try:
+            with whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer:
+                stops = on_main(lambda: self._measure_here(chosen, scalars, optimizer))
+        finally:
+            self.should_stop = stops  # the same on every rank, also where rank 0 decided and then could not write
+        spent = self.instrument.spent
+        self.budget.add(time.perf_counter() - start, {i: spent[i] for i in chosen if i in spent}, self._strides)
         self._measured, self._count = self.current_step, self._count + 1
 
-    def _measure_here(self, scalars: _Scalars, optimizer: Any) -> bool:
+    def _measure_here(self, chosen: Sequence[int], scalars: _Scalars, optimizer: Any) -> bool:
         """Measure and write; return whether training should stop."""
-        start, trained = time.perf_counter(), self._trained_before + self.budget.training_time()
+        trained = self._trained_before + self.budget.training_time()
         step = self.current_step
-        chosen = [
-            i
-            for i, signal in enumerate(self.instrument.signals)
-            if step == self.last_step or self.schedule.signal_due(signal.name, signal.stride, self._count)
-        ]
+        self._write_scalars(self._writer, scalars)  # first: whatever becomes of the measurement, they are kept
+        adapted = self.budget.adapt(step, self.instrument.signals, self.instrument.spent, self._strides)
         records = self.instrument.measure(step, chosen, optimizer)
         asked, decision = not self.should_stop, self._decide(step, records, scalars)
         if self._writer is not None:
-            self._write_scalars(self._writer, scalars)
-            events = [*self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
+            events = [*adapted, *self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
             if decision is not None and not hasattr(self.stop, "notes"):
                 events.append(("stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}))
             self._writer.write(
@@ -296,7 +331,6 @@ class Tracer:
             )
             with generators_kept():
                 self.sinks.log(step, records, self.instrument.fields)
-        self.budget.add(time.perf_counter() - start)
         return self.should_stop
 
     def _decide(self, step: int, records: Sequence[Record], scalars: _Scalars) -> Any:
@@ -327,15 +361,20 @@ class Tracer:
         on_main(keep)
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Run the tracer's own work; where it fails and training should go on, say so and stop measuring."""
+        """Run the tracer's own work; where it fails and training should go on, say so, and in the end stop measuring."""
         try:
             action()
         except RECOVERABLE as error:
             if self.on_error == "raise" or self._count == 0:
                 raise
+            self._failures, self._measured = self._failures + 1, self.current_step
+            if self._failures < ATTEMPTS:
+                logger.warning("step %d is not measured, training goes on: %s", self.current_step, error)
+                return
             logger.error("measuring has stopped, training goes on: %s", error)
             self.schedule = Schedule(every=0)
-            self._measured = self.current_step
+        else:
+            self._failures *= self._failures >= ATTEMPTS  # stopped once is stopped
 
     # -- details --------------------------------------------------------------------------------------------------------
 
@@ -344,7 +383,7 @@ class Tracer:
 
         Over several ranks tokens add up and everything else is the mean; rank 0 gets it, the others nothing.
         """
-        pending, self._pending = self._pending, []
+        pending, self._pending, self._drained = self._pending, [], self.current_step
         tensors = [value for _, _, value in pending if isinstance(value, Tensor)]
         numbers = iter(torch.stack([t.float().reshape(()) for t in tensors]).cpu().tolist() if tensors else [])
         mine = {
@@ -386,8 +425,9 @@ class Tracer:
             if memory
         }
         failures = {str(i): number for i, number in self.instrument.failures.items() if number}
-        if failures or self.should_stop:
-            found[TRACER] = _to_bytes({"failures": failures, "should_stop": self.should_stop})
+        budget = self.budget.state() if self.budget.share is not None else None
+        if failures or self.should_stop or budget:
+            found[TRACER] = _to_bytes({"failures": failures, "should_stop": self.should_stop, "budget": budget})
         if hasattr(self.stop, "state_dict"):
             found[STOP] = _to_bytes(self.stop.state_dict())  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
         return found
@@ -407,6 +447,8 @@ class Tracer:
             state = _from_bytes(saved[TRACER])
             self.instrument.failures.update({int(i): number for i, number in state["failures"].items()})
             self.should_stop = state["should_stop"]
+            if self.budget.share is not None and state.get("budget"):
+                self.budget.load(state["budget"], self.instrument.signals)
         with open_run(self.folder) as run:
             counted = run.scalars("tokens")[1] if "tokens" in run.scalar_metrics else run.tokens_seen[-1:]
             self.tokens_seen = int(np.nansum(counted))

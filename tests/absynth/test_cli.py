@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -208,3 +209,25 @@ def test_help_is_quick_and_importing_costs_little():
     assert spent - bare < 0.3
     used = f"import sys, absynth; absynth.generate(absynth.Grammar.preset('tiny'), n=3); {heavy}"
     assert seconds("-c", used)[1].strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["generate", "convert", "pairs", "score"])
+def test_a_full_disk_is_one_line_and_leaves_no_file(capsys, tmp_path, corpus_file, command):
+    out = tmp_path / "out.jsonl"
+    arguments = {
+        "generate": ("generate", "-n", 300, "--preset", "tiny", "-o", out),
+        "convert": ("convert", corpus_file, out),
+        "pairs": ("pairs", corpus_file, "--kind", "role_swap", "-o", out),
+        "score": ("score", corpus_file, "-o", out),
+    }
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        code, printed, err = run(capsys, *arguments[command])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, printed) == (1, "")
+    assert err.count("\n") == 1
+    assert "out.jsonl" in err
+    assert "File too large" in err
+    assert list(tmp_path.iterdir()) == []

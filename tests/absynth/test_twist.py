@@ -11,7 +11,7 @@ import absynth
 
 @pytest.fixture(scope="module")
 def twist():
-    path = Path(__file__).parents[2] / "examples" / "absynth_twist.py"
+    path = Path(__file__).parents[2] / "examples" / "11_absynth_twist.py"
     spec = importlib.util.spec_from_file_location("absynth_twist", path)
     module = importlib.util.module_from_spec(spec)
     import sys

@@ -150,28 +150,6 @@ def test_wrong_wishes_are_one_line(gpt2, panel, tokenizer, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
-def test_a_budget_is_kept(monkeypatch):
-    """On a clock of our own: steps of 10 ms, measurements of 20 ms, a share of 20 %."""
-    from lmtrace.budget import Budget
-
-    now = [100.0]
-    monkeypatch.setattr("lmtrace.budget.time.perf_counter", lambda: now[0])
-    budget = Budget(0.2)
-    budget.start()
-    for step in range(1001):
-        if step:
-            now[0] += 0.010
-        if budget.allows():
-            now[0] += 0.020
-            budget.add(0.020)
-    share = budget.spent / (now[0] - 100.0)
-    assert 0.19 < share <= 0.2
-    assert budget.training_time() == pytest.approx(10.0)
-    assert Budget(None).allows()
-    with pytest.raises(ConfigError, match="budget is a share"):
-        Budget(1.5)
-
-
 def test_costs_are_records(gpt2, panel, tmp_path):
     loop(Tracer(gpt2, panel, signals=["output"], every=1, run=tmp_path / "r"), 2)
     run = open_run(tmp_path / "r")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmtrace.errors import SignalError
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import generator_fingerprint, undisturbed
 from lmtrace.records.schema import Field
@@ -196,3 +197,99 @@ def test_isolation_restores_after_an_exception(gpt2):
     assert generator_fingerprint() == before
     assert gpt2.config._attn_implementation == "sdpa"
     assert torch.is_grad_enabled()
+
+
+class Counts(torch.nn.Module):
+    """A layer with a buffer that every call changes, as batch norm has."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(3))
+        self.weight = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.weight
+
+
+def changes(model):
+    """Each thing that is saved: (what it is, how it looks, how a measurement could change it)."""
+    counts = model.counts
+    return {
+        "training flags": (lambda: [m.training for m in model.modules()], lambda: model.train()),
+        "torch generator": (lambda: torch.get_rng_state().tolist(), lambda: torch.rand(3)),
+        "numpy generator": (lambda: str(np.random.get_state()), lambda: np.random.rand()),  # noqa: NPY002
+        "python generator": (random.getstate, random.random),
+        "gradients": (
+            lambda: [None if p.grad is None else (id(p.grad), p.grad.tolist()) for p in model.parameters()],
+            lambda: [setattr(p, "grad", torch.zeros_like(p)) for p in model.parameters()],
+        ),
+        "requires_grad": (
+            lambda: [p.requires_grad for p in model.parameters()],
+            lambda: [p.requires_grad_(not p.requires_grad) for p in model.parameters()],
+        ),
+        "gradient mode": (torch.is_grad_enabled, lambda: torch.set_grad_enabled(True)),
+        "autocast": (lambda: torch.is_autocast_enabled("cpu"), lambda: torch.set_autocast_enabled("cpu", True)),
+        "attention implementation": (
+            lambda: (model.config._attn_implementation, model.transformer.h[0].attn.config._attn_implementation),
+            lambda: model.set_attn_implementation("eager"),
+        ),
+        "cache flag": (lambda: model.config.use_cache, lambda: setattr(model.config, "use_cache", False)),
+        "buffers": (lambda: counts.calls.tolist(), lambda: counts(torch.ones(3))),
+    }
+
+
+ITEMS = (
+    "training flags", "torch generator", "numpy generator", "python generator", "gradients", "requires_grad", "gradient mode",
+    "autocast", "attention implementation", "cache flag", "buffers",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("item", ITEMS)
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_each_thing_on_the_list_is_put_back(item, raises, autocast, gpt2):
+    gpt2.counts = Counts()
+    gpt2.eval()
+    gpt2.transformer.h[1].train()
+    for p in list(gpt2.parameters())[::2]:
+        p.grad = torch.ones_like(p)
+    look, change = changes(gpt2)[item]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        before, other = look(), None
+        try:
+            with undisturbed(gpt2):
+                assert not torch.is_autocast_enabled("cpu")
+                assert not torch.is_grad_enabled()
+                inside = look()
+                change()
+                other = look()
+                if raises:
+                    raise KeyError
+        except KeyError:
+            pass
+        assert other != inside, "the change has to be one"
+        assert look() == before
+    gpt2.config.use_cache = True
+
+
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+def test_a_hook_that_is_left_behind_is_removed_and_said(kind, gpt2):
+    mine = gpt2.transformer.h[0].register_forward_hook(lambda *a: None)
+    with pytest.raises(SignalError, match=r"a hook was left on GPT2Block"), undisturbed(gpt2):
+        getattr(gpt2.transformer.h[0], kind)(lambda *a: None)
+    block = gpt2.transformer.h[0]
+    assert list(block._forward_hooks) == [mine.id], "the user's own hook stays"
+    assert not block._forward_pre_hooks
+    assert not block._backward_hooks
+
+
+def test_a_weight_or_an_optimizer_that_was_changed_is_said(gpt2):
+    optimizer = torch.optim.AdamW(gpt2.parameters())
+    for p in gpt2.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    with pytest.raises(SignalError, match="a weight of shape"), undisturbed(gpt2, optimizer):
+        gpt2.transformer.wte.weight.add_(1.0)
+    with pytest.raises(SignalError, match="the optimizer's state was changed"), undisturbed(gpt2, optimizer):
+        next(iter(optimizer.state.values()))["exp_avg"].mul_(2.0)

@@ -10,13 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from lmtrace.analysis.online import ChangeDetector
 from lmtrace.analysis.readings import Readable, floor_of, measurements
 from lmtrace.records.schema import Record, SeriesKey
 
 _TRAIN_LOSS = SeriesKey("train", "loss")
 _NORM = ("gradient", "norm")
-_RANKS = ("effective_rank", "participation_ratio")
+_RANKS = ("effective_rank",)
+"""Not the participation ratio: one dominant direction (word frequency) takes it from 10 to 1.4 in the first steps of a healthy
+training, while the effective rank keeps half of its value."""
+
 _MEMORY = 64
+_FALSE_ALARM, _HORIZON = 0.01, 200
+"""A panel loss without a change rings in one run of a hundred, within 200 measurements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +32,7 @@ class Alert:
     Attributes
     ----------
     kind
-        "non-finite loss", "spike", "exploding norm", "dead block", "collapse of rank" or "leak".
+        "non-finite loss", "spike", "jump", "exploding norm", "dead block", "collapse of rank" or "leak".
     step
         When.
     text
@@ -70,6 +76,7 @@ class Alarms:
         self._sorted: list[float] = []
         self._past: dict[str, list[float]] = {}
         self._ringing: set[str] = set()
+        self._changes = ChangeDetector(_FALSE_ALARM, _HORIZON)
 
     def scalars(self, name: str, steps: Sequence[int], values: Sequence[float]) -> list[Alert]:
         """Take in dense training scalars ("loss", "grad_norm"), in the order of steps."""
@@ -100,23 +107,29 @@ class Alarms:
                     norms[r.site] = r.value
             elif r.signal == "dimension" and r.metric in _RANKS:
                 out.append(self._rank(step, r.value, key, r.site))
+            elif _is(r, "output", "loss"):
+                out.append(self._jump(step, r.value, key))
+                if self.floor is not None and not paired:
+                    limit = self.floor - 3 * float(np.hypot(r.stderr or 0.0, self.floor_stderr))
+                    out.append(self._leak(step, r.value, limit, f"the exact floor {self.floor:.4g}", key))
             elif _is(r, "truth", "excess"):  # against the oracle on the same tokens: the panel's own luck cancels
                 out.append(self._leak(step, r.value, -3 * (r.stderr or 0.0), "the exact law's on the same tokens", key))
-            elif _is(r, "output", "loss") and self.floor is not None and not paired:
-                limit = self.floor - 3 * float(np.hypot(r.stderr or 0.0, self.floor_stderr))
-                out.append(self._leak(step, r.value, limit, f"the exact floor {self.floor:.4g}", key))
         out += self._dead(step, norms)
         return [alert for alert in out if alert is not None]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resume needs, as plain JSON data."""
-        return {"losses": list(self._losses), "past": self._past, "ringing": sorted(self._ringing)}
+        return {
+            "losses": list(self._losses), "past": self._past, "ringing": sorted(self._ringing),
+            "changes": self._changes.state_dict(),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self._losses, self._sorted = deque(state["losses"]), sorted(state["losses"])
         self._past = {k: list(v) for k, v in state["past"].items()}
         self._ringing = set(state["ringing"])
+        self._changes.load_state_dict(state["changes"])
 
     # -- one rule each --------------------------------------------------------------------------------------------------
 
@@ -179,6 +192,16 @@ class Alarms:
             f"The {key.metric.replace('_', ' ')} at {site} fell to {value:.3g} at step {step:,}, from {most:.3g} at most.",
             value, limit, "Whether all tokens are mapped to one direction: norms, learning rate, weight decay.", key, site,
         ))  # fmt: skip
+
+    def _jump(self, step: int, value: float, key: SeriesKey) -> Alert | None:
+        """Ring where the panel's loss rises abruptly; that it falls so is good news."""
+        change = self._changes.update(step, value)
+        if change is None or change.direction < 0:
+            return None
+        return Alert(
+            "jump", step, f"The panel's loss rose abruptly to {value:.4g} at step {step:,}, more than its own past explains.",
+            value, None, "The data and the learning rate since the measurement before.", key,
+        )  # fmt: skip
 
     def _dead(self, step: int, norms: dict[str, float]) -> list[Alert | None]:
         if len(norms) < 2:

@@ -28,8 +28,10 @@ _FALSE_ALARM = 0.05
 
 
 # ------------------------------------------------------------------------------------------------------------------ phases
+# Continuous ones: what counts right answers jumps where a probability passes another, however smoothly it moves
+# (Schaeffer et al. 2023). A refitted probe's accuracy does not.
 _PHASED = (
-    ("output", "loss"), ("truth", "kl"), ("output", "category_accuracy"), ("curvature", "lambda_max"),
+    ("output", "loss"), ("truth", "kl"), ("output", "category_mass"), ("curvature", "lambda_max"),
     ("curvature", "trace"), ("dimension", "two_nn"), ("probe", "accuracy"),
 )  # fmt: skip
 

@@ -67,6 +67,14 @@ def convergence(steps: ArrayLike, values: ArrayLike, window: int = 20, tolerance
     Returns
     -------
     Convergence
+
+    Examples
+    --------
+    >>> noise = 0.01 * np.random.default_rng(0).standard_normal(40)
+    >>> convergence(range(40), noise, window=20, tolerance=0.1).converged
+    True
+    >>> convergence(range(40), noise + np.arange(40), window=20, tolerance=0.1).converged
+    False
     """
     _check(window, tolerance, "convergence")
     x, y, _ = curve(steps, values, at_least=1, who="convergence")
@@ -222,7 +230,7 @@ class Converged:
         Never stop; only record where it would have stopped.
     gap
         Panel loss minus train loss, as a share of the panel loss, from which a plateau is not trusted: networks that have
-        memorised may generalise much later (grokking; Power et al. 2022).
+        memorised may generalise much later (grokking; Power et al. 2022). A gap below 1 % of the panel loss's whole change is none.
     on_gap
         "warn": note it and go on; "stop": stop, and say so.
     """
@@ -383,14 +391,20 @@ class Converged:
         return decision
 
     def _gap(self) -> float | None:
-        """Return panel minus train loss over the window where it is beyond noise and larger than `gap` allows."""
-        train, panel = self._histories[_TRAIN].values, self._histories[_PANEL].values
+        """Return panel minus train loss over the window where it is beyond noise and larger than `gap` allows.
+
+        A gap below 1 % of the panel loss's whole change counts as closed: once a network has generalised both losses are near
+        zero, and their ratio says nothing.
+        """
+        history = self._histories[_PANEL]
+        train, panel = self._histories[_TRAIN].values, history.values
         if len(train) < 3 or len(panel) < 3:
             return None
         a, b = np.asarray(train), np.asarray(panel)
         gap = float(b.mean() - a.mean())
         noise = float(np.hypot(a.std(ddof=1) / np.sqrt(a.size), b.std(ddof=1) / np.sqrt(b.size)))
-        return gap if gap > 3 * noise and gap > self.gap * abs(float(b.mean())) else None
+        least = max(self.gap * abs(float(b.mean())), _SHARE * (history.high - history.low))
+        return gap if gap > 3 * noise and gap > least else None
 
     # -- resume ---------------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ class Emergence:
     direction
         "up" or "down".
     start, end
-        Levels of the fitted sigmoid before and after.
+        Levels of the fitted sigmoid before and after; where a null is given, of the part beyond it.
     p_value
         Chance of a sigmoid that fits as well in a flat curve with the same autocorrelated noise.
     note
@@ -84,7 +84,8 @@ def emergence(
     stderr : [measurements] or scalar, optional
         Standard errors; without them the scatter around the fit is taken.
     null : [measurements] or scalar, optional
-        What the value would be with nothing to find; default the first value.
+        What the value would be with nothing to find; default the first value. What the curve does on the way to it is no part
+        of the emergence.
     false_alarm
         Chance of an emergence in a flat curve.
 
@@ -95,6 +96,13 @@ def emergence(
     Notes
     -----
     A noisier quantity crosses two standard errors later: compare midpoints, not onsets, between quantities.
+
+    Examples
+    --------
+    >>> steps = np.arange(0, 400, 20)
+    >>> found = emergence(steps, 1 / (1 + np.exp(-(steps - 200) / 20.0)))
+    >>> abs(found.midpoint - 200) < 5, found.direction
+    (True, 'up')
     """
     if not 0 < false_alarm < 1:
         raise ConfigError(f"emergence: false_alarm is {false_alarm}", "Give a probability between 0 and 1")
@@ -102,10 +110,11 @@ def emergence(
     if np.ptp(y) <= 1e-12 * max(1.0, float(np.abs(y).max())):
         return None
     time = np.log1p(x)
-    p_value = _p_value(time, y)
+    lifted = _from_null(y, given, error)
+    p_value = _p_value(time, lifted)
     if p_value > false_alarm and error is None:
         return None
-    fit = _fit(*_thinned(time, y, error))
+    fit = _fit(*_thinned(time, lifted, error))
     noise = np.full(y.size, fit.deviation) if error is None else np.maximum(np.nan_to_num(error), 0.0)
     noise = np.maximum(noise, _RESOLUTION / 2 * np.ptp(y))
     if given is None:
@@ -145,6 +154,20 @@ def _within(time: float, last: float) -> float | None:
 
 def _step(time: float) -> float:
     return float(np.expm1(max(time, 0.0)))
+
+
+def _from_null(y: Array, null: Array | None, error: Array | None) -> Array:
+    """Return the curve with the way to its null taken out: what comes before it first reaches the null is set to the null.
+
+    An accuracy that first rises to that of the majority class, and later beyond it, emerges in the second rise.
+    """
+    if null is None or error is None:  # without errors it is not known when the null is reached
+        return y
+    distance = y - null if np.median((y - null)[-3:]) > 0 else null - y
+    reached = np.flatnonzero(distance >= -2 * np.nan_to_num(error))
+    first = int(reached[0]) if reached.size else 0
+    lifted = np.where(np.arange(y.size) < first, null, y)
+    return lifted if np.ptp(lifted) > 0 else y
 
 
 def _beyond_error(y: Array, first: int, error: Array | None, deviation: float) -> bool:

@@ -175,13 +175,15 @@ def _costs(run: Readable) -> Iterator[Finding]:
     totals = {k.label or "all": float(np.nansum(read(run, k).values)) for k in keys}
     if not totals:
         return
+    together = totals.pop("all", 0.0)  # the whole measurement, its parts included
+    total = together or sum(totals.values())
     worst = sorted(totals, key=lambda name: -totals[name])[:3]
-    total = sum(totals.values())
     share = next((column(read(run, k))[1] for k in keys_of(run, "cost", "share")), np.array([]))
     text = f", {100 * share[-1]:.1f} % of the time" if share.size else ""
+    most = f"; most of it {', '.join(f'{w} ({say(totals[w])} s)' for w in worst)}" if worst else ""
     yield Finding(
         kind="cost",
-        sentence=f"Measuring took {say(total)} s{text}; most of it {', '.join(f'{w} ({say(totals[w])} s)' for w in worst)}.",
+        sentence=f"Measuring took {say(total)} s{text}{most}.",
         numbers={"seconds": total, **{f"seconds.{w}": totals[w] for w in totals}},
         series=tuple(keys),
     )

@@ -19,6 +19,7 @@ from lmtrace.analysis.readings import (
     direction,
     field_of,
     is_value,
+    keys_of,
     read,
 )
 from lmtrace.analysis.trends import (
@@ -33,7 +34,8 @@ def emergence_findings(run: Readable) -> Iterator[tuple[Finding, Emergence | Non
     """Describe every curve that should go somewhere, with its emergence where there is one."""
     for key, sites in _curves(run):
         series = read(run, key)
-        numbers = [(_emergence_at(series, site)) for site in sites(series)]
+        beaten = _reference(run, key)
+        numbers = [(_emergence_at(series, site, beaten)) for site in sites(series)]
         found = [pair for pair in numbers if pair is not None]
         if len(found) > 1:
             best = max(range(len(found)), key=lambda i: direction(series) * found[i][0].numbers["final"])
@@ -78,13 +80,31 @@ def _at_best(series: Series) -> list[int]:
     return [] if best is None else [best]
 
 
-def _emergence_at(series: Series, index: int) -> tuple[Finding, Emergence | None] | None:
-    """Describe one curve against the harder of its null and its value at step 0."""
+def _reference(run: Readable, key: SeriesKey) -> float | None:
+    """Return what word frequencies alone reach, for the panel's loss and perplexity; a rung of the ladder for the excess over it.
+
+    A model trained on shuffled words learns how frequent each is, and nothing of the language.
+    """
+    if key.signal == "ladder" and key.metric == "excess":
+        return 0.0
+    if key.signal != "output" or key.metric not in ("loss", "perplexity") or key.label is not None:
+        return None
+    unigram = [k for k in keys_of(run, "ladder", "reference_loss") if k.split == "unigram"]
+    values = column(read(run, unigram[0]))[1] if unigram else np.array([])
+    if not values.size:
+        return None
+    return float(values[-1]) if key.metric == "loss" else float(np.exp(values[-1]))
+
+
+def _emergence_at(series: Series, index: int, beaten: float | None = None) -> tuple[Finding, Emergence | None] | None:
+    """Describe one curve against the hardest of its null, its value at step 0, and what a reference reaches (`beaten`)."""
     steps, values, stderr, null = column(series, index)
     if values.size < emerging.MIN_POINTS:
         return None
     site, sign = series.sites[index], direction(series)
     start = float(values[0])
+    if beaten is not None:
+        null = np.full(values.size, beaten) if null is None else sign * np.maximum(sign * null, sign * beaten)
     against = np.full(values.size, start) if null is None else sign * np.maximum(sign * null, sign * start)
     error = None if stderr is None else np.hypot(stderr, stderr[0])
     found = emergence(steps, values, error, null=against)

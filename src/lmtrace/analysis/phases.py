@@ -112,6 +112,14 @@ def change_points(
     References
     ----------
     Harvey and Koopman 1992 (auxiliary residuals); Andrews 1993 (unknown change point); `docs/design`.
+
+    Examples
+    --------
+    >>> noise = np.random.default_rng(0).standard_normal(100)
+    >>> [point.step for point in change_points(range(100), noise + 5 * (np.arange(100) >= 50))]
+    [50.0]
+    >>> change_points(range(100), noise)
+    []
     """
     if not 0 < false_alarm < 1:
         raise ConfigError(f"change_points: false_alarm is {false_alarm}", "Give a probability between 0 and 1")

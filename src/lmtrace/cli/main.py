@@ -6,15 +6,17 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from lmtrace.cli.inspect import inspect
 from lmtrace.cli.plan import plan
 from lmtrace.cli.sweep import sweep
-from lmtrace.errors import TraceError
+from lmtrace.errors import ConfigError, TraceError
 
 app = typer.Typer(
     name="lmtrace",
@@ -27,6 +29,9 @@ app = typer.Typer(
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+_PARSER_ERROR: Any = typer.BadParameter.__mro__[2]
+"""The base of all usage errors of the parser, wherever typer takes it from."""
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")]
 
 
@@ -159,12 +164,14 @@ def analyze(
 
 app.command()(sweep)
 app.command()(plan)
+app.command()(inspect)
 
 
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: report.html in the run.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML report of one or more runs."""
     from lmtrace.records.run import open_run
@@ -172,14 +179,14 @@ def report(
 
     path = output or runs[0] / "report.html"
     write_report([open_run(run) for run in runs], path)
-    out().print(f"Report: {path}", soft_wrap=True)
+    _show_path("Report", path, as_json)
 
 
 @app.command()
 def view(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of runs.")] = Path("runs"),
     host: Annotated[str, typer.Option(help="Anything but localhost needs --token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8765,
     token: Annotated[str | None, typer.Option(help="Secret that readers must give.")] = None,
 ) -> None:
     """Serve the live dashboard on localhost."""
@@ -240,6 +247,7 @@ def export(
     run: RunFolder,
     to: Annotated[str, typer.Option("--to", help="parquet or csv.")] = "csv",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: records.* in the run.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write every record of a run as a table."""
     from lmtrace.records.export import export as job
@@ -247,7 +255,7 @@ def export(
 
     path = output or run / f"records.{to}"
     job(open_run(run), path, to=to)  # pyright: ignore[reportArgumentType]  a wrong word is an error of ours
-    out().print(f"Records: {path}", soft_wrap=True)
+    _show_path("Records", path, as_json)
 
 
 @app.command()
@@ -279,16 +287,21 @@ def verify(
     panel: Annotated[str | None, typer.Option(help="A file of annotated sentences.")] = None,
     signals: Annotated[str, typer.Option(help="light, standard, full, or names with commas.")] = "full",
     steps: Annotated[int, typer.Option(help="Training steps to compare.")] = 4,
+    train_step: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNCTION of your own (model, optimizer, step) -> loss, which is run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Prove on your own model that measuring changes nothing, bit for bit."""
+    """Prove on your own model, and your own training step, that measuring changes nothing, bit for bit."""
     from dataclasses import asdict
 
     from lmtrace.jobs.analyze import checkpoint_and_panel
+    from lmtrace.jobs.verify import load_train_step
     from lmtrace.jobs.verify import verify as job
 
+    step = load_train_step(train_step) if train_step else None
     loaded, built, chosen = checkpoint_and_panel(model, panel=panel, signals=signals)
-    verdict = job(loaded, built, signals=chosen, steps=steps)
+    verdict = job(loaded, built, signals=chosen, steps=steps, train_step=step)
     if as_json:
         print_json(asdict(verdict))
     else:
@@ -311,6 +324,13 @@ def doctor(as_json: Json = False) -> None:
         )
 
 
+def _show_path(what: str, path: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"path": str(path)})
+    else:
+        out().print(f"{what}: {path}", soft_wrap=True)
+
+
 def _show_findings(run: Any, as_json: bool, everything: bool = False) -> None:
     from lmtrace.analysis.findings import findings as find
     from lmtrace.show.tables import print_findings
@@ -322,17 +342,33 @@ def _show_findings(run: Any, as_json: bool, everything: bool = False) -> None:
         print_findings(run, found, out(), everything)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: 0 done, 1 failed (one line says why), 2 wrong usage."""
     logging.basicConfig(level=os.environ.get("LMTRACE_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        code = typer.main.get_command(app).main(
+            args=None if arguments is None else list(arguments), prog_name="lmtrace", standalone_mode=False
+        )
     except TraceError as error:
-        Console(stderr=True).print(f"lmtrace: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("lmtrace: interrupted; what was measured is kept")
-        raise SystemExit(130) from None
+        _complain(str(error))
+        code = 2 if isinstance(error, ConfigError) else 1
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has left; nothing more to say
+        code = 1
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; what was measured is kept")
+        code = 130
+    except _PARSER_ERROR as error:
+        code = error.exit_code
+        if type(error).__name__ != "NoArgsIsHelpError":  # that one has printed the help
+            _complain(error.format_message())
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(
+        f"lmtrace: {' '.join(message.split())}", style="red", highlight=False, soft_wrap=True, markup=False
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def merge(base: Mapping[str, Any], flags: Mapping[str, Any], assignments: Sequen
             raise ConfigError(f"--set needs name=value, got {text!r}", "For example --set data.seed=3")
         try:
             value = tomllib.loads(f"value = {raw}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             value = raw
         _put(values, path, value)
     for path, value in flags.items():

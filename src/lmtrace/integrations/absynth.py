@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import absynth
 from absynth.interventions import KINDS
+from absynth.sample import BLOCK, part
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.text.pairs import MinimalPair
 
@@ -49,6 +53,26 @@ def load_corpus(source: str, *, n: int = 50_000, seed: int = 0) -> Any:
     except absynth.AbsynthError as error:
         kind = ConfigError if source.startswith(PREFIX) else DataError
         raise kind(str(error)) from error
+
+
+def chunks(n: int, size: int) -> list[tuple[int, int]]:
+    """Return ranges of about `size` sentences that cover n, each a whole number of the sampler's blocks."""
+    step = max(1, size // BLOCK) * BLOCK
+    return [(first, min(first + step, n)) for first in range(0, n, step)]
+
+
+def draw(shared: tuple[Any, int], task: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Draw one range of (grammar, seed); plain arrays travel back, not the grammar."""
+    drawn = part(shared[0], *task, seed=shared[1])
+    return drawn.ids, drawn.offsets, drawn.templates
+
+
+def joined(grammar: Any, seed: int, parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Any:
+    """Return the `absynth.Corpus` of what `draw` gave, in the order of the ranges."""
+    if not parts:
+        return absynth.generate(grammar, 0, seed=seed)
+    origin = {"seed": seed, "exact": False}
+    return absynth.Corpus.concatenate([absynth.Corpus.generated(grammar, *arrays, origin) for arrays in parts])
 
 
 def minimal_pairs(corpus: Any, *, per_kind: int = 100, seed: int = 0) -> tuple[MinimalPair, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import huggingface_hub
 import torch
 from torch import nn
 
@@ -44,6 +46,27 @@ def analyze(
     return open_run(run)
 
 
+def check_name(path: str, *, what: str) -> None:
+    """Say what is wrong with a path, in words that transformers' own (about a connection) do not have.
+
+    Raises
+    ------
+    ModelError
+        Where nothing is there and the Hub cannot be asked; or where a run lies, whose checkpoints are named.
+    """
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").exists() and (inside := sorted(Path(path).glob("**/config.json"))):
+            some = ", ".join(str(found.parent) for found in inside[:5])
+            raise ModelError(f"{path} holds no model of its own", f"Checkpoints below it: {some}")
+    elif huggingface_hub.constants.HF_HUB_OFFLINE:
+        folder = f"models--{path.replace('/', '--')}"
+        if not (Path(huggingface_hub.constants.HF_HUB_CACHE) / folder).exists():
+            raise ModelError(
+                f"cannot load {what}: {path} is no folder here, and no copy from the Hub is cached",
+                "Check the path, or unset HF_HUB_OFFLINE to ask the Hub",
+            )
+
+
 def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> nn.Module:
     """Return the model saved in a folder or under a Hub name, with the head that its configuration names.
 
@@ -54,6 +77,7 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
     ModelError
         Where there is no model, or no known head.
     """
+    check_name(path, what="a model")
     import transformers
     from safetensors import SafetensorError
     from transformers import AutoConfig
@@ -64,7 +88,7 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         names = getattr(config, "architectures", None) or []
-        known = [n for n in names if hasattr(transformers, n)]
+        known = [n for n in names if _is_model(getattr(transformers, str(n), None))]
         if known:
             loader: Any = getattr(transformers, known[0])
         elif getattr(config, "is_encoder_decoder", False):
@@ -75,7 +99,9 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
         model, found = loader.from_pretrained(
             path, revision=revision, dtype=torch.float32, output_loading_info=True, **extra
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UnpicklingError,
+    ) as error:  # fmt: skip
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"cannot load a model from {path}: {first}", "Give a folder with config.json") from error
     finally:
@@ -85,6 +111,13 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
         some = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
         raise ModelError(f"the checkpoint {path} lacks weights, which would be random: {some}", "Save it again")
     return model.eval()
+
+
+def _is_model(found: Any) -> bool:
+    """Return whether a name in a configuration leads to a model, not to anything else that transformers holds."""
+    from transformers import PreTrainedModel
+
+    return isinstance(found, type) and issubclass(found, PreTrainedModel)
 
 
 def checkpoint_and_panel(

@@ -101,7 +101,7 @@ def step_of(folder: Path) -> int | None:
     for name, key in ((CARD, "step"), ("trainer_state.json", "global_step")):
         try:
             return int(json.loads((folder / name).read_text(encoding="utf-8"))[key])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return step_in(folder.name)
 

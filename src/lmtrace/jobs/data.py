@@ -101,6 +101,10 @@ def open_tokenizer(folder: str | Path, revision: str | None = None) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), revision=revision)
     except (OSError, ValueError) as error:
+        if not Path(folder).is_dir():
+            raise DataError(
+                f"no tokenizer: {folder} is neither word, bpe nor a folder here, nor can it be had from the Hub"
+            ) from error
         raise DataError(f"no tokenizer in {folder}: {str(error).splitlines()[0]}") from error
 
 
@@ -253,6 +257,11 @@ def read_card(folder: str | Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON ({error})", "Delete it and pass --panel") from error
+        card = json.loads(path.read_text(encoding="utf-8"))
+        DataConfig(**card["data"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{path} is damaged ({type(error).__name__}: {reason})", "Delete it and pass --panel"
+        ) from error
+    return card

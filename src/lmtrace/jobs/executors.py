@@ -46,6 +46,12 @@ class Died:
         )
 
 
+def check_executor(executor: str) -> None:
+    """Raise `ConfigError` for an executor that does not exist."""
+    if executor not in get_args(Executor):
+        raise ConfigError(f"executor {executor!r} does not exist", f"Choose from: {', '.join(get_args(Executor))}")
+
+
 def run_tasks(
     function: Function, shared: Any, tasks: Iterable[Any], *, executor: Executor, workers: int | None, threads: int
 ) -> Iterator[tuple[int, Any]]:
@@ -70,8 +76,7 @@ def run_tasks(
     ConfigError
         For an executor that does not exist or is not installed, and for fewer than one worker or thread.
     """
-    if executor not in get_args(Executor):
-        raise ConfigError(f"executor {executor!r} does not exist", f"Choose from: {', '.join(get_args(Executor))}")
+    check_executor(executor)
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}", "Give 1 or more")

@@ -52,9 +52,7 @@ def build_model(
     ConfigError
         For a style or size that does not exist.
     """
-    if style not in STYLES:
-        raise ConfigError(f"no model style {style!r}", f"Choose from: {', '.join(STYLES)}")
-    layers, width = _size(size)
+    layers, width = check_size(style, size)
     heads = max(1, width // 32)
     names = STYLES[style]
     config_class, model_class = getattr(transformers, names[0]), getattr(transformers, names[1])
@@ -68,7 +66,10 @@ def build_model(
     return model
 
 
-def _size(size: str) -> tuple[int, int]:
+def check_size(style: str, size: str) -> tuple[int, int]:
+    """Return (blocks, width); `ConfigError` for a style or size that does not exist."""
+    if style not in STYLES:
+        raise ConfigError(f"no model style {style!r}", f"Choose from: {', '.join(STYLES)}")
     if size in SIZES:
         return SIZES[size]
     if match := re.fullmatch(r"(\d+)x(\d+)", size):

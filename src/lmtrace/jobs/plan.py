@@ -19,6 +19,7 @@ from lmtrace.jobs.memory import PeakMemory
 from lmtrace.jobs.train import TrainConfig, prepare, task_of
 from lmtrace.observe.forward import device_of
 from lmtrace.observe.interface import Signal
+from lmtrace.records.schema import Record
 from lmtrace.schedule import Schedule
 from lmtrace.signals import resolve
 from lmtrace.text.panel import Panel
@@ -105,6 +106,7 @@ def plan(
     every: int | Sequence[int] | Schedule = 100,
     optimizer: torch.optim.Optimizer | None = None,
     train_batch: dict[str, Any] | None = None,
+    budget: float | None = None,
     **settings: Any,
 ) -> Plan:
     """Predict the cost of tracing a run by measuring the model as it is now, three times; nothing is written or changed.
@@ -119,6 +121,8 @@ def plan(
         How long one of them takes.
     train_batch
         Arguments of the model's forward for signals that read a training batch.
+    budget
+        As for `lmtrace.Tracer`: what measuring takes at most; `num_measurements` stays what was asked for.
     settings
         `forward=`, `sites=`, `seed=`, as for `lmtrace.Tracer`.
     """
@@ -126,10 +130,10 @@ def plan(
     instrument = Instrument(model, panel, chosen, optimizer, on_error="disable", **settings)
     if train_batch is not None:
         instrument.train_batches[:] = [train_batch]
-    instrument.measure(0)  # the first measurement draws splits and counts references, once
+    first = _spent(instrument.measure(0))  # the first measurement draws splits and counts references, once
     with PeakMemory(device_of(model)) as memory:
         records = instrument.measure(1)
-    spent = {r.label: float(r.value or 0.0) for r in records if r.signal == "cost" and r.metric == "seconds"}
+    spent = _spent(records)
     always = [i for i, signal in enumerate(chosen) if signal.stride == 1]
     part = spent["all"]
     if len(always) < len(chosen):
@@ -144,8 +148,11 @@ def plan(
     ]
     slow = max((sum(column) for s, column in zip(chosen, zip(*due)) if s.stride > 1), default=0)
     num_full = slow if len(always) < len(chosen) else len(due)
-    total = num_full * spent["all"] + (len(due) - num_full) * part
+    total = max(first["all"], spent["all"]) + (num_full - 1) * spent["all"] + (len(due) - num_full) * part
     training = steps * step_seconds
+    if budget is not None:
+        # Step 0 and the last one are measured in any case.
+        total = min(total, max(training * budget / (1 - budget), first["all"] + spent["all"]))
     return Plan(
         steps=steps,
         num_measurements=len(due),
@@ -162,6 +169,11 @@ def plan(
             for s, column in zip(chosen, zip(*due), strict=True)
         ],
     )
+
+
+def _spent(records: Sequence[Record]) -> dict[str | None, float]:
+    """Return the seconds of each part of a measurement."""
+    return {r.label: float(r.value or 0.0) for r in records if r.signal == "cost" and r.metric == "seconds"}
 
 
 def plan_training(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] | None = None) -> Plan:
@@ -209,6 +221,6 @@ def plan_training(config: TrainConfig, *, on_progress: Callable[[int, int, str],
     tell(0, 0, "timing measurements")
     found = plan(
         model, ready.panel, steps=config.steps, step_seconds=statistics.median(seconds), signals=ready.signals,
-        every=config.every, optimizer=optimizer, train_batch=batch, seed=config.seed,
+        every=config.every, optimizer=optimizer, train_batch=batch, budget=config.budget, seed=config.seed,
     )  # fmt: skip
     return replace(found, training_memory=peak.peak)

@@ -18,7 +18,7 @@ from lmtrace.errors import ConfigError, DataError, RunError, TraceError
 from lmtrace.instrument import Instrument
 from lmtrace.jobs.analyze import checkpoint_and_panel, load_checkpoint
 from lmtrace.jobs.checkpoints import Checkpoint, find_checkpoints, weight_hash, with_steps
-from lmtrace.jobs.executors import Died, Executor, run_tasks
+from lmtrace.jobs.executors import Died, Executor, check_executor, run_tasks
 from lmtrace.observe.interface import Signal
 from lmtrace.provenance import run_header
 from lmtrace.records.layout import DATABASE
@@ -39,7 +39,7 @@ class Shared:
     """What every worker is given once."""
 
     panel: Panel
-    signals: Sequence[Signal]
+    signals: list[Signal]
     seed: int
     trust_remote_code: bool
 
@@ -127,6 +127,7 @@ def sweep(
     ConfigError
         Where the folder holds another kind of run, or one with another panel or other signals.
     """
+    check_executor(executor)
     sources = [checkpoints] if isinstance(checkpoints, (str, Path)) else list(checkpoints)
     found, problems = find_checkpoints(sources)
     if steps is not None and len(steps) != len(found):
@@ -167,10 +168,7 @@ def _shared(
     todo: Sequence[Checkpoint], panel: Panel | str | None, signals: Any, seed: int | None, trust: bool, ledger: _Ledger
 ) -> Shared:
     """Return panel and signals; without a panel, those of the first checkpoint that can be read."""
-    from lmtrace.jobs.data import read_card
-
-    cards = [card for c in todo if (card := read_card(c.path))]
-    chosen = (int(cards[0].get("seed", 0)) if cards else 0) if seed is None else seed
+    chosen = _seed_of(todo) if seed is None else seed
     if isinstance(panel, Panel):
         return Shared(panel=panel, signals=resolve(signals), seed=chosen, trust_remote_code=trust)
     reason = ""
@@ -184,6 +182,20 @@ def _shared(
             continue
         return Shared(panel=built, signals=ours, seed=chosen, trust_remote_code=trust)
     raise DataError(f"no panel could be made for any of {len(todo)} checkpoints: {reason}")
+
+
+def _seed_of(todo: Sequence[Checkpoint]) -> int:
+    """Return the seed that the first readable card tells, else 0."""
+    from lmtrace.jobs.data import read_card
+
+    for checkpoint in todo:
+        try:
+            card = read_card(checkpoint.path)
+        except TraceError:
+            continue  # loading it will say what is wrong with it
+        if card is not None:
+            return int(card.get("seed") or 0)
+    return 0
 
 
 def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:

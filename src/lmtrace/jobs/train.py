@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,14 +27,18 @@ from lmtrace.jobs.data import (
     training_rows,
     write_card,
 )
-from lmtrace.jobs.models import build_model
+from lmtrace.jobs.models import build_model, check_size
 from lmtrace.observe.interface import Signal
 from lmtrace.records.run import Run, open_run
+from lmtrace.records.store import check_free
 from lmtrace.signals import resolve
 from lmtrace.signals.pairs import Pairs
 from lmtrace.text.panel import Panel
 
 Task = Literal["auto", "causal", "masked", "seq2seq"]
+Scheduler = Literal[
+    "constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "inverse_sqrt", "linear", "polynomial"
+]
 TASK_OF_STYLE = {"bert": "masked", "t5": "seq2seq"}
 
 
@@ -52,12 +57,12 @@ class TrainConfig(BaseModel):
     accumulate: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-3, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    scheduler: str = "cosine"
+    scheduler: Scheduler = "cosine"
     weight_decay: float = Field(default=0.01, ge=0)
     signals: str = "standard"
     every: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]] = 100
     budget: float | None = Field(default=None, gt=0, lt=1)
-    save_every: int = Field(default=0, ge=0)
+    save_every: Annotated[int, Field(ge=0)] | list[int] = 0
     seed: int = 0
     threads: int | None = Field(default=None, ge=1)
     overwrite: bool = False
@@ -76,11 +81,20 @@ def config_of(values: dict[str, Any]) -> TrainConfig:
         return TrainConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{where} = {first.get('input')!r}: {first['msg']}") from error
+        path = [str(part) for part in first["loc"]]
+        if path[0] == "every":
+            path = path[:1]  # what follows are pydantic's names of its two forms
+        known = DataConfig if path[0] == "data" and len(path) > 1 else TrainConfig
+        fix = f"Choose from: {', '.join(known.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"{'.'.join(path)} = {first.get('input')!r}: {first['msg']}", fix) from error
 
 
-def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] | None = None) -> Run:
+def train(
+    config: TrainConfig,
+    *,
+    on_progress: Callable[[int, int, str], None] | None = None,
+    signals: Sequence[Signal] | None = None,
+) -> Run:
     """Train, trace, and save the final checkpoint; return the finished run.
 
     Parameters
@@ -89,6 +103,8 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         See `TrainConfig`.
     on_progress
         Called with (step, steps, message).
+    signals
+        Objects, instead of the preset or names in `config.signals`.
 
     Notes
     -----
@@ -101,7 +117,9 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         torch.set_num_threads(config.threads)
     task = task_of(config)
     folder = Path(config.run)
-    ready = prepare(config, task, tell)
+    if not (config.overwrite or config.resume):
+        check_free(folder)
+    ready = prepare(config, task, tell, signals)
     panel, model, tokenizer, rows = ready.panel, ready.model, ready.tokenizer, ready.rows
     callback = TraceCallback(
         panel,
@@ -119,10 +137,25 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
         args=_arguments(config, folder),
         train_dataset=rows,
         data_collator=Collator(tokenizer, task),
-        callbacks=[callback, _Progress(tell)],
+        callbacks=[
+            callback,
+            _Progress(tell),
+            _SaveAt(config.save_every if isinstance(config.save_every, list) else ()),
+        ],
     )
     _quiet(trainer)
     checkpoints = folder / "checkpoints"
+
+    def keep(path: Path, step: int) -> None:
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+        write_card(path, config.data, task=task, step=step, run=folder.name, seed=config.seed)
+
+    if config.overwrite and not config.resume:
+        for old in (*checkpoints.glob("checkpoint-*"), *checkpoints.glob("final")):
+            shutil.rmtree(old)  # of the run that is replaced
+    if config.save_every and not (config.resume and checkpoints.is_dir()):
+        keep(checkpoints / "checkpoint-0", 0)  # the untrained model is the first null of every curve
     try:
         if config.steps:
             trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints) if config.resume else None)
@@ -131,10 +164,7 @@ def train(config: TrainConfig, *, on_progress: Callable[[int, int, str], None] |
     except BaseException as error:
         callback.close(error)
         raise
-    final = checkpoints / "final"
-    model.save_pretrained(final)
-    tokenizer.save_pretrained(final)
-    write_card(final, config.data, task=task, step=config.steps, run=folder.name, seed=config.seed)
+    keep(checkpoints / "final", config.steps)
     return open_run(folder)
 
 
@@ -157,8 +187,12 @@ class Prepared:
     signals: list[Signal]
 
 
-def prepare(config: TrainConfig, task: Any, tell: Callable[[int, int, str], None]) -> Prepared:
+def prepare(
+    config: TrainConfig, task: Any, tell: Callable[[int, int, str], None], signals: Sequence[Signal] | None = None
+) -> Prepared:
     """Return corpus, panel, tokenizer, a fresh model and the signals."""
+    resolve(config.signals)
+    check_size(config.model, config.size)  # before the work that would be in vain
     tell(0, config.steps, "preparing the corpus")
     training, held_out = split(config.data)
     tokenizer = load_tokenizer(config.data, training, task)
@@ -174,10 +208,10 @@ def prepare(config: TrainConfig, task: Any, tell: Callable[[int, int, str], None
         max_length=config.data.max_length,
         seed=config.seed,
     )
-    return Prepared(panel, tokenizer, rows, model, signals_for(config.signals, held_out))
+    return Prepared(panel, tokenizer, rows, model, signals_for(signals or config.signals, held_out))
 
 
-def signals_for(wanted: str, sentences: Any) -> list[Signal]:
+def signals_for(wanted: str | Sequence[Signal], sentences: Any) -> list[Signal]:
     """Return the signals asked for; on a synthetic language, `pairs` gets interventions on the panel's sentences."""
     chosen = resolve(wanted)
     if not hasattr(sentences, "grammar"):
@@ -219,8 +253,8 @@ def _arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
         weight_decay=config.weight_decay,
         max_grad_norm=1.0,
         logging_strategy="no",
-        save_strategy="steps" if config.save_every else "no",
-        save_steps=config.save_every or 500,
+        save_strategy="steps" if isinstance(config.save_every, int) and config.save_every else "no",
+        save_steps=(config.save_every if isinstance(config.save_every, int) else 0) or 500,
         report_to=[],
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
@@ -237,6 +271,17 @@ def _quiet(trainer: Trainer) -> None:
 
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+
+
+class _SaveAt(TrainerCallback):
+    """Saves a checkpoint at the listed steps."""
+
+    def __init__(self, steps: Iterable[int]) -> None:
+        self.steps = frozenset(steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint."""
+        control.should_save |= state.global_step in self.steps
 
 
 class _Progress(TrainerCallback):
@@ -262,6 +307,10 @@ def settings_file(path: str | Path) -> dict[str, Any]:
 
     try:
         text = Path(path).read_text(encoding="utf-8")
-        return json.loads(text) if str(path).endswith(".json") else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+        found = json.loads(text) if str(path).endswith(".json") else tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"cannot read the configuration {path}: expected settings by name, got {str(found)[:40]!r}")
+    return found

@@ -59,6 +59,16 @@ def codelength(x: Any, y: Any, groups: Any, seed: int = 0) -> Codelength:
         Labels: ints or strings.
     groups : [n]
         Sentence of every row.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((1000, 8))
+    >>> sentences = np.arange(1000) // 5
+    >>> codelength(x, x[:, 0] > 0, groups=sentences).ratio < 0.3  # can be read off
+    True
+    >>> codelength(x, rng.integers(0, 2, 1000), groups=sentences).ratio > 0.9  # cannot
+    True
     """
     rows, (codes, names), group = as_rows(x), as_codes(y), as_vector(groups, "groups")
     if not len(rows) == len(codes) == len(group):

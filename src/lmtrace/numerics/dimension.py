@@ -47,6 +47,14 @@ def two_nn(x: Points, discard: float = 0.1) -> Estimate:
         In dimensions. The standard error is that of the line through ordered exponentials, widened for
         points that are each other's neighbours. `value` is None below
         `MIN_POINTS` distinct points.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((1000, 3)) @ rng.standard_normal((3, 10))  # 3 dimensions in 10
+    >>> estimate = two_nn(x)
+    >>> round(estimate.value, 1), round(estimate.stderr, 2)
+    (3.0, 0.13)
     """
     _check_discard(discard)
     neighbours = _neighbours(x, 2)
@@ -85,6 +93,13 @@ def two_nn_ml(x: Points, discard: float = 0.0) -> Estimate:
     -------
     Estimate
         In dimensions; standard error from the Fisher information, ``d / sqrt(k)``, widened like that of `two_nn`.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((1000, 3)) @ rng.standard_normal((3, 10))  # 3 dimensions in 10
+    >>> round(two_nn_ml(x).value, 1)
+    3.0
     """
     _check_discard(discard)
     neighbours = _neighbours(x, 2)
@@ -122,6 +137,13 @@ def mle(x: Points, k: int = 20, average: Literal["harmonic", "arithmetic"] = "ha
     -------
     Estimate
         In dimensions. The standard error is that of a mean, widened for points that are neighbours.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((1000, 3)) @ rng.standard_normal((3, 10))  # 3 dimensions in 10
+    >>> round(mle(x, k=20).value, 1)
+    2.9
     """
     if k < 3:
         raise ConfigError(f"mle: k must be at least 3, got {k}")
@@ -189,6 +211,13 @@ def gride(x: Points, scales: Sequence[int] = (1, 2, 4, 8, 16, 32)) -> Gride:
     -------
     Gride
         Scales that need more neighbours than there are points are left out, with a note; all below `MIN_POINTS`.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((1000, 3)) @ rng.standard_normal((3, 10))  # 3 dimensions in 10
+    >>> gride(x).dimension.round(1)[:3]
+    array([3. , 2.9, 3. ])
     """
     if not scales or min(scales) < 1 or list(scales) != sorted(set(scales)):
         raise ConfigError(f"gride: scales must be rising integers from 1, got {tuple(scales)}")

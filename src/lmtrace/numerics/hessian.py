@@ -53,7 +53,7 @@ def hessian_spectrum(
     k
         How many of the largest.
     tol
-        An eigenpair counts when ||H v - lambda v|| <= tol * max |lambda| (the smallest: tol * |lambda| itself, or 1 %
+        An eigenpair counts when ``||H v - lambda v|| <= tol * max |lambda|`` (the smallest: ``tol * |lambda|`` itself, or 1 %
         of the former). The eigenvalue's error is at most that residual, and usually of the order of its square.
     smallest
         Whether the most negative eigenvalue is wanted too (more products).
@@ -70,6 +70,14 @@ def hessian_spectrum(
     -------
     Spectrum
         What did not converge is missing (None, or fewer than k eigenvalues) and `note` says why.
+
+    Examples
+    --------
+    >>> w = torch.ones(3, requires_grad=True)
+    >>> curvatures = torch.tensor([3.0, 2.0, -1.0])
+    >>> found = hessian_spectrum(lambda: 0.5 * (curvatures * w * w).sum(), [w])
+    >>> round(found.largest, 4), round(found.smallest, 4)
+    (3.0, -1.0)
     """
     try:
         operator = HessianOperator(loss, params, method=method)
@@ -89,6 +97,7 @@ def operator_spectrum(
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
     max_products: int = 300,
+    max_basis: int = 48,
 ) -> Spectrum:
     """Return `hessian_spectrum` of an operator that exists, and check its symmetry, which costs nothing.
 
@@ -103,6 +112,7 @@ def operator_spectrum(
         "tol": tol,
         "smallest": smallest,
         "max_products": max_products,
+        "max_basis": max_basis,
         "generator": generator,
     }
     spectrum = lanczos(operator, start, **options)
@@ -143,6 +153,13 @@ def hessian_trace(
     -------
     Estimate
         With the standard error over probes and n = `num_probes`; value None and a note where something is not finite.
+
+    Examples
+    --------
+    >>> w = torch.ones(3, requires_grad=True)
+    >>> curvatures = torch.tensor([3.0, 2.0, -1.0])
+    >>> hessian_trace(lambda: 0.5 * (curvatures * w * w).sum(), [w]).value  # exact where H is diagonal
+    4.0
     """
     if num_probes < 1:
         raise ConfigError(f"num_probes: expected at least 1, got {num_probes}")
@@ -187,6 +204,14 @@ def hessian_density(
     ------
     NotFiniteError
         Where the loss or a product is not finite.
+
+    Examples
+    --------
+    >>> w = torch.ones(3, requires_grad=True)
+    >>> curvatures = torch.tensor([3.0, 2.0, -1.0])
+    >>> found = hessian_density(lambda: 0.5 * (curvatures * w * w).sum(), [w])
+    >>> sorted({round(float(node)) for node in found.nodes})  # the three eigenvalues
+    [-1, 2, 3]
     """
     operator = HessianOperator(loss, params, method=method)
     nodes, weights = quadrature(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from lmtrace.numerics.lanczos import NotFiniteError
 Loss = Callable[[], Tensor]
 Parts = Sequence[tuple[float, Loss]]
 """A loss as a weighted sum of losses, such as those of micro-batches with the shares of their valid tokens."""
-Parameters = Iterable[Tensor] | Mapping[str, Tensor]
+Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Mapping[str, Tensor]
 Method = Literal["auto", "double backward", "central differences"]
 
 STEPS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
@@ -40,7 +40,7 @@ class HessianOperator:
         the same function at every call (dropout off). Or several with their weights: then one gradient graph at a time is
         held, built anew for every product, which bounds memory and costs about 3.2 gradients per product.
     params
-        Parameters, as an iterable or a mapping from names. Frozen ones are left out, tied ones count once.
+        Parameters: a tensor, an iterable of tensors or of (name, tensor), or a mapping from names. Frozen ones are left out, tied ones count once.
     method
         "double backward" keeps the gradient graph: about 2.1 gradients per product. "central differences" moves the
         parameters by +-1e-2 along v (less where the loss has kinks) and puts them back bit for bit: 2 gradients per
@@ -155,6 +155,7 @@ class HessianOperator:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             loss = _scalar(part)
             grads = torch.autograd.grad(loss, self._tensors, create_graph=True, allow_unused=True)
+        _check_used(grads)
         return float(loss.detach()), list(grads)
 
     def _double_backward(self, vector: Tensor, only: Collection[str] | None) -> Tensor:
@@ -225,7 +226,10 @@ class HessianOperator:
         for weight, part in self._parts:
             with torch.enable_grad():
                 loss = _scalar(part)
-                found = iter(torch.autograd.grad(loss, inputs, allow_unused=True))
+                grads = torch.autograd.grad(loss, inputs, allow_unused=True)
+            if only is None:
+                _check_used(grads)
+            found = iter(grads)
             value += weight * float(loss.detach())
             total.add_(self._flat([next(found) if want else None for want in wanted]), alpha=weight)
         return value, total
@@ -244,25 +248,48 @@ class HessianOperator:
         )
 
 
+def _check_used(grads: Sequence[Tensor | None]) -> None:
+    """Refuse a loss of other parameters than those given: its Hessian would be zero, silently."""
+    if all(g is None for g in grads):
+        raise ModelError("the loss does not depend on any of the parameters", "Pass those that the loss closure reads")
+
+
 def _scalar(part: Loss) -> Tensor:
     loss = part()
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ModelError(f"the loss closure must return a scalar tensor, got {got}", "Average it over valid tokens")
+    if not loss.requires_grad:
+        raise ModelError(
+            "the loss is detached: it has no gradient", "Compute it from the parameters, outside inference mode"
+        )
     return loss.reshape(())
 
 
 def _trainable(params: Parameters) -> dict[str, Tensor]:
-    named: Any = params.items() if isinstance(params, Mapping) else ((str(i), p) for i, p in enumerate(params))
     chosen: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, p in named:
+    for name, p in _named(params):
+        if not isinstance(p, Tensor):
+            raise ModelError(f"parameters must be tensors, got {type(p).__name__}", "Pass model.parameters()")
+        if p.is_complex():
+            raise ModelError(f"parameter {name} is complex: its Hessian is not defined here")
         if p.requires_grad and id(p) not in seen:
             seen.add(id(p))
             chosen[name] = p
     if not chosen:
         raise ModelError("no parameter requires a gradient", "Pass the trained parameters of the model")
     return chosen
+
+
+def _named(params: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(params, Tensor):  # iterating it would give its rows, which no loss depends on
+        params = [params]
+    if isinstance(params, Mapping):
+        yield from params.items()
+        return
+    for i, p in enumerate(params):
+        yield p if isinstance(p, tuple) and len(p) == 2 else (str(i), p)
 
 
 def _first_line(error: RuntimeError) -> str:

@@ -16,8 +16,11 @@ from lmtrace.numerics.lanczos import NotFiniteError, default_generator
 
 def rademacher(size: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return [size] independent entries, +1 or -1 with equal chance, the same on every device."""
-    signs = torch.empty(size, dtype=dtype, device=generator.device).bernoulli_(0.5, generator=generator)
-    return signs.mul_(2).sub_(1).to(device)
+    # One random word holds 64 signs: drawing them one by one would cost as much as a product.
+    words = torch.randint(-(2**63), 2**63 - 1, (-(-size // 64),), generator=generator, device=generator.device)
+    shifts = torch.arange(8, dtype=torch.uint8, device=generator.device)
+    bits = (words.view(torch.uint8)[:, None] >> shifts).bitwise_and_(1).view(-1)[:size]
+    return bits.to(device).to(dtype).mul_(2).sub_(1)
 
 
 def quadratic_forms(

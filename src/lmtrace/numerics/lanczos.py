@@ -173,9 +173,10 @@ def lanczos(
         basis[num_basis] = _orthonormal(pending.vector, basis[:num_basis], generator)
         image = product(basis[num_basis])
         num_basis, num_products, since_fresh = num_basis + 1, num_products + 1, since_fresh + 1
-        if not bool(torch.isfinite(image).all()):
-            raise NotFiniteError("a Hessian-vector product is not finite")
         column, rest = _project_out(image, basis[:num_basis])
+        beta = float(rest.norm())
+        if not (np.isfinite(column).all() and np.isfinite(beta)):  # one bad entry of the image makes all of them so
+            raise NotFiniteError("a Hessian-vector product is not finite")
         projected[:num_basis, num_basis - 1] = projected[num_basis - 1, :num_basis] = column
         values, mix = np.linalg.eigh(projected[:num_basis, :num_basis])
         scale = float(np.abs(values).max())
@@ -184,7 +185,6 @@ def lanczos(
         if num_basis == size:
             residuals = np.zeros(size)
             break
-        beta = float(rest.norm())
         if beta > exhausted * scale:
             queue.append(_Pending(rest, beta, np.eye(1, capacity, num_basis - 1)[0]))
         residuals = sum((p.norm * np.abs(p.owners[:num_basis] @ mix) for p in queue), np.zeros(num_basis))

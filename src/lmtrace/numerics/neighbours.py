@@ -7,6 +7,7 @@ from differences in float64. Cost: about ``n^2 d`` floating-point operations; me
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,7 @@ class Neighbours:
 
 def as_points(x: np.ndarray | Tensor) -> Tensor:
     """Return `x` as a detached float32 or float64 tensor [n, d]; raise `DataError` where it is no such array."""
-    points = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x.detach()
+    points = x.detach() if isinstance(x, Tensor) else _tensor_of(np.asarray(x))
     if points.ndim != 2:
         raise DataError(f"points must be an array [n, d], got shape {tuple(points.shape)}", "Pass one row per point")
     if points.is_complex():
@@ -71,6 +72,40 @@ def as_points(x: np.ndarray | Tensor) -> Tensor:
     if points.dtype in (torch.float16, torch.bfloat16):
         points = points.float()
     return points if points.dtype in (torch.float32, torch.float64) else points.double()
+
+
+def _tensor_of(array: np.ndarray) -> Tensor:
+    if array.dtype.kind not in "biufc":
+        raise DataError(f"points must be an array of numbers [n, d], got {array.dtype}", "Pass one row per point")
+    wide = array.dtype.itemsize > 8 and array.dtype.kind == "f"
+    plain = array.astype(np.float64 if wide else array.dtype.newbyteorder("="), copy=False)
+    plain = np.ascontiguousarray(plain)
+    return torch.from_numpy(plain if plain.flags.writeable else plain.copy())
+
+
+def largest_magnitude(points: Tensor) -> float:
+    """Return the largest absolute value, in one pass: 0 for no numbers, not finite where one of them is not."""
+    if not points.numel():
+        return 0.0
+    low, high = torch.aminmax(points)
+    return max(-float(low), float(high)) if not torch.isnan(high) else math.nan
+
+
+def unit_of(points: Tensor, largest: float | None = None) -> float:
+    """Return a power of two by which to divide finite `points` so that their squares neither overflow nor vanish.
+
+    1 for anything ordinary; the division is exact.
+    """
+    largest = largest_magnitude(points) if largest is None else largest
+    limit = 1e12 if points.dtype == torch.float32 else 1e120
+    if largest == 0.0 or not math.isfinite(largest) or 1 / limit < largest < limit:
+        return 1.0
+    return 2.0 ** math.frexp(largest)[1]
+
+
+def not_finite(points: Tensor) -> str:
+    """Return the reason that says how many points are not finite."""
+    return f"{int((~torch.isfinite(points).all(dim=1)).sum())} of {len(points)} points hold numbers that are not finite"
 
 
 def nearest(x: np.ndarray | Tensor, k: int, *, tolerance: float = 3e-5) -> Neighbours:
@@ -99,10 +134,12 @@ def nearest(x: np.ndarray | Tensor, k: int, *, tolerance: float = 3e-5) -> Neigh
         raise ConfigError(f"tolerance must not be negative, got {tolerance}")
     points = as_points(x)
     n = len(points)
+    largest = largest_magnitude(points)
+    if not math.isfinite(largest):
+        return _empty(n, not_finite(points))
+    unit = unit_of(points, largest)
+    points = points if unit == 1.0 else points / unit
     norms = torch.linalg.vector_norm(points, dim=1)
-    broken = int((~torch.isfinite(norms)).sum())
-    if broken:
-        return _empty(n, f"{broken} of {n} points hold numbers that are not finite")
     rounding = 8 * torch.finfo(points.dtype).eps * float(norms.max()) if n else 0.0
     rows = _without_twins(points, rounding)
     while True:
@@ -113,9 +150,9 @@ def nearest(x: np.ndarray | Tensor, k: int, *, tolerance: float = 3e-5) -> Neigh
         close = distances <= max(tolerance * spacing, rounding)
         if not bool(close[:, 0].any()):
             k = min(k, distances.shape[1])
-            return Neighbours(
-                distances[:, :k].cpu().numpy(), indices[:, :k].cpu().numpy(), rows.cpu().numpy(), num_points=n
-            )
+            found = distances[:, :k].cpu().numpy()
+            found = found if unit == 1.0 else found * unit
+            return Neighbours(found, indices[:, :k].cpu().numpy(), rows.cpu().numpy(), num_points=n)
         first, second = close.nonzero(as_tuple=True)  # a group of more than k + 1 points takes another round
         rows = rows[_merge(len(rows), first, indices[first, second])]
 

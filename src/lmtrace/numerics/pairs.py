@@ -29,8 +29,13 @@ def minimal_pair_accuracy(good: Any, bad: Any) -> Estimate:
     ------
     ValueError
         Where the two lists differ in length.
+
+    Examples
+    --------
+    >>> minimal_pair_accuracy([-3.0, -4.0, -5.0], [-5.0, -4.0, -4.0]).value  # right, tie, wrong
+    0.5
     """
-    good, bad = np.asarray(good, np.float64), np.asarray(bad, np.float64)
+    good, bad = (np.asarray(v.detach().cpu() if hasattr(v, "detach") else v, np.float64) for v in (good, bad))
     if good.shape != bad.shape or good.ndim != 1:
         raise ValueError(f"good and bad must be two lists of the same length, got {good.shape} and {bad.shape}")
     usable = np.isfinite(good) & np.isfinite(bad)

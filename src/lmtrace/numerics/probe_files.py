@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lmtrace.errors import DataError
@@ -42,10 +43,14 @@ def load_probes(path: str | Path) -> dict[str, Linear]:
     DataError
         Where the file holds something else.
     """
-    tensors = load_file(str(path))
+    try:
+        tensors = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}", "Get the file again") from error
     names = sorted(name.removesuffix("|weight") for name in tensors if name.endswith("|weight"))
     expected = {f"{name}|{part}" for name in names for part in ("weight", "bias", "settings")}
-    if not names or set(tensors) != expected:
+    settings = [tensors[f"{name}|settings"] for name in names if f"{name}|settings" in tensors]
+    if not names or set(tensors) != expected or any(t.shape != (2,) for t in settings):
         raise DataError(f"{path} does not hold probes", "Pass a file that save_probes or a Probe with keep_at wrote")
     return {
         name: Linear(

@@ -109,22 +109,26 @@ def ridges(basis: Basis, tasks: Sequence[ClassMeans], grid: tuple[float, ...] = 
     return _solve(basis, cross, prior, sizes, totals, grid)
 
 
-def ridge_regression(basis: Basis, x: Tensor, y: Tensor, grid: tuple[float, ...] = GRID) -> Linear:
-    """Return the ridge regression to several real targets at once, under one penalty chosen as in `ridge`.
+def ridge_regressions(
+    basis: Basis, z: Tensor, targets: Sequence[Tensor], grid: tuple[float, ...] = GRID
+) -> list[Linear]:
+    """Return ridge regressions of the same rows to real targets, each under a penalty of its own, chosen as in `ridge`.
 
     Parameters
     ----------
     basis
-        Of x.
-    x : [n, d]
-        Training rows.
-    y : [n, targets]
-        float64.
+        Of the training rows.
+    z : [n, d]
+        Those rows, standardised, float32.
+    targets : [n, ...] each
+        float64, with any number of columns each.
     """
+    sizes = [y.shape[1] for y in targets]
+    y = torch.cat(list(targets), 1)
     mean = y.mean(0)
     centred = y - mean
-    cross = ((x.double() - basis.moments.mean) / basis.scale).T @ centred
-    return _solve(basis, cross, mean, [y.shape[1]], centred.square().sum()[None], grid)[0]
+    totals = torch.stack([part.sum() for part in centred.square().split(sizes, 1)])
+    return _solve(basis, (z.T @ centred.float()).double(), mean, sizes, totals, grid)
 
 
 def _solve(

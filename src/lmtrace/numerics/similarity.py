@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.neighbours import as_points
+from lmtrace.numerics.neighbours import as_points, largest_magnitude, unit_of
 
 MIN_POINTS = 4
 
@@ -34,12 +34,22 @@ def linear_cka(x: np.ndarray | Tensor, y: np.ndarray | Tensor, debiased: bool = 
     Estimate
         1 for equal representations up to rotation, scale and translation. The standard error is that of the influence
         function over points. `value` is None below 4 points, or where one of them has no variance that is shared by points.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((500, 4))
+    >>> turned = 2 * x[:, ::-1] + 1
+    >>> round(linear_cka(x, turned).value, 6)
+    1.0
+    >>> abs(linear_cka(x, rng.standard_normal((500, 4))).value) < 0.02
+    True
     """
     first, second = as_points(x).double(), as_points(y).double()
     n = len(first)
     if len(second) != n:
         raise DataError(f"linear_cka: x has {n} points, y has {len(second)}", "Rows must be the same points")
-    problem = _problem(n, bool(torch.isfinite(first).all()) and bool(torch.isfinite(second).all()))
+    problem = _problem(n, math.isfinite(largest_magnitude(first)) and math.isfinite(largest_magnitude(second)))
     if problem:
         return Estimate(None, n=n, note=problem)
     first, second = _scaled(first), _scaled(second)
@@ -52,7 +62,7 @@ def gram(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor | None:
 
     Compute it once per representation where many are compared: a comparison is then n^2 products.
     """
-    if _problem(len(x), bool(torch.isfinite(x).all())):
+    if _problem(len(x), math.isfinite(largest_magnitude(x))):
         return None
     n = len(x)
     points = _scaled(x.detach().double()).to(dtype)
@@ -79,7 +89,7 @@ def principal_directions(x: Tensor, k: int) -> Tensor | None:
     """Return the orthonormal basis [d, k] of the k directions of largest variance of `x` [n, d]; None where it has fewer."""
     n, d = x.shape
     centred = _scaled(x.detach().double())
-    if not 1 <= k <= min(n - 1, d) or not bool(torch.isfinite(centred).all()):
+    if not 1 <= k <= min(n - 1, d) or not bool(torch.isfinite(centred.sum())):
         return None
     if n >= d:
         variances, vectors = torch.linalg.eigh(centred.T @ centred)
@@ -109,9 +119,14 @@ def _problem(n: int, finite: bool) -> str:
 
 def _scaled(points: Tensor) -> Tensor:
     """Return the points centred, with mean square norm 1: CKA does not depend on either, rounding does."""
+    if not points.numel():
+        return points
+    largest = largest_magnitude(points)
+    unit = unit_of(points, largest)
+    points = points if unit == 1.0 else points / unit
     centred = points - points.mean(dim=0)
     scale = float(torch.linalg.vector_norm(centred)) / math.sqrt(len(points))
-    rounding = torch.finfo(points.dtype).eps * float(points.abs().max()) * math.sqrt(points.shape[1])
+    rounding = torch.finfo(points.dtype).eps * largest / unit * math.sqrt(points.shape[1])
     return centred / scale if scale > 4 * rounding else torch.zeros_like(centred)
 
 

@@ -35,84 +35,93 @@ def softmax_regression(
     """
     basis = basis or Basis.of(Moments.of(x))
     z = centre(x, basis.moments.mean).div_(basis.scale.to(x.dtype)).float()
-    spectrum = (basis.values[None], basis.vectors[None])
-    weight, bias = _fit(z[None], codes[None], [num_classes], spectrum, penalty, max_iter)
-    weight = weight[0] / basis.scale[:, None]
-    return Linear(weight, bias[0] - basis.moments.mean @ weight, penalty / len(x), float(x.shape[1] + 1))
+    prior = (torch.bincount(codes, minlength=num_classes) + 0.5) / (len(x) + 0.5 * num_classes)
+    start = z.new_zeros(1, z.shape[1], num_classes, dtype=torch.float64)
+    [weight], [bias] = _fit(z, codes[None], basis, [penalty], max_iter, start, prior.log()[None])
+    weight = weight / basis.scale[:, None]
+    return Linear(weight, bias - basis.moments.mean @ weight, penalty / len(x), float(x.shape[1] + 1))
 
 
-def softmax_heads(
-    scores: Sequence[Tensor], codes: Sequence[Tensor], scale: float, max_iter: int, penalty: float = 1.0
+def refined(
+    basis: Basis, z: Tensor, codes: Sequence[Tensor], linears: Sequence[Linear], scale: float, max_iter: int
 ) -> list[Linear]:
-    """Return a softmax regression from K scores to their K classes for each of several tasks, fitted side by side.
+    """Return each ridge regression after a few iterations of softmax regression, which begin at a multiple of it.
+
+    The penalty is a quarter of the ridge's, because the curvature of the logistic loss is at most a quarter of that of
+    the square loss, and at most 1, scikit-learn's default. Few iterations are a regularisation too.
 
     Parameters
     ----------
-    scores
-        [n, classes] of each task, the same n.
-    codes
-        [n] int64 class of every row, for each task.
+    basis
+        Of the training rows.
+    z : [n, d]
+        The same rows, standardised, float32.
+    codes : [n] each
+        int64 class of every row, for each task.
+    linears
+        Ridge regression to the one-hot classes, for each task.
     scale
-        The search begins at this multiple of the scores themselves.
+        The search begins at this multiple of its scores: those lie between 0 and 1, logits do not.
     """
-    sizes, n = [s.shape[1] for s in scores], len(scores[0])
-    # Tasks with fewer classes are filled up with scores of zero.
-    x = torch.stack([torch.nn.functional.pad(s.float(), (0, max(sizes) - s.shape[1])) for s in scores])
-    mean = x.mean(1, dtype=torch.float64)
-    x = x - mean[:, None].float()
-    scatter = (x.mT @ x).double()
-    deviation = (scatter.diagonal(dim1=1, dim2=2) / n).clamp(min=0).sqrt()
-    unit = torch.where(deviation > 1e-12 * mean.abs() + 1e-30, deviation, torch.ones_like(deviation))
-    spectrum = torch.linalg.eigh(scatter / (unit[:, :, None] * unit[:, None, :]))
-    start = scale * torch.diag_embed(unit)
-    z = x / unit[:, None].float()
-    weight, bias = _fit(z, torch.stack(list(codes)), sizes, tuple(spectrum), penalty, max_iter, start, scale * mean)
-    weight = weight / unit[:, :, None]
-    bias = bias - (mean[:, None] @ weight)[:, 0]
-    return [Linear(weight[i, :k, :k], bias[i, :k], penalty / n, float(k + 1)) for i, k in enumerate(sizes)]
+    found: dict[int, Linear] = {}
+    sizes = [linear.weight.shape[1] for linear in linears]
+    for size in dict.fromkeys(sizes):  # tasks with the same number of classes share their products
+        chosen = [i for i, other in enumerate(sizes) if other == size]
+        penalties = [min(1.0, linears[i].penalty * len(z) / 4) for i in chosen]
+        start = torch.stack([linears[i].weight * basis.scale[:, None] for i in chosen])
+        bias = torch.stack([linears[i].bias + basis.moments.mean @ linears[i].weight for i in chosen])
+        task = torch.stack([codes[i] for i in chosen])
+        weights, biases = _fit(z, task, basis, penalties, max_iter, scale * start, scale * bias)
+        for i, weight, bias, penalty in zip(chosen, weights, biases, penalties, strict=True):
+            weight = weight / basis.scale[:, None]
+            found[i] = Linear(weight, bias - basis.moments.mean @ weight, penalty / len(z), linears[i].dof)
+    return [found[i] for i in range(len(linears))]
 
 
 def _fit(
-    z: Tensor, codes: Tensor, sizes: Sequence[int], spectrum: tuple[Tensor, Tensor], penalty: float, max_iter: int,
-    start: Tensor | None = None, start_bias: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return weights [tasks, d, classes] and biases [tasks, classes], float64, of the standardised rows z.
+    z: Tensor, codes: Tensor, basis: Basis, penalties: Sequence[float], max_iter: int, start: Tensor, start_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return weights [tasks, d, classes] and biases [tasks, classes], float64, on the standardised rows z.
 
     Parameters
     ----------
-    z : [tasks, n, d]
+    z : [n, d]
         float32.
     codes : [tasks, n]
-    sizes
-        Classes of each task; the arrays have room for the largest.
-    spectrum
-        Eigenvalues [tasks, d] and eigenvectors [tasks, d, d] of z'z.
+        Of tasks with the same number of classes.
+    basis
+        Of z.
+    penalties
+        One per task.
+    start : [tasks, d, classes]
+        Weights where the search begins, on standardised rows.
+    start_bias : [tasks, classes]
     """
-    tasks, n, d = z.shape
-    k = max(sizes)
-    values, vectors = spectrum
-    curvature = (values.clamp(min=0) / n + 2 * penalty / n).sqrt()
-    rotate = vectors / curvature[:, None]  # standardised -> preconditioned
-    z = z @ rotate.float()
-    shrink = (penalty / n / curvature.square()).float()[:, :, None]
-    onehot = torch.nn.functional.one_hot(codes, k).to(z)
-    absent = torch.arange(k, device=z.device) >= torch.tensor(sizes, device=z.device)[:, None]
-    closed = torch.zeros_like(absent, dtype=z.dtype).masked_fill_(absent, -torch.inf)
+    (n, d), (tasks, _, k) = z.shape, start.shape
+    penalty = torch.tensor(penalties, dtype=torch.float64, device=z.device)[:, None] / n
+    curvature = (basis.values / n + 2 * penalty).sqrt()  # [tasks, d]
+    rotate = basis.vectors / curvature[:, None]  # preconditioned -> standardised
+    turn = rotate.float()
+    shrink = (penalty / curvature.square()).float()[:, :, None]
+    gold = codes[:, None]
+    minus = z.new_full((1, 1, 1), -1.0).expand(tasks, 1, n)
+    # Rows last: torch's softmax over a last axis of fewer than 16 classes is ten times slower. And kept between calls,
+    # because fresh memory costs more than what is done with it.
+    logits, logp = z.new_empty(2, tasks, k, n)
 
     def objective(theta: Tensor) -> tuple[Tensor, Tensor]:
         weight, bias = theta[:, : d * k].view(tasks, d, k), theta[:, d * k :]
-        logp = torch.log_softmax(torch.baddbmm((bias + closed)[:, None], z, weight), 2)
+        flat = (turn @ weight).mT.reshape(tasks * k, d)
+        torch.addmm(bias.reshape(-1, 1), flat, z.T, out=logits.view(-1, n))
+        torch.log_softmax(logits, 1, out=logp)
         shrunk = shrink * weight
-        value = 0.5 * (shrunk * weight).sum((1, 2)) - logp.gather(2, codes[:, :, None]).sum((1, 2)) / n
-        residual = logp.exp_().sub_(onehot).div_(n)
-        return value, torch.cat([(z.mT @ residual + shrunk).view(tasks, -1), residual.sum(1)], 1)
+        value = 0.5 * (shrunk * weight).sum((1, 2)) - logp.gather(1, gold).sum((1, 2)) / n
+        residual = logp.exp_().scatter_add_(1, gold, minus)
+        slope = (residual.view(-1, n) @ z).view(tasks, k, d).mT / n
+        return value, torch.cat([(turn.mT @ slope + shrunk).reshape(tasks, -1), residual.sum(2) / n], 1)
 
-    if start is None or start_bias is None:
-        prior = (onehot.sum(1) + 0.5) / (n + 0.5 * k)
-        first = torch.cat([z.new_zeros(tasks, d * k), prior.log()], 1)
-    else:
-        weight = curvature[:, :, None] * (vectors.mT @ start)
-        first = torch.cat([weight.view(tasks, -1), start_bias], 1).float()
+    weight = curvature[:, :, None] * (basis.vectors.T @ start)
+    first = torch.cat([weight.reshape(tasks, -1), start_bias.to(weight)], 1).float()
     theta = minimise(objective, first, max_iter).double()
     return rotate @ theta[:, : d * k].view(tasks, d, k), theta[:, d * k :]
 

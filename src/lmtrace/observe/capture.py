@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmtrace.errors import ModelError
+from lmtrace.errors import ModelError, SignalError
 from lmtrace.observe.forward import Forward, default_forward, device_of, eager_attention, inputs_of, logits_of
-from lmtrace.observe.interface import Batch, Needs, Signal
+from lmtrace.observe.interface import UNDECLARED, Batch, Needs, Signal
 from lmtrace.observe.sites import Site
 from lmtrace.text.panel import Panel, PanelBatch
 
@@ -47,19 +47,17 @@ class Captured:
 
 @dataclass(eq=False)
 class PassBatch:
-    """The micro-batch that `Signal.reduce` sees; implements `observe.interface.Batch`."""
+    """One micro-batch of the pass, shared by the signals; implements `observe.interface.Batch`."""
 
     panel: Panel
     panel_batch: PanelBatch
-    logits: Tensor | None
+    logits: Tensor
     maps: dict[str, Tensor] | None
     device: torch.device
 
     @cached_property
     def log_probs(self) -> Tensor:
         """[predictions, vocabulary] float32, computed once and shared."""
-        if self.logits is None:
-            raise ModelError("the signal reads log-probabilities but declared no need of logits")
         row = torch.as_tensor(self.panel_batch.predict_row, device=self.device)
         column = torch.as_tensor(self.panel_batch.predict_column, device=self.device)
         return torch.log_softmax(self.logits[row, column].float(), dim=-1)
@@ -88,8 +86,22 @@ class PassBatch:
     def attentions(self) -> Mapping[str, Tensor]:
         """Site -> [sequences, heads, queries, keys]."""
         if self.maps is None:
-            raise ModelError("the signal reads attention maps but declared no need of them")
+            raise ModelError("a model that is called through forward= gives no attention maps")
         return self.maps
+
+
+@dataclass(frozen=True)
+class DeclaredBatch:
+    """A `PassBatch` as one signal sees it: what it did not declare is refused, though another signal may have it."""
+
+    batch: PassBatch
+    signal: Signal
+    needs: Needs
+
+    def __getattr__(self, name: str) -> Any:
+        if (name == "log_probs" and not self.needs.logits) or (name == "attentions" and not self.needs.attention):
+            raise SignalError(f"{self.signal.name} reads {name} without having declared it", UNDECLARED)
+        return getattr(self.batch, name)
 
 
 def batch_size_for(vocabulary: int, longest: int, max_logits: int = MAX_LOGITS, limit: int = 64) -> int:
@@ -128,10 +140,10 @@ def capture(
     result = Captured()
     wanted = list(signals)
     attention = any(needs.attention for _, _, needs in wanted)
-    reducers = [(i, s) for i, s, needs in wanted if needs.logits or needs.attention]
-    joined: dict[int, _Joined] = {i: _Joined(panel) for i, _ in reducers}
+    reducers = [(i, s, needs) for i, s, needs in wanted if needs.logits or needs.attention]
+    joined: dict[int, _Joined] = {i: _Joined(panel) for i, _, _ in reducers}
     recorder = _Recorder(panel, sites, device)
-    seconds: dict[int | str, float] = {"pass": 0.0, **{i: 0.0 for i, _ in reducers}}
+    seconds: dict[int | str, float] = {"pass": 0.0, **{i: 0.0 for i, _, _ in reducers}}
     with contextlib.ExitStack() as stack:
         if attention:
             stack.enter_context(eager_attention(model))
@@ -151,12 +163,12 @@ def capture(
             if any(needs.logits for _, _, needs in wanted) and len(panel_batch.index):
                 _ = batch.log_probs
             seconds["pass"] += time.perf_counter() - start
-            for i, signal in reducers:
+            for i, signal, needs in reducers:
                 if i in result.failures:
                     continue
                 start = time.perf_counter()
                 try:
-                    joined[i].add(panel_batch, signal.reduce(cast(Batch, batch)))
+                    joined[i].add(panel_batch, signal.reduce(cast(Batch, DeclaredBatch(batch, signal, needs))))
                 except Exception as error:  # noqa: BLE001  the isolation boundary: one signal's failure is its own
                     result.failures[i] = error
                 seconds[i] += time.perf_counter() - start

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.errors import DataError, ModelError
+from lmtrace.errors import DataError
 from lmtrace.numerics.hessian import operator_spectrum
 from lmtrace.numerics.hessian_operator import HessianOperator, Loss, Method, Parts
 from lmtrace.numerics.hutchinson import quadratic_forms
@@ -39,6 +39,7 @@ class CurvatureBatch:
     max_products: int
     warm_start: bool = False
     max_logits: int = 2**25
+    max_basis: int = 2**28
     train: bool = False
     like: CurvatureBatch | None = None
     _done: dict[str, Any] = field(default_factory=dict)
@@ -49,10 +50,7 @@ class CurvatureBatch:
         if "operator" not in self._done:
             if "failure" in self._done:
                 raise self._done["failure"]
-            view = self.view
-            low = {p.dtype for p in view.parameters().values()} & {torch.bfloat16, torch.float16}
-            if low:
-                raise ModelError(f"parameters are {low.pop()}: second derivatives need float32".replace("torch.", ""))
+            view = self._wide
             loss = self._losses()
             method: Method = "auto"
             known = view.memory.get("double_backward")
@@ -65,9 +63,16 @@ class CurvatureBatch:
                 raise
         return self._done["operator"]
 
+    @property
+    def _wide(self) -> View:
+        """The view that products are taken in: of a float32 copy of the model where its parameters are of half precision."""
+        if {p.dtype for p in self.view.parameters().values()} & {torch.bfloat16, torch.float16}:
+            return self.view.in_float32()
+        return self.view
+
     def _losses(self) -> Loss | Parts:
         """Return the loss of the batch, in micro-batches where its logits would pass `max_logits`."""
-        view, number, size = self.view, self.sequences, self.micro_batch
+        view, number, size = self._wide, self.sequences, self.micro_batch
         if size >= number:
             return view.train_loss(number) if self.train else view.loss(number)
         found = view.train_loss_parts(number, size) if self.train else view.loss_parts(number, size)
@@ -89,6 +94,11 @@ class CurvatureBatch:
         side = panel.encoder if panel.decoder is None else panel.decoder
         longest = max((len(ids) for ids in side.ids[: self.sequences]), default=1)
         return max(1, self.max_logits // max(1, vocabulary * longest))
+
+    @property
+    def num_vectors(self) -> int:
+        """Return how many Lanczos vectors are held at a time; `lanczos` raises it to what it needs at least."""
+        return min(48, self.max_basis // max(1, self.operator.size))
 
     @property
     def method(self) -> str:
@@ -124,7 +134,7 @@ class CurvatureBatch:
     def _solve(self, start: Tensor) -> Spectrum:
         return operator_spectrum(
             self.operator, self.top, self.tolerance, start=start, generator=self.view.generator("fresh"),
-            max_products=self.max_products,
+            max_products=self.max_products, max_basis=self.num_vectors,
         )  # fmt: skip
 
     def _start(self) -> Tensor:
@@ -170,7 +180,7 @@ class CurvatureBatch:
     def setting(self, name: str) -> tuple[float | None, str]:
         """A setting of the optimizer that all groups share, or why there is none."""
         try:
-            value = common_setting(self.view.optimizer, self.operator.params, name)
+            value = common_setting(self.view.optimizer, self.view.parameters(), name)
         except DataError as error:
             return None, str(error)
         return value, "" if value is not None else f"the optimizer's groups differ in {name}"

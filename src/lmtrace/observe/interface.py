@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from lmtrace.text.panel import LabelLayer, Panel
 
 Sites = tuple[str, ...] | Literal["all"]
+
+UNDECLARED = "Declare it in the signal's needs()"
+"""What to do about a `SignalError` of the kind "reads ... without having declared it"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,8 @@ class Needs:
         The exact next-token law of the panel's sentences (`Panel.truth`), from a corpus with an oracle.
     model
         The model itself, its parameters, and losses of panel sequences with gradients (`View.loss`).
+    parameters
+        The trained parameters, read only. A signal that needs no more of the model than this runs beside others.
     optimizer
         The optimizer's state, read only.
     train_batch
@@ -50,6 +56,7 @@ class Needs:
     labels: tuple[str, ...] = ()
     truth: bool = False
     model: bool = False
+    parameters: bool = False
     optimizer: bool = False
     train_batch: bool = False
 
@@ -59,7 +66,7 @@ class Needs:
         )
         flags = {
             name: getattr(self, name) or getattr(other, name)
-            for name in ("logits", "attention", "truth", "model", "optimizer", "train_batch")
+            for name in ("logits", "attention", "truth", "model", "parameters", "optimizer", "train_batch")
         }
         return Needs(sites=sites, labels=tuple(dict.fromkeys((*self.labels, *other.labels))), **flags)
 
@@ -179,6 +186,10 @@ class View(Protocol):
         """Return the trained parameters by name (frozen ones are left out, tied ones appear once)."""
         ...
 
+    def in_float32(self) -> View:
+        """Return the same view of a float32 copy of the model (second derivatives need the precision); needs `model`."""
+        ...
+
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """Return the optimizer, to be read only."""
@@ -227,6 +238,9 @@ class Signal(ABC):
     """Citation of the definition."""
     stride: ClassVar[int] = 1
     """Takes part in every n-th measurement by default: expensive signals set it above 1."""
+    shrinks: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    """Field -> smallest value to which a budget may lower it. Only sizes of samples over which all that depends on them is
+    a mean, and of which the smaller one is the beginning of the larger: error bars widen, values do not move."""
 
     @abstractmethod
     def needs(self, panel: Panel) -> Needs:

@@ -80,6 +80,9 @@ def find_sites(model: nn.Module, overrides: Mapping[str, str] | None = None) -> 
         Where no list of blocks can be found, or a path names nothing.
     """
     overrides = dict(overrides or {})
+    for key in overrides:
+        if key.removeprefix("encoder.").removeprefix("decoder.") not in ("block", "final"):
+            raise ModelError(f"sites: {key!r} names no part of a model", FIX)
     streams: list[tuple[str, Stream, str, nn.ModuleList]] = []
     if any(key.startswith(("encoder.", "decoder.")) for key in overrides):
         for prefix in ("encoder", "decoder"):
@@ -105,6 +108,12 @@ def find_sites(model: nn.Module, overrides: Mapping[str, str] | None = None) -> 
             module = _module(model, norm)
             sites[f"{prefix}final"] = Site(f"{prefix}final", module, norm, "output", stream)
     return sites
+
+
+def embed_of(site: str) -> str:
+    """Return where a site's stream begins: "embed", or "encoder.embed" for "encoder.block.3"."""
+    stream = site.partition(".")[0]
+    return f"{stream}.embed" if stream in ("encoder", "decoder") else "embed"
 
 
 def sub_site(sites: Mapping[str, Site], name: str) -> Site:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,11 +24,9 @@ from lmtrace.observe.forward import (
     loss_of,
     mean_loss,
 )
-from lmtrace.observe.interface import Needs, Signal, seed_of
+from lmtrace.observe.interface import UNDECLARED, Needs, Signal, seed_of
 from lmtrace.observe.sites import Site
 from lmtrace.text.panel import LabelLayer, Panel
-
-UNDECLARED = "Declare it in the signal's needs()"
 
 
 @dataclass(eq=False)
@@ -93,10 +92,10 @@ class MeasurementView:
             stream = self.measurement.sites[site].stream
             side = self.panel.encoder if stream == "encoder" else self.panel.decoder
             if side is None or not bool((side.word_last >= 0).any()):
-                raise DataError(f"the {stream}'s tokens are not aligned to the panel's words", "Read tokens instead")
+                raise DataError(f"the {stream} reads none of the panel's words", "Read tokens instead")
             first = torch.as_tensor(side.word_first, device=hidden.device)
             last = torch.as_tensor(side.word_last, device=hidden.device)
-            self.cache[key] = _pool(hidden, first, last, self.panel.policy)
+            self.cache[key] = pool(hidden, first, last, self.panel.policy)
         return self.cache[key]
 
     def labels(self, layer: str) -> LabelLayer:
@@ -127,7 +126,19 @@ class MeasurementView:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not (self.needs.model or self.needs.parameters):
+            raise SignalError(f"{self.signal.name} reads parameters without having declared it", UNDECLARED)
+        return {name: p for name, p in self.measurement.model.named_parameters() if p.requires_grad}
+
+    def in_float32(self) -> MeasurementView:
+        """The same view of a float32 copy of the model, which is made once and lives as long as the measurement."""
+        key = ("view.float32",)
+        if key not in self.cache:
+            wide = copy.deepcopy(self.model).float()
+            if "flash" in str(getattr(getattr(wide, "config", None), "_attn_implementation", "")):
+                wide.set_attn_implementation("sdpa")  # flash reads half precision only  # pyright: ignore[reportCallIssue]
+            self.cache[key] = wide
+        return replace(self, measurement=replace(self.measurement, model=self.cache[key]))
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """[sequences, length, vocabulary] for inputs of the signal's own."""
@@ -240,7 +251,8 @@ class MeasurementView:
         return torch.Generator().manual_seed(seed_of(self.measurement.seed, self.signal.name, purpose))
 
 
-def _pool(hidden: Tensor, first: Tensor, last: Tensor, policy: str) -> Tensor:
+def pool(hidden: Tensor, first: Tensor, last: Tensor, policy: str) -> Tensor:
+    """Return [words, d_model] of hidden: [tokens, d_model] by an alignment policy; words that are cut off (-1) are zero."""
     cut = (last < 0).unsqueeze(1)
     if policy == "last":
         return hidden[last.clamp(min=0)].masked_fill(cut, 0.0)

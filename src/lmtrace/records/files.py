@@ -27,6 +27,8 @@ def _cure(error: Exception) -> str:
         return "Make the folder writable, or choose another one"
     if code in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return "Choose a folder"
+    if code == errno.ENOENT:
+        return "Check the path"
     if "locked" in text or "busy" in text:
         return "Another program holds the database; close it and try again"
     if "malformed" in text or "not a database" in text or "no such" in text or isinstance(error, SafetensorError):

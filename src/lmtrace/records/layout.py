@@ -89,7 +89,14 @@ def header_to_json(header: RunHeader) -> str:
 
 def header_from_json(text: str) -> RunHeader:
     """Return a header from its JSON; keys that this version does not know are left out."""
-    data = json.loads(text)
+    try:
+        return _header_of(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        raise RunError(f"the header of a run is damaged ({reason})", "Restore the run from a copy") from error
+
+
+def _header_of(data: dict[str, Any]) -> RunHeader:
     known, field_names = {f.name for f in fields(RunHeader)}, {f.name for f in fields(Field)}
     data["fields"] = {
         signal: [Field(**{k: v for k, v in spec.items() if k in field_names}) for spec in specs]

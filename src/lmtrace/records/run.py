@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import sqlite3
@@ -460,9 +459,10 @@ class Run:
 
     def findings(self) -> Any:
         """Return what emerged, when, and how sure it is; see `lmtrace.analysis`."""
-        from lmtrace.analysis.findings import findings  # the analysis reads runs, so it cannot be imported before them
+        from lmtrace.analysis.finding import Findings  # the analysis reads runs, so it cannot be imported before them
+        from lmtrace.analysis.findings import findings
 
-        return findings(self)
+        return Findings(findings(self))
 
     def plot(self, signal: str, metric: str | None = None, **options: Any) -> Any:
         """Draw one series with Matplotlib and return its axes; see `lmtrace.show.notebook.plot`."""
@@ -476,16 +476,9 @@ class Run:
         return f"Run({str(self.folder)!r}: {self.status}, {reach}, {len(self.keys())} series)"
 
     def _repr_html_(self) -> str:
-        header, steps = self.header, self.steps
-        rows = {
-            "status": header.status,
-            "measurements": f"{len(steps)} (steps {steps[0]} to {steps[-1]})" if len(steps) else "none yet",
-            "signals": ", ".join(dict.fromkeys(k.signal for k in (*self.keys(), *self.array_keys()))),
-            "created": header.created,
-            "folder": str(self.folder),
-        }
-        cells = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
-        return f"<table><caption>Run {html.escape(header.name)}</caption>{cells}</table>"
+        from lmtrace.show.notebook import run_html
+
+        return run_html(self)
 
 
 def _parts(key: SeriesKey) -> tuple[str | None, ...]:

@@ -6,6 +6,7 @@ happens before, readers see either the whole measurement or nothing of it.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
@@ -121,10 +122,7 @@ class RunWriter:
                 with _held(folder) as lock:
                     replaces = path.exists()
                     if replaces and not overwrite:
-                        raise RunError(
-                            f"run folder {folder} already holds a run",
-                            "Choose another folder, resume the run, or pass overwrite=True to replace it",
-                        )
+                        raise _taken(folder)
                     try:
                         create_database(path, header, (time.time(), _process(header)))
                         return cls(folder, lock, None)
@@ -524,3 +522,28 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
         except OSError:
             return
+
+
+def check_free(folder: Path) -> None:
+    """Say before long work what `RunWriter.create` would say after it; nothing is made.
+
+    Raises
+    ------
+    RunError
+        Where the folder holds a run, or no folder can be made there.
+    """
+    if (folder / DATABASE).exists():
+        raise _taken(folder)
+    with failing("create a run in", folder):
+        above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{above} is a file")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{above} cannot be written to")
+
+
+def _taken(folder: Path) -> RunError:
+    return RunError(
+        f"run folder {folder} already holds a run",
+        "Choose another folder, resume the run, or pass overwrite=True to replace it",
+    )

@@ -27,11 +27,12 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lmtrace.analysis.compare import compare
 from lmtrace.errors import ConfigError, TraceError
 from lmtrace.records.run import Changes, Run
 from lmtrace.show.library import Library
 from lmtrace.show.pack import plain
-from lmtrace.show.payload import build, finding
+from lmtrace.show.payload import build, finding, inspections
 from lmtrace.show.report import page
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ def serve(
         )
     config = uvicorn.Config(
         dashboard(folder, token=token, hosts=[host]), host=host, port=port, log_level="warning", access_log=False,
-        server_header=False, timeout_graceful_shutdown=1, limit_concurrency=4 * MAX_STREAMS, h11_max_incomplete_event_size=16_384,
+        server_header=False, timeout_graceful_shutdown=1, limit_concurrency=4 * MAX_STREAMS,
+        http="h11", h11_max_incomplete_event_size=16_384,  # the other parser knows no limit for headers
     )  # fmt: skip
     config.load()
     server = uvicorn.Server(config)
@@ -158,6 +160,17 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
         )
         return JSONResponse(plain(found))
 
+    async def between(request: Request) -> Response:
+        chosen = await anyio.to_thread.run_sync(_selected, library, request.query_params.getlist("run"))
+        return JSONResponse(
+            plain(await anyio.to_thread.run_sync(lambda: [finding(f) for f in compare(list(chosen.values()))]))
+        )
+
+    async def sentences(request: Request) -> Response:
+        chosen = await anyio.to_thread.run_sync(_selected, library, request.query_params.getlist("run"))
+        found = await anyio.to_thread.run_sync(lambda: {name: inspections(run) for name, run in chosen.items()})
+        return JSONResponse(plain(found))
+
     async def live(request: Request) -> Response:
         wanted = dict(_cursor(text) for text in request.query_params.getlist("run"))
         chosen = await anyio.to_thread.run_sync(_selected, library, list(wanted))
@@ -174,7 +187,8 @@ def dashboard(folder: str | PathLike[str], token: str | None = None, hosts: Iter
     return Starlette(
         routes=[
             Route("/", index), Route("/api/runs", runs), Route("/api/payload", payload),
-            Route("/api/findings", findings), Route("/api/live", live),
+            Route("/api/findings", findings), Route("/api/inspections", sentences),
+            Route("/api/comparison", between), Route("/api/live", live),
         ],
         middleware=[Middleware(Guard, token=token, hosts=[*LOCAL, *hosts])],
         exception_handlers={TraceError: refused},
@@ -211,7 +225,8 @@ class Guard:
         await self.app(scope, receive, guarded)
 
     def _refuse(self, request: Request) -> Response | None:
-        if not self.any_host and host_name(request.headers.get("host", "")) not in self.hosts:
+        named = request.headers.getlist("host")
+        if len(named) != 1 or (not self.any_host and host_name(named[0]) not in self.hosts):
             return PlainTextResponse("The Host header names another server.", 400)
         if len(request.scope.get("raw_path") or b"") + len(request.scope["query_string"]) > MAX_ADDRESS:
             return PlainTextResponse("The address is too long.", 414)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmtrace.errors import RunError, TraceError
+from lmtrace.records.inspection import inspections_stamp
 from lmtrace.records.layout import DATABASE
 from lmtrace.records.run import Run, open_run
 
@@ -99,7 +100,7 @@ class Library:
                     "created": header.created, "model": header.model.get("class", ""), "measurements": len(steps),
                     "step": int(steps[-1]) if len(steps) else None,
                 }  # fmt: skip
-            return entry.summary | {"status": entry.run.status}
+            return entry.summary | {"status": entry.run.status, "inspections": inspections_stamp(entry.run.folder)}
         except TraceError as error:
             return {
                 "id": name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from lmtrace.errors import ConfigError
 from lmtrace.records.schema import Series
 from lmtrace.show.payload import finding
+from lmtrace.show.tables import best_site, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,6 +122,74 @@ def _finish(ax: Axes, title: str, unit: str, steps: np.ndarray) -> None:
             ax.set_xscale("symlog", linthresh=float(later[0]))
             ax.set_xlim(left=0 if steps[0] == 0 else float(later[0]))
     ax.spines[["top", "right"]].set_visible(False)
+
+
+HEADLINES = (
+    ("output", "loss"), ("truth", "excess"), ("probe", "accuracy"), ("pairs", "accuracy"), ("errors", "well_formed"),
+    ("dimension", "two_nn"), ("curvature", "lambda_max"),
+)  # fmt: skip
+"""Series that stand for a run, where it has them."""
+
+
+def run_html(run: Any) -> str:
+    """Return what a run is, and where its main quantities went, as HTML: from step 0 to the last, at the site that ended best."""
+    header, steps = run.header, run.steps
+    facts = {
+        "status": header.status,
+        "measurements": f"{len(steps)} (steps {steps[0]:,} to {steps[-1]:,})" if len(steps) else "none yet",
+        "signals": ", ".join(dict.fromkeys(k.signal for k in (*run.keys(), *run.array_keys()))),
+        "created": header.created,
+        "folder": str(run.folder),
+    }
+    rows = []
+    for key in run.keys():
+        if (key.signal, key.metric) in HEADLINES and not (key.label and ("=" in key.label or key.signal != "probe")):
+            series = run.series(key.signal, key.metric, key.label, key.split)
+            column = best_site(series)
+            if column is not None:
+                rows.append((HEADLINES.index((key.signal, key.metric)), _row(series, column)))
+    table = ""
+    if rows:
+        head = "".join(f"<th>{name}</th>" for name in ("quantity", "site", "first", "last ± s.e.", "null", "unit", ""))
+        body = "".join(row for _, row in sorted(rows, key=lambda item: item[0]))
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return facts_html(f"Run {header.name}", facts) + table
+
+
+def _row(series: Series, column: int) -> str:
+    values, there = series.values[:, column], np.flatnonzero(np.isfinite(series.values[:, column]))
+    last = there[-1]
+    error = number(float(series.stderr[last, column]), 2)
+    key = series.key
+    name = " ".join(part for part in (series.field.title, key.label, key.split and f"({key.split})") if part)
+    cells = (
+        name, series.sites[column] or "", number(float(values[there[0]])), number(float(values[last])) + (f" ± {error}" if error else ""),
+        number(float(series.null[last, column])), "" if series.field.unit == "1" else series.field.unit,
+    )  # fmt: skip
+    return "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + f"<td>{_spark(values[there])}</td></tr>"
+
+
+def _spark(values: np.ndarray, width: int = 110, height: int = 22) -> str:
+    """Return a small curve over the measurements; its numbers stand beside it, so it is hidden from screen readers."""
+    if len(values) < 2:
+        return ""
+    low, high = float(values.min()), float(values.max())
+    x = np.linspace(1, width - 1, len(values))
+    y = height - 2 - (values - low) / (high - low or 1.0) * (height - 4)
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    return (
+        f'<svg width="{width}" height="{height}" aria-hidden="true"><polyline points="{points}" fill="none" '
+        f'stroke="{OKABE_ITO[0]}" stroke-width="1.5"/></svg>'
+    )
+
+
+def facts_html(title: str, facts: Mapping[str, Any]) -> str:
+    """Return names and values as an HTML table."""
+    cells = "".join(
+        f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>{html.escape(str(value))}</td></tr>"
+        for name, value in facts.items()
+    )
+    return f"<table><caption>{html.escape(title)}</caption>{cells}</table>"
 
 
 def findings_html(findings: Iterable[Any]) -> str:

@@ -7,12 +7,16 @@ is computed here but the choice of the measurements that are shown.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lmtrace.analysis.compare import compare
+from lmtrace.errors import RunError
+from lmtrace.records.inspection import read_inspections
 from lmtrace.records.schema import Field, Series, SeriesKey
 from lmtrace.show.pack import Packer, plain
 from lmtrace.show.thin import thin
@@ -23,6 +27,8 @@ FORM = 1
 MAX_BYTES = 2_050_000
 """Of the packed payload; in base64 with the bundle around it a report stays under 3 MB."""
 MAX_ARRAY_STEPS = 48
+MAX_INSPECTION, MAX_INSPECTIONS = 150_000, 900_000
+"""Characters of one inspection with the attention of every checkpoint, and of all; gzip makes a fifth of them."""
 
 SCALARS = {
     "loss": Field(
@@ -59,8 +65,9 @@ def build(
     if cells:
         limit = min(limit, _limit_for(sources, max_bytes))
     array_steps = MAX_ARRAY_STEPS
+    between = comparison(runs) if findings is None else []
     while True:
-        data = _pack(sources, limit, array_steps, marks or [{} for _ in sources])
+        data = _pack(sources, limit, array_steps, marks or [{} for _ in sources], between)
         if len(data) <= max_bytes or (limit <= 16 and array_steps <= 4):
             if len(data) > max_bytes:
                 log.warning("the payload has %d bytes, more than the %d wanted", len(data), max_bytes)
@@ -81,6 +88,7 @@ class Source:
     arrays: list[dict[str, Any]]
     findings: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    inspections: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(cls, run: Any, findings: Iterable[Any] | None = None) -> Source:
@@ -100,6 +108,7 @@ class Source:
             arrays=list(array_records(run)),
             findings=[finding(f) for f in found],
             events=[plain(e if isinstance(e, Mapping) else dataclasses.asdict(e)) for e in run.events()],
+            inspections=inspections(run),
         )
 
     @property
@@ -149,6 +158,35 @@ def finding(source: Any) -> dict[str, Any]:
     return plain(dict(data))
 
 
+def comparison(runs: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return the findings about how several runs differ; none of a single run."""
+    return [finding(f) for f in compare(runs)] if len(runs) > 1 else []
+
+
+def inspections(run: Any) -> list[dict[str, Any]]:
+    """Return the sentences inspected in a run as plain data, the newest first, as many as fit.
+
+    Of one that is large, attention is kept for the last checkpoint only. A file that cannot be read is left out, and said in the
+    log: the run itself is whole.
+    """
+    try:
+        found = read_inspections(run.folder, run.header.created)
+    except RunError as error:
+        log.warning("no inspections are shown: %s", error)
+        return []
+    shown, size = [], 0
+    for inspection in found:
+        data = inspection.to_dict()
+        if len(json.dumps(data)) > MAX_INSPECTION:
+            for moment in data["moments"][:-1]:
+                moment["attention"] = {"missing": "kept for the last checkpoint only, so that the page stays small"}
+        size += len(json.dumps(data))
+        if size > MAX_INSPECTIONS and shown:
+            break
+        shown.append(data)
+    return shown
+
+
 def _limit_for(sources: Sequence[Source], max_bytes: int) -> int:
     """Return how many measurements each series may show, by an estimate of the packed size that the loop of `build` corrects."""
     bytes_per_value = 3.4
@@ -173,7 +211,13 @@ def _varies(array: np.ndarray) -> bool:
     return bool(np.isfinite(array).any() and not ((array == first) | (np.isnan(array) & np.isnan(first))).all())
 
 
-def _pack(sources: Sequence[Source], limit: int, array_steps: int, marks: Sequence[dict[str, Any]]) -> bytes:
+def _pack(
+    sources: Sequence[Source],
+    limit: int,
+    array_steps: int,
+    marks: Sequence[dict[str, Any]],
+    between: list[dict[str, Any]],
+) -> bytes:
     packer = Packer()
     runs = []
     for source, mark in zip(sources, marks):
@@ -185,10 +229,11 @@ def _pack(sources: Sequence[Source], limit: int, array_steps: int, marks: Sequen
             "findings": source.findings,
             "events": source.events[-400:],
             "numEvents": len(source.events),
+            "inspections": source.inspections,
             "series": [pack_series(packer, s, limit) for s in source.series],
             "arrays": _pack_arrays(packer, source.arrays, array_steps),
         })  # fmt: skip
-    return packer.close({"form": FORM, "runs": runs})
+    return packer.close({"form": FORM, "runs": runs, "comparison": between})
 
 
 def pack_series(packer: Packer, series: Series, limit: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ from lmtrace.numerics.attention import (
 )
 from lmtrace.observe.interface import Batch, Needs, Signal, View
 from lmtrace.records.schema import Field, Record
-from lmtrace.text.panel import Panel, Side
+from lmtrace.text.panel import Panel
+from lmtrace.text.panel_parts import Side
 from lmtrace.text.sequences import causal_affixes
 
 ALL = (*STATISTICS, "dependency", "dependency_right", "same_role")
@@ -97,6 +99,7 @@ class Attention(Signal):
     period: int = 16
 
     name = "attention"
+    shrinks = MappingProxyType({"num_sequences": 4})
     cost = "the shared pass with eager attention, and a forward of num_sequences x 2 period tokens"
     source = "Clark et al. 2019 (what does BERT look at); Olsson et al. 2022 (induction heads)"
     fields = tuple(_fields())

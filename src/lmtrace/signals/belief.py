@@ -9,17 +9,17 @@ step 0 is the one to beat, and the gain over the embedding site is not evidence 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lmtrace.numerics.moments import Moments
-from lmtrace.numerics.ridge import Basis, ridge_regression
+from lmtrace.numerics.moments import all_finite
+from lmtrace.numerics.probing import Design, shared_design
+from lmtrace.numerics.ridge import ridge_regressions
 from lmtrace.numerics.scores import bootstrap_weights
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.observe.interface import Needs, Signal, Sites, View
@@ -49,7 +49,7 @@ class Belief(Signal):
     seed: int = 0
 
     name = "belief"
-    cost = "no pass of its own; one eigendecomposition of d_model per site"
+    cost = "no pass of its own; shares its products with the probe"
     source = "Shai et al. 2024"
     fields = (
         Field(metric="r2", title="Belief R²", high=1.0, better="up", null="R² of the regression to shuffled beliefs",
@@ -80,7 +80,7 @@ class Belief(Signal):
         if num < 4 * MIN_SENTENCES:
             yield self.record(view, "r2", missing=f"{num} sentences, fewer than {4 * MIN_SENTENCES}")
             return
-        test = sentence_split(groups, self.seed)
+        test = sentence_split(panel.word_sentence, self.seed)[rows]
         if float(beliefs[test].var(0).sum()) < 1e-12 or float(beliefs[~test].var(0).sum()) < 1e-12:
             yield self.record(view, "r2", missing="the beliefs are the same at every word")
             return
@@ -89,13 +89,11 @@ class Belief(Signal):
         embed: np.ndarray | None = None
         for site in sorted(view.sites, key=lambda name: name != EMBED):
             x = view.words(site)
-            x = x[torch.as_tensor(rows, device=x.device)]
-            if not bool(torch.isfinite(x).all()):
+            design = shared_design(view.cache, x, rows, test)
+            if not (all_finite(design.train) and all_finite(design.test)):
                 yield self.record(view, "r2", site=site, missing="activations that are not finite")
                 continue
-            basis = Basis.of(Moments.of(x[torch.as_tensor(~test, device=x.device)]))
-            error, total = held_out_errors(x, beliefs, test, groups, basis)
-            null_error, null_total = held_out_errors(x, shuffled, test, groups, basis)
+            (error, total), (null_error, null_total) = held_out_errors(design, [beliefs, shuffled], test, groups)
             resampled = 1 - (weights @ error) / (weights @ total)
             r2, n = 1 - error.sum() / total.sum(), int(test.sum())
             where = {"site": site, "split": "sentence", "n": n}
@@ -111,26 +109,29 @@ class Belief(Signal):
 
 
 def held_out_errors(
-    x: Tensor, y: np.ndarray, test: np.ndarray, groups: np.ndarray, basis: Basis
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (squared error, squared deviation from the test mean) per test sentence, both [test sentences].
+    design: Design, targets: Sequence[np.ndarray], test: np.ndarray, groups: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return, for each target, (squared error, squared deviation from the test mean) per test sentence.
 
     Parameters
     ----------
-    x : [n, d]
-        Rows.
-    y : [n, targets]
-        Targets.
+    design
+        The rows; the regression is fitted on the training part.
+    targets : [n, columns] each
+        What is regressed to.
     test : [n]
-        bool; the other rows are those of `basis`, on which the ridge regression is fitted.
+        bool, the split of `design`.
     groups : [n]
         Sentence of every row.
     """
-    keep = torch.as_tensor(~test, device=x.device)
-    target = torch.as_tensor(y, device=x.device, dtype=torch.float64)
-    fitted = ridge_regression(basis, x[keep], target[keep])
-    held_out = target[~keep]
-    error = (fitted.scores(x[~keep].double()) - held_out).square().sum(1).cpu().numpy()
-    total = (held_out - held_out.mean(0)).square().sum(1).cpu().numpy()
+    y = [torch.as_tensor(target, device=design.train.device, dtype=torch.float64) for target in targets]
+    keep = torch.as_tensor(~test, device=design.train.device)
+    fitted = ridge_regressions(design.basis, design.standardised[0], [target[keep] for target in y])
     index = np.unique(groups[test], return_inverse=True)[1]
-    return np.bincount(index, weights=error), np.bincount(index, weights=total)
+    found = []
+    for target, predicted in zip(y, design.scores(fitted), strict=True):
+        held_out = target[~keep]
+        error = (predicted.double() - held_out).square().sum(1).cpu().numpy()
+        total = (held_out - held_out.mean(0)).square().sum(1).cpu().numpy()
+        found.append((np.bincount(index, weights=error), np.bincount(index, weights=total)))
+    return found

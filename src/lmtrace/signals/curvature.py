@@ -16,6 +16,9 @@ the P trained parameters (tied ones once, frozen ones not). Its entries are in n
 - **density**: spectral density (stochastic Lanczos quadrature), and from it ranks, condition number, decay, negative
   mass and the curvature score Tr H / sqrt(r_eff).
 
+Parameters in bfloat16 or float16: H is that of a float32 copy of the model, at the same (rounded) weights. The copy
+lives as long as the measurement.
+
 It misleads where sequences are few: the sharpness of a small batch is larger than that of the whole data, so compare
 steps, not batch sizes. The null of every curve is step 0.
 """
@@ -25,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -128,13 +132,15 @@ class Curvature(Signal):
         Residual of an eigenpair relative to the largest magnitude (lambda_min: to its own); the eigenvalue's error is
         of the order of its square.
     max_products
-        Limit per spectrum; what has not converged by then is missing. Memory beyond the gradient graph: that many
-        vectors of P entries, 48 at most.
+        Limit per spectrum; what has not converged by then is missing.
     max_logits
         Bound on memory: a batch with more logits (sequences x longest x vocabulary) is read in micro-batches, exactly but
         with 3.2 instead of 2.1 gradients per product. The gradient graph holds about 10 numbers per logit.
+    max_basis
+        Bound on memory: numbers in the Lanczos vectors that are held at a time (2**28 float32 are 1 GiB), 48 vectors of P
+        entries at most and 2 top + 12 at least; a tighter one costs products.
     density_probes, density_steps
-        Start vectors and Lanczos steps of the density.
+        Start vectors and Lanczos steps of the density, which holds that many vectors of P entries.
     warm_start
         Start from the eigenvectors of the measurement before: fewer products, but the number then depends, within the
         tolerance, on what was measured before. Off, so that a checkpoint measured later gives the live run's numbers.
@@ -150,9 +156,11 @@ class Curvature(Signal):
     density_steps: int = 40
     warm_start: bool = False
     max_logits: int = 2**25
+    max_basis: int = 2**28
 
     name = "curvature"
     stride = 5
+    shrinks = MappingProxyType({"num_probes": 4})
     cost = "2.1 gradients of its 16 sequences per product; about 30 products by default"
     source = "Ghorbani et al. 2019; Cohen et al. 2021, 2022; Pearlmutter 1994; Hutchinson 1990"
     fields = tuple(f for group in FIELDS.values() for f in group)
@@ -162,7 +170,16 @@ class Curvature(Signal):
         unknown = set(self.quantities) - set(FIELDS)
         if unknown or not self.quantities:
             raise ConfigError(f"curvature: quantities may be {', '.join(FIELDS)}, got {sorted(unknown)}")
-        for name in ("sequences", "top", "num_probes", "max_products", "density_probes", "density_steps", "max_logits"):
+        for name in (
+            "sequences",
+            "top",
+            "num_probes",
+            "max_products",
+            "density_probes",
+            "density_steps",
+            "max_logits",
+            "max_basis",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"curvature: {name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.tolerance < 1:
@@ -198,7 +215,7 @@ class Curvature(Signal):
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-                reason = "out of memory: take fewer sequences, or max_products"
+                reason = "out of memory: take fewer sequences, or a smaller max_basis"
             else:
                 yield from records
                 continue
@@ -207,7 +224,7 @@ class Curvature(Signal):
         work.remember()
 
     def _batch(self, view: View, **rest: Any) -> CurvatureBatch:
-        names = ("sequences", "top", "num_probes", "tolerance", "max_products", "warm_start", "max_logits")
+        names = ("sequences", "top", "num_probes", "tolerance", "max_products", "warm_start", "max_logits", "max_basis")
         return CurvatureBatch(view, **{name: getattr(self, name) for name in names}, **rest)
 
     def _spectrum(self, work: CurvatureBatch) -> Iterator[Record]:
@@ -280,12 +297,12 @@ class Curvature(Signal):
 
     def _preconditioned(self, work: CurvatureBatch) -> Iterator[Record]:
         operator, view = work.operator, work.view
-        diagonal = adam_preconditioner(view.optimizer, operator.params)
+        diagonal = adam_preconditioner(view.optimizer, view.parameters())
         root = torch.cat([d.reshape(-1).to(operator.device, operator.dtype) for d in diagonal]).rsqrt()
         start = random_start(operator.size, view.generator("lanczos"), operator.dtype, operator.device)
         found = lanczos(
             lambda v: root * operator(root * v), start, tol=self.tolerance, smallest=False,
-            max_products=self.max_products, generator=view.generator("fresh"),
+            max_products=self.max_products, max_basis=work.num_vectors, generator=view.generator("fresh"),
         )  # fmt: skip
         yield self._or_missing(view, "preconditioned_lambda_max", found.largest, found.note, n=1)
         (rate, reason), (beta, other) = work.setting("lr"), work.setting("beta_1")

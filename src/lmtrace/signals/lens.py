@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ class Lens(Signal):
     num_predictions: int = 512
 
     name = "lens"
+    shrinks = MappingProxyType({"num_predictions": 128})
     cost = "one unembedding of num_predictions per block"
     source = "nostalgebraist 2020, interpreting GPT: the logit lens; Geva et al. 2022"
     fields = (
@@ -157,14 +159,7 @@ def prediction_rows(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
-    """Return what the model does after its last block, or why it cannot be told."""
-    head = _head(view.model, view.module(last))
-    if head is None:
-        return None, "no head found: the model has no get_output_embeddings() and no child with a head's name"
-    try:
-        norm = view.module(last.split("block.")[0] + "final")
-    except ModelError:
-        norm = nn.Identity()  # post-norm models: the last block ends with its norm
+    """Return what the model does after its last block, or why it cannot be told; checked on the panel's first sequence."""
     batch = next(iter(view.panel.batches(1, indices=[0])))
     arrays = {
         "input_ids": batch.input_ids,
@@ -173,15 +168,36 @@ def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
         "decoder_attention_mask": batch.decoder_attention_mask,
     }
     device = next(view.model.parameters()).device
-    expected = view.logits({k: torch.as_tensor(v, device=device) for k, v in arrays.items() if v is not None})[
-        0
-    ].double()
+    expected = view.logits({k: torch.as_tensor(v, device=device) for k, v in arrays.items() if v is not None})[0]
     side = view.panel.encoder if view.panel.decoder is None else view.panel.decoder
-    hidden = view.tokens(last)[side.offsets[0] : side.offsets[1]]
-    dtype = next(view.model.parameters()).dtype
+    try:
+        norm = view.module(last.split("block.")[0] + "final")
+    except ModelError:
+        norm = None
+    return tail_of(view.model, norm, view.tokens(last)[side.offsets[0] : side.offsets[1]], expected)
+
+
+def tail_of(model: nn.Module, norm: nn.Module | None, hidden: Tensor, expected: Tensor) -> tuple[Tail | None, str]:
+    """Return what a model does after its last block, or why it cannot be told.
+
+    Parameters
+    ----------
+    norm
+        The final norm; None for post-norm models, whose last block ends with its norm.
+    hidden : [rows, d_model]
+        The residual stream after the last block.
+    expected : [rows, vocabulary]
+        The model's own logits there, which norm and head have to give, up to a constant factor.
+    """
+    head = _head(model)
+    if head is None:
+        return None, "no head found: the model has no get_output_embeddings() and no child with a head's name"
+    expected = expected.double()
+    dtype = next(model.parameters()).dtype
 
     def plain(x: Tensor) -> Tensor:
-        return head(norm(x.to(dtype)))
+        x = x.to(dtype)
+        return head(x if norm is None else norm(x))
 
     with torch.no_grad():
         found = plain(hidden)
@@ -199,22 +215,16 @@ def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
     return (lambda x: plain(x).float() * factor), ""
 
 
-def _head(model: nn.Module, block: nn.Module) -> nn.Module | None:
-    """Return the child that holds the unembedding, beside the one with the blocks; wrappers (PEFT) are gone into."""
+def _head(model: nn.Module) -> nn.Module | None:
+    """Return the child of the model that holds the unembedding: a linear layer, or a head with its own transform."""
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    words = ("head", "cls", "unembed", "embed_out", "output")
-    with_blocks = None
-    for name, child in model.named_children():
-        inside = list(child.modules())
-        if any(module is block for module in inside):
-            with_blocks = child
-            continue
-        by_name = output is None and any(word in name.lower() for word in words)
-        if by_name or any(module is output for module in inside):
+    children = dict(model.named_children())
+    for name, child in children.items():
+        if output is not None and any(module is output for module in child.modules()):
+            return _head(child) if hasattr(child, "get_output_embeddings") else child  # a wrapper (PEFT) is gone into
+        if output is None and any(word in name.lower() for word in ("head", "cls", "unembed", "embed_out", "output")):
             return child
-    if output is not None or with_blocks is None or with_blocks is block or isinstance(with_blocks, nn.ModuleList):
-        return output
-    return _head(with_blocks, block)
+    return output
 
 
 def _read(hidden: Tensor, targets: Tensor, tail: Tail) -> tuple[np.ndarray, np.ndarray]:

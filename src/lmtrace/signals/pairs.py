@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
@@ -28,6 +29,7 @@ from lmtrace.text.panel import Panel
 from lmtrace.text.sequences import bidirectional_affixes, causal_affixes, mask_id
 from lmtrace.text.tokenizer import WordTokenizer
 
+MIN_PAIRS = 10
 MAX_NUMBERS = 2**24
 """Logits held at once: rows x length x vocabulary."""
 
@@ -75,6 +77,21 @@ class Pairs(Signal):
             high=1.0,
             meaning="Share of pairs that are longer than the model's context, or whose probability is not finite.",
         ),
+        Field(
+            metric="severity",
+            title="Minimal pair severity",
+            unit="nats",
+            meaning="Mean of the exact log p(good) - log p(bad) over pairs where it is finite: the law's own margin.",
+        ),
+        Field(
+            metric="severity_correlation",
+            title="Margin against severity",
+            low=-1.0,
+            high=1.0,
+            better="up",
+            null="no relation: zero",
+            meaning="Spearman correlation of the model's margin and the exact one, over pairs where that is finite.",
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -102,8 +119,10 @@ class Pairs(Signal):
         kinds = sorted({p.kind for p in pairs if p.kind})
         groups: list[tuple[str | None, np.ndarray]] = [(None, np.ones(len(pairs), bool))]
         groups += [(f"kind={kind}", np.array([p.kind == kind for p in pairs])) for kind in kinds]
+        exact = np.array([math.nan if p.severity is None else p.severity for p in pairs])
         for label, mask in groups:
             yield from self._group(view, label, good[mask], bad[mask])
+            yield from self._severity(view, label, (good - bad)[mask], exact[mask])
 
     def _group(self, view: View, label: str | None, good: np.ndarray, bad: np.ndarray) -> Iterator[Record]:
         share = minimal_pair_accuracy(good, bad)
@@ -117,6 +136,28 @@ class Pairs(Signal):
         yield self.record(view, "accuracy", share.value, label=label, stderr=share.stderr, n=share.n, null=0.5)
         stderr = float(margin.std(ddof=1) / math.sqrt(len(margin))) if len(margin) > 1 else None
         yield self.record(view, "margin", float(margin.mean()), label=label, stderr=stderr, n=len(margin), null=0.0)
+
+    def _severity(self, view: View, label: str | None, margin: np.ndarray, exact: np.ndarray) -> Iterator[Record]:
+        """Yield how far the law itself prefers the good sentences; nothing where no pair has a finite severity."""
+        margin, exact = margin[known := np.isfinite(exact)], exact[known]
+        n = len(exact)
+        if n == 0:
+            return
+        stderr = float(exact.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+        yield self.record(view, "severity", float(exact.mean()), label=label, stderr=stderr, n=n)
+        margin, exact = margin[usable := np.isfinite(margin)], exact[usable]
+        if len(exact) < MIN_PAIRS:
+            reason = f"{len(exact)} pairs have two finite margins, fewer than {MIN_PAIRS}"
+        elif np.ptp(margin) == 0 or np.ptp(exact) == 0:
+            reason = "all margins are equal"
+        else:
+            value = float(np.corrcoef(rankdata(margin), rankdata(exact))[0, 1])
+            # Of Fisher's z, for ranks (Fieller, Hartley and Pearson 1957), carried back to the correlation.
+            stderr = (1 - value**2) * math.sqrt(1.06 / (len(exact) - 3))
+            where = {"label": label, "stderr": stderr, "n": len(exact)}
+            yield self.record(view, "severity_correlation", min(1.0, max(-1.0, value)), null=0.0, **where)
+            return
+        yield self.record(view, "severity_correlation", label=label, missing=reason)
 
     def _chosen(self) -> list[MinimalPair]:
         counts: dict[str, int] = {}

@@ -26,13 +26,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.errors import ConfigError
+from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
-from lmtrace.numerics.probing import KINDS, SPLITS, Design, Fit, Kind, SplitName, fit, majority, obstacle
+from lmtrace.numerics.moments import all_finite
+from lmtrace.numerics.probing import (
+    KINDS,
+    SPLITS,
+    Design,
+    Fit,
+    Kind,
+    SplitName,
+    fit,
+    majority,
+    obstacle,
+    shared_design,
+)
 from lmtrace.numerics.scores import Tally, bootstrap_weights, f1_scores, gain, share
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from lmtrace.observe.interface import Needs, Signal, Sites, View
+from lmtrace.observe.sites import embed_of
 from lmtrace.records.schema import Field, Record
+from lmtrace.text.edges import candidates
 from lmtrace.text.label_sets import coarsen, layer_of
 from lmtrace.text.panel import LabelLayer, Panel
 
@@ -40,12 +54,10 @@ DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "numb
 """Layers that a probe without `labels` reads: the first `NUM_DEFAULT` that the panel has; upos only without category."""
 
 NUM_DEFAULT = 4
-"""More would cost more than half of the panel's forward pass on short sentences."""
+"""More would cost more than the panel's forward pass on short sentences."""
 
 LEXICAL_LAYERS = ("category", "upos", "xpos", "deprel")
 """Layers that the word type decides wholly or in large part: judged under both splits."""
-
-EMBED = "embed"
 
 
 def _share(metric: str, title: str, meaning: str, null: str = "", better: Literal["up", ""] = "up") -> Field:
@@ -74,7 +86,10 @@ class Probe(Signal):
     sites
         "all" or names. Without "embed" there is no gain over it.
     pair
-        "" reads the word; "head" reads an edge: the word and its syntactic head, side by side.
+        "" reads the word; "head" reads an edge: the word and its syntactic head, side by side. "predicate" asks which
+        predicate governs an argument (labels "predicate", whose values are places in the sentence): of every word with
+        a role and every predicate of its sentence, side by side with their product, whether they belong together. Its
+        classes are "yes" and "no"; sentences with one predicate ask nothing.
     control
         Whether to fit the control task too (sentence split only), which nearly doubles the cost.
     bits
@@ -89,14 +104,14 @@ class Probe(Signal):
     kind: Kind = "ridge"
     split: SplitName | None = None
     sites: Sites = "all"
-    pair: Literal["", "head"] = ""
+    pair: Literal["", "head", "predicate"] = ""
     control: bool = True
     bits: bool = False
     keep_at: tuple[int, ...] = ()
     seed: int = 0
 
     name = "probe"
-    cost = "no pass of its own; about 0.2 forwards of the panel with the closed form"
+    cost = "no pass of its own; about one forward of a short panel with the default four layers"
     source = "Alain and Bengio 2017; Hewitt and Liang 2019 (control task); Voita and Titov 2020 (description length)"
     fields = (
         _share("accuracy", "Probe accuracy", "Share of held-out words whose label the probe reads.",
@@ -126,18 +141,24 @@ class Probe(Signal):
             raise ConfigError(f"probe: kind is {self.kind!r}", f"Choose one of {', '.join(KINDS)}")
         if self.split is not None and self.split not in SPLITS:
             raise ConfigError(f"probe: split is {self.split!r}", f"Choose one of {', '.join(SPLITS)}, or None")
-        if self.pair not in ("", "head"):
-            raise ConfigError(f"probe: pair is {self.pair!r}", "Choose '' or 'head'")
+        if self.pair not in ("", "head", "predicate"):
+            raise ConfigError(f"probe: pair is {self.pair!r}", "Choose '', 'head' or 'predicate'")
+        if self.pair == "predicate" and self.labels not in (None, "predicate"):
+            raise ConfigError(f"probe: pair 'predicate' asks of the layer 'predicate', labels is {self.labels!r}")
         if self.keep_at and self.kind == "mlp":
             raise ConfigError("probe: keep_at works with linear probes, kind is 'mlp'", "Choose another kind")
         for label in self._asked():
             layer_of(label)
 
     def _asked(self) -> tuple[str, ...]:
+        if self.pair == "predicate":
+            return ("predicate",)
         return (self.labels,) if isinstance(self.labels, str) else tuple(self.labels or ())
 
     def layers(self, panel: Panel) -> tuple[str, ...]:
         """Return the labels that it reads on this panel, in the order of the records."""
+        if self.pair == "predicate":
+            return ("predicate",) if "predicate" in panel.layers else ()
         if self.labels is not None:
             return self._asked()
         found = [name for name in DEFAULT_LAYERS if name in panel.layers]
@@ -158,7 +179,8 @@ class Probe(Signal):
         """Yield the records of every label, split and site."""
         labels = self.layers(view.panel)
         if not labels:
-            reason = f"the panel has none of the layers {', '.join(DEFAULT_LAYERS)}"
+            wanted = ("predicate",) if self.pair == "predicate" else DEFAULT_LAYERS
+            reason = f"the panel has none of the layers {', '.join(wanted)}"
             yield self.record(view, "accuracy", missing=reason)
             return
         tasks: list[_Task] = []
@@ -171,14 +193,21 @@ class Probe(Signal):
                     yield self.record(view, "accuracy", label=label, split=split, missing=task.reason)
                 else:
                     tasks.append(task)
-        at_embed: dict[_Task, np.ndarray] = {}
-        sites = sorted(view.sites, key=lambda site: site != EMBED) if tasks else []
+        at_embed: dict[tuple[str, _Task], np.ndarray] = {}
+        sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
-            x = view.words(site)
-            bad = ~torch.isfinite(x).all(1)
+            try:
+                x = view.words(site)
+            except DataError as error:  # a decoder that answers with logical forms reads none of the panel's words
+                for task in tasks:
+                    yield self.record(
+                        view, "accuracy", site=site, label=task.label, split=task.split, missing=error.message
+                    )
+                continue
+            finite = all_finite(x)
             for group in _same_rows(tasks):
                 where: list[dict[str, Any]] = [{"site": site, "label": t.label, "split": t.split} for t in group]
-                if bool(bad[torch.as_tensor(group[0].rows, device=x.device)].any()):
+                if not (finite or all_finite(group[0].inputs(x))):
                     for place in where:
                         yield self.record(view, "accuracy", **place, missing="activations that are not finite")
                     continue
@@ -186,14 +215,14 @@ class Probe(Signal):
                 fits, controls = self._fit(design, group)
                 for task, place, fitted in zip(group, where, fits, strict=True):
                     tally = task.tally(fitted)
-                    yield from self._judge(view, tally, task, place, at_embed.get(task))
+                    yield from self._judge(view, tally, task, place, at_embed.get((embed_of(site), task)))
                     if task in controls:
                         yield from self._control(view, controls[task], tally, task, place)
                     if self.bits:
                         yield from self._bits(view, x, task, place)
                     yield from self._transfer(view, design, fitted, task, place)
-                    if site == EMBED:
-                        at_embed[task] = tally.correct
+                    if site == embed_of(site):
+                        at_embed[site, task] = tally.correct
 
     def _fit(self, design: Design, group: list[_Task]) -> tuple[list[Fit], dict[_Task, Fit]]:
         """Return the probes of tasks on the same rows, and those of their control tasks."""
@@ -257,9 +286,10 @@ class Probe(Signal):
 
     def _design(self, view: View, x: Tensor, task: _Task) -> Design:
         """Return the task's rows with their statistics: one per site and set of rows, shared by all instances."""
+        if not self.pair:
+            return shared_design(view.cache, x, task.rows, task.test)
         key = ("signals.probe", id(x), self.pair, task.row_key)
         if key not in view.cache:
-            # x is kept beside the design, so that its id is not given to another tensor meanwhile.
             view.cache[key] = (x, Design(task.inputs(x), task.test))
         return view.cache[key][1]
 
@@ -293,7 +323,7 @@ class Probe(Signal):
             view.memory[f"{key}|weight"], view.memory[f"{key}|bias"] = weight.float().cpu(), bias.float().cpu()
 
     def _ceiling(self, view: View, label: str) -> Iterator[Record]:
-        if view.panel.truth is None or "/" in label:
+        if view.panel.truth is None or "/" in label or self.pair == "predicate":
             return
         known = _CEILINGS.setdefault(view.truth, {})
         if label not in known:
@@ -337,21 +367,29 @@ class _Task:
     def __init__(self, panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str) -> None:
         self.label, self.split, self.seed, self.pair = label, split, seed, pair
         self.key = f"{label}|{split}|{pair}"
-        labelled = layer.codes >= 0
-        self.heads = panel.heads
         self.reason = ""
-        if pair and panel.heads is None:
-            self.reason = "the panel has no syntactic heads"
-            return
-        if pair and panel.heads is not None:
-            side = panel.encoder
-            labelled &= (panel.heads >= 0) & (side.word_first[panel.heads] >= 0)
-        self.rows = np.flatnonzero(labelled)
-        present, self.codes = np.unique(layer.codes[self.rows], return_inverse=True)
-        self.names = tuple(layer.names[i] for i in present)
+        self.partners: np.ndarray | None = None
+        labelled = layer.codes >= 0
+        if pair == "predicate":
+            self.rows, self.partners, right = candidates(panel, layer)
+            present, self.codes = np.unique(right, return_inverse=True)
+            self.names = tuple(("no", "yes")[int(i)] for i in present)
+        else:
+            if pair:
+                if panel.heads is None:
+                    self.reason = "the panel has no syntactic heads"
+                    return
+                labelled &= (panel.heads >= 0) & (panel.encoder.word_first[panel.heads] >= 0)
+            self.rows = np.flatnonzero(labelled)
+            self.partners = panel.heads[self.rows] if pair and panel.heads is not None else None
+            present, self.codes = np.unique(layer.codes[self.rows], return_inverse=True)
+            self.names = tuple(layer.names[i] for i in present)
         self.groups, self.types = panel.word_sentence[self.rows], panel.word_types[self.rows]
+        if pair == "predicate":
+            self.types = self.types * len(panel.type_names) + panel.word_types[self.partners]
         if len(self.rows) == 0:
-            self.reason = "no word has a label"
+            several = "no sentence has two predicates and an argument that is labelled"
+            self.reason = several if pair == "predicate" else "no word has a label"
             return
         # Drawn over the whole panel, so that all layers are judged on the same sentences or types.
         whole = (
@@ -364,9 +402,14 @@ class _Task:
     def inputs(self, x: Tensor) -> Tensor:
         """Return [labelled words, d] (twice as wide for edges) of x: [words, d]."""
         index = torch.as_tensor(self.rows, device=x.device)
-        if not self.pair or self.heads is None:
+        if self.partners is None:
             return x[index] if len(self.rows) < len(x) else x
-        return torch.cat([x[index], x[torch.as_tensor(self.heads[self.rows], device=x.device)]], 1)
+        word, partner = x[index], x[torch.as_tensor(self.partners, device=x.device)]
+        if self.pair == "head":
+            return torch.cat([word, partner], 1)
+        # Whether two words belong together is a question of both at once, which no sum of two readings answers.
+        mean = x[index.unique()].mean(0)
+        return torch.cat([word, partner, (word - mean) * (partner - mean)], 1)
 
     def tally(self, fitted: Fit) -> Tally:
         """Return the counts of a fitted probe on the test words."""

@@ -64,8 +64,8 @@ class Weights(Signal):
             raise ConfigError(f"weights: num_entries must be at least 2, got {self.num_entries}")
 
     def needs(self, panel: Panel) -> Needs:
-        """Return the need of the model."""
-        return Needs(model=True)
+        """Return the need of the parameters."""
+        return Needs(parameters=True)
 
     def measure(self, view: View) -> Iterator[Record]:
         """Yield the fields of every trained matrix; its name is the label."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from lmtrace.errors import ConfigError
-from lmtrace.text.panel import LabelLayer
+from lmtrace.text.panel_parts import LabelLayer
 
 OTHER = "OTHER"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lmtrace.errors import DataError
-from lmtrace.text.panel import LabelLayer
+from lmtrace.text.panel_parts import LabelLayer
 from lmtrace.text.sentences import AnnotatedSentence
 
 POSITIONS = ("0", "1", "2", "3", "4-7", "8-15", "16-31", "32+")

@@ -4,160 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from lmtrace.errors import ConfigError, DataError
-from lmtrace.text.sentences import iterate_words
-
-if TYPE_CHECKING:
-    from lmtrace.text.alignment import Encoding
-    from lmtrace.text.lexicon import Lexicon
-    from lmtrace.text.references import Reference
-    from lmtrace.text.sentences import AnnotatedSentence
-
-Objective = Literal["causal", "masked", "seq2seq"]
-Policy = Literal["last", "first", "mean"]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelLayer:
-    """One annotation layer over the panel's words.
-
-    Attributes
-    ----------
-    name
-        "upos", "role", ...
-    codes : [words]
-        int64 index into `names`; -1 where a word has no label or was cut off.
-    names
-        The values, sorted by alphabet ("position" and "frequency": by size).
-    """
-
-    name: str
-    codes: np.ndarray
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """Every (context, target) pair of the panel under its objective; rows in panel order.
-
-    Attributes
-    ----------
-    target : [predictions]
-        Token id that is right.
-    sentence : [predictions]
-        Index of the panel sentence.
-    position : [predictions]
-        0 for the first predicted token of its sequence, and so on.
-    word : [predictions]
-        Row of the panel word that the target belongs to; -1 for special tokens (end of sentence) and for targets that
-        are not words of the sentence.
-    first : [predictions]
-        True where the target is the first subtoken of its word (or a special token).
-    """
-
-    target: np.ndarray
-    sentence: np.ndarray
-    position: np.ndarray
-    word: np.ndarray
-    first: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """The token rows of one stream (the encoder's or the decoder's input) and how words reach them.
-
-    Attributes
-    ----------
-    ids
-        One int64 array per sequence: the input ids, special tokens included, padding not.
-    offsets : [sequences + 1]
-        Where each sequence starts in the flat list of token rows.
-    word_first, word_last : [words]
-        First and last flat token row of every panel word; -1 where it has none (cut off, or not part of this stream).
-    """
-
-    ids: tuple[np.ndarray, ...]
-    offsets: np.ndarray
-    word_first: np.ndarray
-    word_last: np.ndarray
-
-    @property
-    def num_tokens(self) -> int:
-        """Return the number of token rows."""
-        return int(self.offsets[-1])
-
-
-@dataclass(frozen=True, slots=True)
-class PanelBatch:
-    """Some sequences of the panel, padded.
-
-    Attributes
-    ----------
-    sequences : [sequences]
-        Panel indices of the rows.
-    input_ids, attention_mask : [sequences, length]
-        What the model reads (the encoder, for encoder-decoder models).
-    decoder_input_ids, decoder_attention_mask : [sequences, decoder length] or None
-        What the decoder reads.
-    predict_row, predict_column : [predictions in the batch]
-        Which positions of the logits predict something: row in the batch, column in the sequence.
-    index : [predictions in the batch]
-        Rows of `Panel.predictions`.
-    targets : [predictions in the batch]
-        Token ids that are right.
-    position_ids : [sequences, length] or None
-        Only with padding on the left, for models that count positions from the left edge; those that take none ignore
-        it.
-    """
-
-    sequences: np.ndarray
-    input_ids: np.ndarray
-    attention_mask: np.ndarray
-    decoder_input_ids: np.ndarray | None
-    decoder_attention_mask: np.ndarray | None
-    predict_row: np.ndarray
-    predict_column: np.ndarray
-    index: np.ndarray
-    targets: np.ndarray
-    position_ids: np.ndarray | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PanelSettings:
-    """How a panel reads its sentences; see `Panel.from_annotated`."""
-
-    objective: Objective = "causal"
-    policy: Policy = "last"
-    max_length: int | None = None
-    layers: tuple[str, ...] | None = None
-    frequencies: Mapping[str, int] | None = None
-    decoder_start_id: int | None = None
-    mask_share: float = 0.15
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("objective", get_args(Objective)), ("policy", get_args(Policy))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"panel: {name} is {getattr(self, name)!r}", f"Choose one of {', '.join(allowed)}")
-        if self.max_length is not None and self.max_length < 4:
-            raise ConfigError(f"panel: max_length is {self.max_length}", "At least 4 tokens are needed")
-        if not 0 < self.mask_share < 1:
-            raise ConfigError(f"panel: mask_share is {self.mask_share}", "It must lie between 0 and 1")
-
-
-def take(items: Any, rows: Sequence[int]) -> Any:
-    """Return these sentences of a corpus: as a corpus of its own kind where it has `select`, else as a list."""
-    return items.select(rows) if hasattr(items, "select") else [items[i] for i in rows]
+from lmtrace.text import layers as label_layers
+from lmtrace.text import lexicon, references, streams
+from lmtrace.text.alignment import Encoding, coverage, encode
+from lmtrace.text.lexicon import Lexicon
+from lmtrace.text.panel_parts import LabelLayer, Objective, PanelBatch, PanelSettings, Policy
+from lmtrace.text.readers import read
+from lmtrace.text.references import Reference
+from lmtrace.text.sentences import AnnotatedSentence, as_annotated, iterate_words, take
+from lmtrace.text.sequences import special_id
+from lmtrace.text.truth import find_truth
 
 
 class Panel:
@@ -166,7 +30,7 @@ class Panel:
     Attributes
     ----------
     sentences
-        The sampled `AnnotatedSentence`s, in the order of their source.
+        The sampled sentences (`AnnotatedSentence`), in the order of their source.
     word_sentence, word_position, word_types : [words]
         int64: sentence, place in it, and index into `type_names` of every word, cut words included.
     type_names
@@ -203,9 +67,6 @@ class Panel:
         oracle: Any = None,
         training: Any = None,
     ) -> None:
-        from lmtrace.text import layers, streams
-        from lmtrace.text.truth import find_truth
-
         self.sentences, self.encodings, self.tokenizer = tuple(sentences), tuple(encodings), tokenizer
         self.settings, self.provenance = settings, dict(provenance)
         self._originals, self._oracle, self._training = originals, oracle, training
@@ -225,17 +86,17 @@ class Panel:
         self._column, self._prediction_offsets = built.column, built.prediction_offsets
 
         keep = self.encoder.word_first >= 0
-        values = layers.layer_values(self.sentences)
+        values = label_layers.layer_values(self.sentences)
         computed = {
-            "position": lambda: layers.position_layer(self.word_position, keep),
-            "frequency": lambda: layers.frequency_layer(
+            "position": lambda: label_layers.position_layer(self.word_position, keep),
+            "frequency": lambda: label_layers.frequency_layer(
                 self.word_types, self.type_names, keep, settings.frequencies
             ),
         }  # fmt: skip
         available = [*values, *(name for name in computed if name not in values)]
         self._layers = {
-            name: layers.encode_layer(name, values[name], keep) if name in values else computed[name]()
-            for name in layers.select_layers(available, settings.layers)
+            name: label_layers.encode_layer(name, values[name], keep) if name in values else computed[name]()
+            for name in label_layers.select_layers(available, settings.layers)
         }
         self.truth, self.truth_reason = find_truth(self, oracle, self._originals)
 
@@ -293,10 +154,6 @@ class Panel:
         DataError
             An empty source, a tokenizer without offsets, low coverage, an unknown layer.
         """
-        from lmtrace.text.alignment import coverage, encode
-        from lmtrace.text.readers import read
-        from lmtrace.text.sentences import as_annotated
-
         settings = PanelSettings(
             objective=objective, policy=policy, max_length=max_length, seed=seed, frequencies=frequencies,
             layers=None if layers is None else tuple(layers), decoder_start_id=decoder_start_id,
@@ -376,6 +233,11 @@ class Panel:
         return self.settings.policy
 
     @property
+    def oracle(self) -> Any:
+        """Return the corpus's oracle, or None; unlike `truth` it is there for every objective and tokenizer."""
+        return self._oracle
+
+    @property
     def num_sentences(self) -> int:
         """Return the number of sentences."""
         return len(self.sentences)
@@ -407,10 +269,8 @@ class Panel:
 
     def labels(self, layer: str) -> LabelLayer:
         """Return a label layer; an unknown one is an error that names those the panel has."""
-        from lmtrace.text.layers import unknown_layer
-
         if layer not in self._layers:
-            raise unknown_layer(layer, self.layers)
+            raise label_layers.unknown_layer(layer, self.layers)
         return self._layers[layer]
 
     def prediction_codes(self, layer: str) -> np.ndarray:
@@ -429,15 +289,11 @@ class Panel:
     @cached_property
     def references(self) -> tuple[dict[str, Reference], dict[str, str]]:
         """Reference predictors by rung, and why others are missing (see `lmtrace.text.references`); counted once."""
-        from lmtrace.text import references
-
         return references.build(self, self._training)
 
     @cached_property
     def lexicon(self) -> Lexicon | None:
         """The categories of the vocabulary's tokens, by the oracle or by the panel's own words; None without either."""
-        from lmtrace.text import lexicon
-
         return lexicon.build(self)
 
     @property
@@ -469,8 +325,6 @@ class Panel:
         padding_side
             "right" or "left"; with "left" the batch also carries `position_ids`, so that both give the same numbers.
         """
-        from lmtrace.text import streams
-
         if size < 1:
             raise ConfigError(f"panel: batch size is {size}", "Use at least 1")
         if padding_side not in ("right", "left"):
@@ -484,8 +338,6 @@ class Panel:
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's header says of its panel, as plain data."""
-        from lmtrace.text.sequences import special_id
-
         unknown = special_id(self.tokenizer, "unk")
         ids = np.concatenate([e.ids for e in self.encodings])
         return {

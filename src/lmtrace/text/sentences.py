@@ -156,6 +156,11 @@ def _values(values: Iterable[Any]) -> Labels:
     return tuple(None if v is None or v == "" else str(v) for v in values)
 
 
+def take(items: Any, rows: Sequence[int]) -> Any:
+    """Return these sentences of a corpus: as a corpus of its own kind where it has `select`, else as a list."""
+    return items.select(rows) if hasattr(items, "select") else [items[i] for i in rows]
+
+
 def iterate_words(corpus: Any) -> Iterator[Sequence[str]]:
     """Yield the words of every sentence; a columnar corpus (`ids`, `offsets`, `vocabulary`) is read without building them."""
     if all(hasattr(corpus, name) for name in ("ids", "offsets", "vocabulary")):

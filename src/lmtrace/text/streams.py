@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lmtrace.text.alignment import Encoding
-from lmtrace.text.panel import PanelBatch, Predictions, Side
+from lmtrace.text.panel_parts import PanelBatch, PanelSettings, Predictions, Side
 from lmtrace.text.sequences import (
     bidirectional_affixes,
     causal_affixes,
@@ -20,7 +20,7 @@ from lmtrace.text.sequences import (
 )
 
 if TYPE_CHECKING:
-    from lmtrace.text.panel import Panel, PanelSettings
+    from lmtrace.text.panel import Panel
     from lmtrace.text.sentences import AnnotatedSentence
 
 

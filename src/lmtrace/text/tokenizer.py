@@ -183,6 +183,6 @@ class WordTokenizer:
             words = content["words"]
         except FileNotFoundError:
             raise DataError(f"{path}: no word tokenizer there", f"Expected a folder with {FILE}") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path}: not a word tokenizer ({error})", "Expected JSON with a list 'words'") from error
         return cls(words)

@@ -11,7 +11,7 @@ import numpy as np
 from lmtrace.errors import DataError
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.sparse_rows import SparseRows
-from lmtrace.text.panel import take
+from lmtrace.text.sentences import take
 from lmtrace.text.sequences import special_id
 
 if TYPE_CHECKING:

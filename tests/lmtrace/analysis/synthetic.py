@@ -22,7 +22,8 @@ FIELDS = {
         Field(metric="f1", title="F1", better="up"),
     ],
     "dimension": [Field(metric="two_nn", title="Intrinsic dimension", unit="dimensions"),
-                  Field(metric="effective_rank", title="Effective rank", unit="dimensions")],
+                  Field(metric="effective_rank", title="Effective rank", unit="dimensions"),
+                  Field(metric="participation_ratio", title="Participation ratio", unit="dimensions")],
     "curvature": [Field(metric="trace", title="Trace"), Field(metric="edge", title="Edge")],
     "gradient": [Field(metric="norm", title="Gradient norm")],
 }  # fmt: skip

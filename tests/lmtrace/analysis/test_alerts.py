@@ -94,6 +94,21 @@ def test_collapse_of_rank():
     assert kinds(alerts(run)) == [("collapse of rank", 150)]
 
 
+def test_a_panel_loss_that_jumps_up_rings_and_one_that_falls_does_not():
+    noise = 0.01 * np.random.default_rng(0).standard_normal(30)
+    up, down = (
+        SyntheticRun(STEPS).add("output", "loss", 3 + noise + jump * (STEPS >= 200), stderr=0.01) for jump in (1, -1)
+    )
+    assert kinds(alerts(up)) == [("jump", 200)]
+    assert alerts(down) == []
+
+
+def test_the_participation_ratio_may_fall_early():
+    ratio = 1.4 + 8 * np.exp(-np.arange(30) / 2) + np.arange(30) / 10
+    run = SyntheticRun(STEPS).add("dimension", "participation_ratio", ratio, sites=("block.1",))
+    assert alerts(run) == []
+
+
 def test_the_same_alerts_after_a_resume():
     values = losses()
     values[[120, 121]] = np.nan

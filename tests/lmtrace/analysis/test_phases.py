@@ -23,6 +23,7 @@ U, MEASURED = np.arange(M) / M, np.arange(M) * 100
 NULLS = {
     "iid": lambda s: noise(1.0, s, n=M),
     "AR(.5)": lambda s: noise(1.0, s, 0.5, M),
+    "AR(.8)": lambda s: noise(1.0, s, 0.8, M),
     "exponential decay": lambda s: np.exp(-U / 0.2) + noise(0.05, s, n=M),
     "exponential decay, AR(.5)": lambda s: np.exp(-U / 0.3) + noise(0.05, s, 0.5, M),
     "power law": lambda s: (1 + MEASURED / 100) ** -0.5 + noise(0.02, s, n=M),

@@ -96,6 +96,16 @@ def test_a_plateau_with_a_gap_is_not_stopped_but_noted():
     assert len([n for n in outcome.notes if "not stopped" in n]) == 1
 
 
+def test_it_stops_once_the_late_generalisation_has_closed_the_gap():
+    # Both losses end near zero, so their ratio would keep the gap open for ever.
+    panel = np.where(STEPS < 2500, 5.0, 5.0 * np.exp(-(STEPS - 2500) / 40)) + 0.02
+    panel = panel + 0.003 * np.random.default_rng(0).standard_normal(80)
+    outcome = replay(make(panel, 4 * np.exp(-STEPS / 60) + 0.001), Converged("output.loss", window=15, tolerance=1e-5))
+    assert outcome.would_stop < 2500
+    assert outcome.step > 3000
+    assert len(outcome.notes) == 2
+
+
 def test_a_plateau_with_a_gap_is_stopped_with_a_warning_where_asked():
     outcome = replay(grokking(), Converged("output.loss", window=15, tolerance=1e-5, on_gap="stop"))
     assert outcome.step < 2500

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -15,6 +16,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import absynth
+import absynth.sample
 import lmtrace
 from lmtrace.cli.main import app
 from lmtrace.errors import ConfigError, DataError, ModelError
@@ -22,6 +25,7 @@ from lmtrace.jobs import sweep as job
 from lmtrace.jobs.analyze import analyze, load_checkpoint
 from lmtrace.jobs.checkpoints import Checkpoint, find_checkpoints, step_in, step_of, weight_hash
 from lmtrace.jobs.executors import Died, run_tasks
+from lmtrace.jobs.generate import generate
 from lmtrace.records.run import open_run
 from lmtrace_helpers import tiny
 
@@ -261,6 +265,28 @@ def dies(shared, task):
     return task, torch.get_num_threads()
 
 
+def test_progress_tells_how_long_the_rest_will_take(folder, panel, tmp_path):
+    said = []
+    chosen = [folder / f"checkpoint-{step}" for step in (0, 10, 20)]
+    lmtrace.sweep(
+        [*chosen, tmp_path / "none"], panel, run=tmp_path / "r", signals="output",
+        on_progress=lambda done, total, message: said.append((done, total, message)),
+    )  # fmt: skip
+    assert [(done, total) for done, total, _ in said] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert said[0][2] == "3 checkpoints to measure"
+    assert re.fullmatch(r".*checkpoint-0 measured in \d+\.\d s; \d+ s left", said[1][2])
+    assert said[3][2].endswith(" s"), "nothing is left"
+    assert [job._duration(seconds) for seconds in (8, 200, 9000)] == ["8 s", "3 min", "2.5 h"]
+
+
+def test_a_card_that_is_damaged_spoils_its_own_checkpoint_only(folder, panel, tmp_path):
+    for step in (0, 10):
+        shutil.copytree(folder / f"checkpoint-{step}", tmp_path / "c" / f"checkpoint-{step}")
+    (tmp_path / "c" / "checkpoint-0" / "lmtrace.json").write_text("[1]")
+    run = lmtrace.sweep(tmp_path / "c", panel, run=tmp_path / "r", signals="output")
+    assert run.steps.tolist() == [0, 10]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["process", "ray"])
 def test_a_task_whose_worker_dies_is_given_out_again(executor, tmp_path):
@@ -271,6 +297,29 @@ def test_a_task_whose_worker_dies_is_given_out_again(executor, tmp_path):
     found = dict(run_tasks(dies, (str(tmp_path / "b"), True), range(5), executor=executor, workers=2, threads=1))
     assert found.pop(3) == Died(3)
     assert found == {i: (i, 1) for i in (0, 1, 2, 4)}
+
+
+def same_corpus(a, b):
+    assert a.provenance == b.provenance
+    for name in ("ids", "offsets", "templates"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_the_same_engine_generates_corpora():
+    grammar = absynth.Grammar.preset("tiny")
+    for n in (0, 1, 5_000):
+        drawn = generate(grammar, n, seed=3, executor="serial", chunk=1)
+        same_corpus(drawn, absynth.generate(grammar, n, seed=3))
+    with pytest.raises(absynth.AbsynthError, match="a multiple of"):
+        absynth.sample.part(grammar, 3, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["process", "ray"])
+def test_workers_generate_the_corpus_of_one_process(executor):
+    grammar = absynth.Grammar.preset("small")
+    drawn = generate(grammar, 20_000, seed=5, executor=executor, workers=2, chunk=3_000)
+    same_corpus(drawn, absynth.generate(grammar, 20_000, seed=5))
 
 
 def test_serial_tasks_are_taken_one_by_one():

@@ -273,3 +273,23 @@ def test_wrong_arguments_are_named():
         hessian_spectrum(lambda: params[0] * 2, params)
     with pytest.raises(ConfigError, match="method: expected"):
         HessianOperator(loss, params, method="jvp")  # pyright: ignore[reportArgumentType]
+
+
+def test_parameters_in_every_form():
+    w = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+    table = torch.diag(torch.tensor([5.0, -7.0, 1.0]))
+    for params in (w, [w], [w, w], {"w": w}, [("w", w)], nn.ParameterList([w]).named_parameters(), (p for p in [w])):
+        found = hessian_spectrum(lambda: 0.5 * w @ table @ w, params)
+        assert found.largest == pytest.approx(5, rel=1e-5)
+        assert found.smallest == pytest.approx(-7, rel=1e-5)
+
+
+def test_losses_that_no_gradient_reaches_are_named():
+    w = nn.Parameter(torch.ones(3))
+    for call in (hessian_spectrum, hessian_trace, hessian_density):
+        with pytest.raises(ModelError, match="the loss is detached"):
+            call(lambda: (w.detach() ** 2).sum(), [w])
+    with pytest.raises(ModelError, match="is complex"):
+        hessian_trace(lambda: w.sum(), [nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+    with pytest.raises(ModelError, match="must be tensors, got str"):
+        hessian_trace(lambda: w.sum(), ["w"])

@@ -4,7 +4,7 @@ from torch import nn
 
 from lmtrace.errors import ModelError
 from lmtrace.jobs.models import STYLES
-from lmtrace.observe.sites import find_sites, sub_site, unwrap
+from lmtrace.observe.sites import embed_of, find_sites, sub_site, unwrap
 from lmtrace_helpers import PlainModel, tiny
 
 
@@ -46,3 +46,14 @@ def test_no_blocks_is_one_line_that_says_what_to_do():
 def test_unwrap_finds_the_users_module(gpt2):
     assert unwrap(torch.compile(gpt2)) is gpt2
     assert unwrap(nn.DataParallel(gpt2)) is gpt2
+
+
+def test_every_site_knows_the_embedding_of_its_stream():
+    assert embed_of("block.3") == embed_of("embed") == embed_of("final") == "embed"
+    assert embed_of("encoder.block.0") == "encoder.embed"
+    assert embed_of("decoder.final") == embed_of("decoder.embed") == "decoder.embed"
+
+
+def test_an_override_that_names_no_part_of_a_model_is_an_error():
+    with pytest.raises(ModelError, match="'blocks' names no part.*sites="):
+        find_sites(PlainModel(10), {"blocks": "transformer.h"})

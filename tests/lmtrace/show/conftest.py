@@ -120,7 +120,10 @@ def serving() -> Callable[..., AbstractContextManager[str]]:
 
     @contextmanager
     def run(app: Any) -> Iterator[str]:
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1,
+            http="h11", h11_max_incomplete_event_size=16_384,
+        )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

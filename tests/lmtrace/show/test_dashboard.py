@@ -101,6 +101,8 @@ def test_it_serves_runs_payloads_and_findings(folder: Path, serving: Serving) ->
         ("/api/payload?run=%00", 404),
         ("/api/payload?run=%ff%fe", 404),
         ("/api/payload?" + "&".join(["run=second"] * 40), 400),
+        ("/api/comparison?run=second", 400),
+        ("/api/inspections?run=..", 404),
         ("/api/live?run=second", 400),
         ("/api/live?run=second@minus", 400),
         ("/api/live?run=second@" + "9" * 40, 400),

@@ -62,3 +62,42 @@ def test_what_cannot_be_drawn_is_said(run: Run) -> None:
 def test_findings_are_escaped(findings: list[dict[str, Any]]) -> None:
     assert "not resolved" in findings_html(findings)
     assert "<script>" not in findings_html([{"kind": "<script>", "sentence": "<script>", "caveats": ["<script>"]}])
+
+
+def test_a_run_shows_where_its_quantities_went(run: Run) -> None:
+    shown = run._repr_html_()
+    loss = run.series(signal="output", metric="loss", label=None)
+    assert f"{loss.values[0, 0]:.4g}" in shown
+    assert f"{loss.values[-1, 0]:.4g}" in shown
+    role = run.series(signal="probe", metric="accuracy", label="role")
+    assert f"{role.values[-1].max():.4g}" in shown
+    assert f"{role.null[-1, 0]:.4g}" in shown
+    assert "<polyline" in shown
+    assert "nan" not in shown
+    matplotlib_axes = run.plot("output", "loss")
+    assert matplotlib_axes.get_title(loc="left")
+
+
+def test_findings_of_a_run_are_a_list_that_a_notebook_shows(run: Run) -> None:
+    found = run.findings()
+    assert isinstance(found, list)
+    assert found._repr_html_().count("<tr>") >= len(found)
+
+
+def test_a_tracer_shows_where_it_is(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from lmtrace.text.panel import Panel
+    from lmtrace.text.sentences import AnnotatedSentence
+    from lmtrace.text.tokenizer import WordTokenizer
+    from lmtrace.tracer import Tracer
+    from lmtrace_helpers import tiny
+
+    sentences = [AnnotatedSentence(tokens=("a", f"b{i % 5}", "c")) for i in range(20)]
+    tokenizer = WordTokenizer.from_corpus(sentences)
+    tracer = Tracer(tiny("gpt2", tokenizer), Panel.from_annotated(sentences, tokenizer), signals="output", run=tmp_path)
+    assert "Tracer" in tracer._repr_html_()
+    with tracer:
+        tracer.step(loss=torch.tensor(1.0))
+        shown = tracer._repr_html_()
+    assert "1, the last at step 0" in shown
+    assert "output" in shown

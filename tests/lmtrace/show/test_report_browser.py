@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lmtrace.analysis.compare import compare
 from lmtrace.records.run import open_run
 from lmtrace.records.schema import RunHeader
 from lmtrace.records.store import RunWriter
@@ -306,12 +307,27 @@ def test_runs_are_overlaid(tmp_path: Path, visit: Callable[..., Any]) -> None:
     page = seen.open(path.as_uri())
     draw_all(page)
     assert page.locator("h1").inner_text() == "2 runs"
+    loss = [open_run(tmp_path / f"seed-{seed}").series(signal="output", metric="loss", label=None) for seed in (0, 1)]
+    rows = page.locator(".overview tbody tr").all_inner_texts()
+    assert all(f"{s.values[-1, 0]:.4g}"[:5] in row for s, row in zip(loss, rows, strict=True))
     assert [label for label, share in page.evaluate(INK) if share < 0.005] == []
     before = page.locator("#curves-probe-accuracy .plot canvas").first.evaluate("c => c.toDataURL()")
     page.get_by_label("Site shown where runs are overlaid").select_option("embed")
     draw_all(page)
     assert page.locator("#curves-probe-accuracy .plot canvas").first.evaluate("c => c.toDataURL()") != before
     assert seen.problems == []
+
+
+def test_what_differs_between_runs_stands_first(tmp_path: Path, visit: Callable[..., Any]) -> None:
+    runs = []
+    for seed in (0, 1):
+        write_example(tmp_path / f"seed-{seed}", num_steps=600, seed=seed, speed=1 + seed)
+        runs.append(open_run(tmp_path / f"seed-{seed}"))
+    expected = compare(runs)
+    page = visit().open(write_report(runs, tmp_path / "r.html").as_uri())
+    text = page.locator("#findings").inner_text()
+    assert text.index("Between the runs") < text.index("First is seed-0, second is seed-1.") < text.index("\nseed-0")
+    assert expected[0].sentence in text
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from lmtrace.numerics.moments import Moments
-from lmtrace.numerics.ridge import Basis
+from lmtrace.numerics.probing import Design
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.signals.belief import Belief, held_out_errors
+from lmtrace.signals.probe import Probe
 from lmtrace_helpers import PlainModel
 from probe_views import PlantedTruth, PlantedView, by, word_panel
 
@@ -58,6 +58,17 @@ def test_the_score_is_that_of_scikit_learn_where_the_penalty_is_nothing(panel):
     assert weighted == pytest.approx(expected)
 
 
+def test_the_design_is_that_of_the_probe(panel):
+    """Both read the same words in the same parts: their statistics are made once."""
+    beliefs, truth = beliefs_of(panel), PlantedTruth(beliefs_of(panel))
+    x = {"block.0": torch.as_tensor(np.hstack([beliefs, beliefs**2])).float()}
+    view = PlantedView(panel, x, truth=truth)
+    list(Belief().measure(view))
+    assert len(view.cache) == 1
+    list(Probe(labels="upos", split="sentence").measure(view))
+    assert len(view.cache) == 1
+
+
 def test_without_beliefs_there_is_a_reason(panel):
     ones = {"embed": torch.ones(panel.num_words, 3)}
     (record,) = Belief().measure(PlantedView(panel, ones, truth=PlantedTruth(None)))
@@ -102,6 +113,5 @@ def test_the_untrained_twin_already_holds_most_of_the_belief():
         model(torch.as_tensor(sequences))
     x, groups = hidden[0].reshape(3000, 64), np.repeat(np.arange(300), 10)
     test = sentence_split(groups, 0)
-    basis = Basis.of(Moments.of(x[torch.as_tensor(~test)]))
-    error, total = held_out_errors(x, beliefs.reshape(3000, 3), test, groups, basis)
+    [(error, total)] = held_out_errors(Design(x, test), [beliefs.reshape(3000, 3)], test, groups)
     assert 0.9 < 1 - error.sum() / total.sum() < 0.97

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import torch
 from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
-from lmtrace.errors import ConfigError, DataError
+from lmtrace.errors import ConfigError, DataError, ModelError
 from lmtrace.instrument import Instrument
+from lmtrace.numerics.hessian_operator import HessianOperator
 from lmtrace.numerics.hutchinson import rademacher
 from lmtrace.records.schema import Record
 from lmtrace.signals.curvature import FIELDS, Curvature
@@ -253,7 +255,7 @@ def test_what_fails_is_missing_with_its_reason(broken):
         assert ("loss is nan" if broken == "nan" else "out of memory") in record.missing
 
 
-def test_missing_optimizer_training_batch_and_float32_are_named(problem):
+def test_missing_optimizer_and_training_batch_are_named(problem):
     model, loss, *_ = problem
     got = measure(FakeView(model, loss), quantities=("spectrum", "preconditioned", "landscape"), max_products=300)
     assert "no optimizer" in got["edge", None, None].missing
@@ -268,8 +270,6 @@ def test_missing_optimizer_training_batch_and_float32_are_named(problem):
     two_rates = torch.optim.SGD([{"params": [first], "lr": 1.0}, {"params": rest, "lr": 2.0}])
     got = measure(FakeView(model, loss, given=two_rates), quantities=("spectrum",), max_products=300)
     assert got["edge", None, None].missing == "the optimizer's groups differ in lr"
-    half, half_loss = tiny_gpt_problem(dtype=torch.bfloat16)
-    assert "bfloat16" in measure(FakeView(half, half_loss))["trace", None, None].missing
 
 
 def test_a_second_derivative_that_is_silently_wrong_is_found_out(caplog):
@@ -345,6 +345,39 @@ def test_a_plain_module_inside_a_run(panel, tokenizer):
     assert instrument.memories[0]["start"].numel() == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_read_through_a_float32_copy(dtype, panel, tokenizer):
+    model = tiny("llama", tokenizer).to(dtype).eval()
+    ids = torch.randint(4, len(tokenizer), (4, 7), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, eps=1e-4)
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    twin = copy.deepcopy(model).float()
+    weights = [p.clone() for p in model.parameters()]
+    wide = torch.optim.AdamW(twin.parameters(), lr=1e-4, eps=1e-4)
+    state = optimizer.state_dict()
+    wide.load_state_dict(state)
+    found = []
+    for one, optim in ((model, optimizer), (twin, wide)):
+        signal = Curvature(quantities=EVERYTHING, sequences=3, num_probes=2, density_probes=1, density_steps=5)
+        instrument = Instrument(one, panel, [signal], optim, on_error="raise")
+        instrument.train_batches[:] = [{"input_ids": ids, "labels": ids}]
+        records = [r for r in instrument.measure(0) if r.signal == "curvature" and r.array is None]
+        found.append({(r.metric, r.site, r.split): r.value for r in records if not r.missing})
+    half, full = found
+    assert half.keys() == full.keys()
+    assert ("preconditioned_lambda_max", None, None) in half
+    for key, value in full.items():
+        assert half[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
+    assert all(torch.equal(a, b) and b.dtype == dtype for a, b in zip(weights, model.parameters()))
+
+
+def test_a_loss_of_other_parameters_is_refused():
+    other = nn.Parameter(torch.ones(3))
+    with pytest.raises(ModelError, match="does not depend on any of the parameters"):
+        HessianOperator(lambda: (other**2).sum(), [nn.Parameter(torch.ones(3))])
+
+
 @pytest.mark.parametrize("style", ["gpt2", "bert", "t5"])
 def test_micro_batches_give_the_numbers_of_the_whole_batch(style, panel, tokenizer):
     """Sequences of unequal length, so that unweighted means over micro-batches would be wrong."""
@@ -373,6 +406,21 @@ def test_micro_batches_give_the_numbers_of_the_whole_batch(style, panel, tokeniz
     for metric, value in whole.items():
         # The library's own loss is taken in float32, whatever the model's precision.
         assert parts[metric] == pytest.approx(value, rel=1e-4, abs=1e-6), metric
+
+
+def test_fewer_lanczos_vectors_give_the_same_spectrum(panel, tokenizer):
+    """Restarts cost products, not numbers; `max_basis` bounds what is held."""
+    model, found = tiny("gpt2", tokenizer).double(), []
+    size = sum(p.numel() for p in model.parameters())
+    for vectors in (48, 14):
+        signal = Curvature(
+            quantities=("spectrum",), sequences=4, tolerance=1e-4, max_products=300, max_basis=vectors * size
+        )
+        view = Instrument(model, panel, [signal], on_error="raise")
+        found.append({r.metric: r.value for r in view.measure(0) if r.metric.startswith("lambda")})
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    with pytest.raises(ConfigError, match="max_basis must be at least 1"):
+        Curvature(max_basis=0)
 
 
 MEMORY = """

@@ -31,6 +31,8 @@ def test_accuracy_counts_ties_as_half():
     estimate = F.minimal_pair_accuracy([-1.0, -3.0, -2.0, -5.0], [-2.0, -2.0, -2.0, -9.0])
     assert estimate.value == pytest.approx(2.5 / 4)
     assert estimate.n == 4
+    rows = torch.tensor([[-1.0, -3.0], [-2.0, -2.0]], requires_grad=True)
+    assert F.minimal_pair_accuracy(rows[0], rows[1]).value == 0.5
 
 
 def test_wilson_interval_against_its_equation():
@@ -66,7 +68,7 @@ def test_log_likelihoods_equal_a_plain_loop(style, panel, tokenizer, sentences):
             else:
                 log_probs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
                 total = sum(float(log_probs[j, ids[j + 1]]) for j in range(len(ids) - 1))
-        assert value == pytest.approx(total, abs=1e-4 * max(1.0, abs(total) / 10))
+        assert value == pytest.approx(total, rel=1e-6, abs=1e-5)
 
 
 def test_a_model_that_knows_the_rule_gets_every_pair(panel, tokenizer, sentences):
@@ -90,6 +92,31 @@ def test_a_model_that_knows_the_rule_gets_every_pair(panel, tokenizer, sentences
     same = tuple(MinimalPair(p.good, p.good, "same") for p in pairs)
     tied = list(Pairs(pairs=same).measure(view_of(model, panel, Pairs(pairs=same))))
     assert next(r for r in tied if r.metric == "accuracy").value == 0.5
+
+
+def test_severity_is_that_of_the_law_and_the_margin_follows_it(panel, tokenizer, sentences, monkeypatch):
+    good = [tuple(s.tokens) for s in sentences[:30]]
+    exact = np.random.default_rng(0).normal(3.0, 1.0, 30)
+    pairs = tuple(MinimalPair(g, g[::-1], "order", float(x)) for g, x in zip(good, exact, strict=True))
+    pairs += (MinimalPair(good[0], good[1], "order"), MinimalPair(good[0], good[1], "no law"))
+    signal = Pairs(pairs=pairs)
+    margins = iter([np.append(2 * exact + 0.1, [0.0, 0.0]), np.zeros(32)])
+    monkeypatch.setattr("lmtrace.signals.pairs.log_likelihoods", lambda view, rows: next(margins))
+    by = {(r.metric, r.label): r for r in signal.measure(view_of(tiny("gpt2", tokenizer), panel, signal))}
+    assert by["severity", "kind=order"].value == pytest.approx(exact.mean())
+    assert by["severity", "kind=order"].n == 30
+    assert by["severity_correlation", "kind=order"].value == pytest.approx(1.0)
+    assert ("severity", "kind=no law") not in by
+
+
+def test_ties_of_the_margin_have_no_correlation(panel, tokenizer, sentences):
+    pairs = tuple(MinimalPair(tuple(s.tokens), tuple(s.tokens), "same", float(i)) for i, s in enumerate(sentences[:12]))
+    signal = Pairs(pairs=pairs)
+    by = {(r.metric, r.label): r for r in signal.measure(view_of(tiny("gpt2", tokenizer), panel, signal))}
+    assert by["severity_correlation", None].missing == "all margins are equal"
+    few = Pairs(pairs=pairs[:5])
+    by = {(r.metric, r.label): r for r in few.measure(view_of(tiny("gpt2", tokenizer), panel, few))}
+    assert by["severity_correlation", None].missing.startswith("5 pairs have two finite margins")
 
 
 def test_pairs_longer_than_the_context_are_left_out_and_counted(panel, tokenizer, sentences):
@@ -159,4 +186,4 @@ def test_all_blimp_files_run(data_dir, sentences):
                     for j in range(1, len(full) - 1):
                         masked = torch.tensor([[*full[:j], tokenizer.mask_token_id, *full[j + 1 :]]])
                         expected += float(model(input_ids=masked).logits[0, j].log_softmax(-1)[full[j]])
-            assert value == pytest.approx(expected, rel=1e-5, abs=1e-4)
+            assert value == pytest.approx(expected, rel=1e-6, abs=1e-5)

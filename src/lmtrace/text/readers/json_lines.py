@@ -23,9 +23,12 @@ def sentences(path: Path) -> Iterator[AnnotatedSentence]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
+            where = (
+                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            )
             raise DataError(
-                f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}), expected one object a line",
+                f"{path}, line {number}: not JSON ({where}), expected one object a line",
                 "The file is truncated or damaged",
             ) from error
         if number == 1 and isinstance(row, dict) and "tokens" not in row and "format" in row:

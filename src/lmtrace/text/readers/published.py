@@ -48,6 +48,8 @@ def sentences(path: Path) -> Iterator[AnnotatedSentence]:
             f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})",
             "The file is truncated or damaged",
         ) from error
+    except RecursionError:
+        raise DataError(f"{path}: not JSON of ABSynth (nested too deep)", "The file is damaged") from None
     for i, record in enumerate(_records(path, content)):
         where = f"{path}, record {i + 1}"
         if isinstance(record, dict) and "tokens" in record:

@@ -18,7 +18,7 @@ marginals); the frame shares; the number of words in each part, to within a sent
 not equal, and cannot be: the first parts differ in the length of their sentences and in entropy. The exact floors are
 printed: subtract them from a model's loss.
 
-Run: python examples/absynth_twist.py [FOLDER]
+Run: python examples/11_absynth_twist.py [FOLDER]
 """
 
 from __future__ import annotations

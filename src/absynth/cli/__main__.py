@@ -1,0 +1,5 @@
+"""`python -m absynth.cli`."""
+
+from absynth.cli import main
+
+main()

@@ -1,0 +1,375 @@
+"""What the runs of `studies.emergence` say: statements with intervals and nulls, figures, and the page of the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtrit
+
+from lmtrace.analysis.compression import Compression, compression
+from lmtrace.analysis.emergence import Emergence, emergence
+from lmtrace.analysis.phases import change_points
+from lmtrace.analysis.trends import Order, combined_event, order
+from lmtrace.records.run import Run, open_run
+from studies._figure import BLUE, GREEN, ORANGE, Lines, Panel, draw
+
+WARMUP = 20
+TITLES = {
+    "base": "base (2 x 64)", "attention_only": "attention only (2 x 64)", "large": "large (4 x 96)",
+    "syntax_first": "syntax first", "semantics_first": "semantics first",
+}  # fmt: skip
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class One:
+    """One finished run and what is read off it."""
+
+    condition: str
+    seed: int
+    run: Run
+
+    def curve(self, signal: str, metric: str, label: str | None = None, split: str | None = None, site: str | None = None) -> Curve:  # fmt: skip
+        """Return steps, values, standard errors."""
+        series = self.run.series(signal=signal, metric=metric, label=label, split=split)
+        column = 0 if site is None else series.sites.index(site)
+        error = series.stderr[:, column]
+        return series.steps.astype(float), series.values[:, column], error if np.isfinite(error).all() else None
+
+    @cached_property
+    def last_block(self) -> str:
+        """Return the name of the last block."""
+        return [s for s in self.run.series(signal="dimension", metric="two_nn").sites if s and s.startswith("block")][
+            -1
+        ]
+
+    @cached_property
+    def kl_parts(self) -> tuple[Curve, Curve]:
+        """Return the structural and the lexical part of the KL from the exact law."""
+        steps, kl, _ = self.curve("truth", "kl")
+        share = self.curve("truth", "structural_share")[1]
+        return (steps, kl * share, None), (steps, kl * (1 - share), None)
+
+    @cached_property
+    def pairs(self) -> dict[str, Emergence | None]:
+        """Return the emergence of agreement and of selection in minimal pairs, against who knows everything else."""
+        return {
+            k: emergence(
+                *self.curve("pairs", "accuracy", f"kind={k}"), null=max(0.5, self.run.header.data[f"{k} without {k}"])
+            )
+            for k in ("agreement", "selection")
+        }
+
+    @cached_property
+    def events(self) -> dict[str, Emergence | None]:
+        """Return every emergence that orders are made of."""
+        structural, lexical = self.kl_parts
+        found = {**self.pairs, "structural KL": emergence(*structural), "lexical KL": emergence(*lexical)}
+        for label, split in (("upos", "lexical"), ("role", "sentence")):
+            series = self.run.series(signal="probe", metric="accuracy", label=label, split=split)
+            column = series.sites.index(self.last_block)
+            steps, values, error = self.curve("probe", "accuracy", label, split, self.last_block)
+            null = np.maximum(series.null[:, column], values[0])
+            spread = None if error is None else np.hypot(error, error[0])
+            found[f"probe {label}"] = emergence(steps, values, spread, null=null)
+        return found
+
+    @cached_property
+    def peaks(self) -> dict[str, Compression | None]:
+        """Return rise and fall of the intrinsic dimension at three sites, at 5 % over the three."""
+        sites = dict.fromkeys(("embed", "block.0", self.last_block))
+        return {
+            s: compression(*self.curve("dimension", "two_nn", site=s), false_alarm=0.05 / len(sites)) for s in sites
+        }
+
+    def mean(self, values: Curve, low: float, high: float) -> float:
+        """Return the mean of a curve over a range of steps."""
+        inside = (values[0] >= low) & (values[0] <= high)
+        return float(np.nanmean(values[1][inside]))
+
+
+def load(folder: Path, conditions: Sequence[str]) -> dict[str, list[One]]:
+    """Return condition -> finished runs."""
+    found: dict[str, list[One]] = {}
+    for condition in conditions:
+        for path in sorted((folder / condition).glob("*/run.sqlite")):
+            run = open_run(path.parent)
+            if run.header.status == "finished":
+                found.setdefault(condition, []).append(One(condition, int(path.parent.name), run))
+    return found
+
+
+def times(runs: Sequence[One], name: str, which: str = "midpoint") -> tuple[list[float], list[float]]:
+    """Return the times of an event and the uncertainty of the grid of measurements there, in log(1 + step)."""
+    at, slack = [], []
+    for one in runs:
+        found = one.events[name]
+        value = None if found is None else getattr(found, which)
+        steps = one.run.steps.astype(float)
+        at.append(np.nan if value is None else float(value))
+        after = 1 if value is None else int(np.clip(np.searchsorted(steps, value), 1, steps.size - 1))
+        slack.append(float(np.log1p(steps[after]) - np.log1p(steps[after - 1])) / 2)
+    return at, slack
+
+
+def ordered(runs: Sequence[One], first: str, second: str, which: str = "midpoint") -> Order:
+    """Return the order of two events from paired differences within seeds."""
+    (a, slack_a), (b, slack_b) = times(runs, first, which), times(runs, second, which)
+    return order(a, b, grid=np.maximum(slack_a, slack_b))
+
+
+def say(found: Order, first: str, second: str) -> str:
+    """Return an order in words."""
+    if found.ratio is None:
+        return f"not resolved ({found.note})"
+    span = "" if found.interval is None else f" (95 % interval {found.interval[0]:.2f} to {found.interval[1]:.2f})"
+    words = {"first": f"{first} before {second}", "second": f"{second} before {first}"}.get(
+        found.verdict, "not resolved"
+    )
+    return f"{words}; ratio of times {found.ratio:.2f}{span}, {found.num_runs} seeds" + (
+        f"; {found.note}" if found.note else ""
+    )
+
+
+def ratio(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the geometric mean of ratios with Student's 95 % interval."""
+    logs = np.log(np.asarray(values))
+    if logs.size < 2:
+        return float(np.exp(logs.mean())), 0.0, np.inf
+    margin = float(stdtrit(logs.size - 1, 0.975) * logs.std(ddof=1) / np.sqrt(logs.size))
+    return tuple(float(np.exp(v)) for v in (logs.mean(), logs.mean() - margin, logs.mean() + margin))  # pyright: ignore
+
+
+def span(values: Sequence[float | None]) -> str:
+    """Return median and range in words."""
+    known = [v for v in values if v is not None and np.isfinite(v)]
+    return f"median {np.median(known):.0f}, {min(known):.0f} to {max(known):.0f}" if known else "none"
+
+
+PAIRS = (("agreement", "selection"), ("structural KL", "lexical KL"), ("probe upos", "probe role"))
+
+
+def write_page(runs: Path, docs: Path, conditions: Sequence[str], switch: int) -> int:
+    """Write figures and page; print the verdicts; return 1 where there are no runs to speak of."""
+    found = load(runs, conditions)
+    if not found.get("base"):
+        print("no finished runs: python -m studies.emergence --all")
+        return 1
+    docs.mkdir(parents=True, exist_ok=True)
+    figures(found, docs, switch)
+    text = page(found, switch)
+    (docs / "emergence.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def figures(found: dict[str, list[One]], docs: Path, switch: int) -> None:
+    """Draw every seed of every condition."""
+    kinds = (("agreement", BLUE, ""), ("selection", ORANGE, "5 3"))
+
+    def panels(lines: object, level: float | None = None) -> list[Panel]:
+        return [
+            Panel(TITLES[c], lines(ones), level, switch if c.endswith("_first") else None)  # pyright: ignore
+            for c, ones in found.items()
+        ]
+
+    draw(docs / "emergence_pairs.svg", panels(lambda ones: [
+        Lines(k, colour, [o.curve("pairs", "accuracy", f"kind={k}")[:2] for o in ones], dash) for k, colour, dash in kinds
+    ], 0.5), "share of minimal pairs right (dotted: chance)", low=0.4)  # fmt: skip
+    draw(docs / "emergence_kl.svg", panels(lambda ones: [
+        Lines("between categories", BLUE, [o.kl_parts[0][:2] for o in ones]),
+        Lines("within a category", ORANGE, [o.kl_parts[1][:2] for o in ones], "5 3"),
+    ]), "KL from the exact law, nats (log scale)", log=True)  # fmt: skip
+    draw(docs / "emergence_dimension.svg", panels(lambda ones: [
+        Lines("embedding", GREEN, [o.curve("dimension", "two_nn", site="embed")[:2] for o in ones], "1 2"),
+        Lines("first block", ORANGE, [o.curve("dimension", "two_nn", site="block.0")[:2] for o in ones], "5 3"),
+        Lines("last block", BLUE, [o.curve("dimension", "two_nn", site=o.last_block)[:2] for o in ones]),
+    ]), "intrinsic dimension, TwoNN (log scale)", log=True)  # fmt: skip
+    draw(docs / "emergence_curvature.svg", panels(lambda ones: [
+        Lines("trace", BLUE, [o.curve("curvature", "trace")[:2] for o in ones]),
+        Lines("largest eigenvalue", ORANGE, [o.curve("curvature", "lambda_max")[:2] for o in ones], "5 3"),
+    ]), "Hessian of the panel's loss (log scale; below 1 cut)", log=True, low=1.0)  # fmt: skip
+
+
+def page(found: dict[str, list[One]], switch: int) -> str:
+    """Return the page as Markdown."""
+    counts = ", ".join(f"{TITLES[c]}: {len(ones)}" for c, ones in found.items())
+    few = any(len(ones) < 5 for ones in found.values())
+    out = [
+        "# What emerges when", "",
+        "Written by `python -m studies.emergence --page` from the runs themselves; every number below is computed, none typed.", "",
+        "A decoder of two blocks learns the tiny ABSynth language with selection (strength 0.9). Every seed has its own language, corpus, "
+        "initial weights and order of data. 1,500 steps of 64 fresh sentences, Adam at 0.002 after 20 steps of warm-up, 42 measurements, "
+        "dense early and again after the switch. *Attention only* leaves out the feed-forward layers; *large* has four blocks of width 96. "
+        f"The twins end in the same language; before step {switch} *syntax first* has no selection (who does what to whom is left to chance) "
+        "and *semantics first* has no plural, no past and simple sentences only.", "",
+        f"Finished runs: {counts}." + (" **Fewer than five seeds in some conditions: enough to look at, not to describe.**" if few else ""), "",
+        *_order(found), *_twins(found, switch), *_dimension(found, switch), *_curvature(found, switch), *_event(found, switch),
+        "## What this does not say", "",
+        "- One family of synthetic languages, models of 50,000 to 500,000 parameters, one learning rate. An order here is the order on this data.",
+        "- 'Syntax' and 'semantics' are what the three pairs of quantities measure, no more. Midpoints of quantities with different ceilings are "
+        "compared on log step; a noisier quantity crosses later by construction.",
+        "- Curvature is that of 32 panel sequences: compare steps, not values with other work. The published curvature score, which divides the trace by "
+        "the root of an effective rank, was left out: at four start vectors and 40 Lanczos steps that rank read 33,430, 7,323 and 40,922 at steps 0, 1 and 5.",
+        "",
+    ]  # fmt: skip
+    return "\n".join(out)
+
+
+def _order(found: dict[str, list[One]]) -> list[str]:
+    out = [
+        "## Syntax before semantics?", "", "![Minimal pairs over training, every seed](emergence_pairs.svg)", "",
+        "Three pairs of quantities, chosen before the runs: minimal pairs of **agreement** (singular and plural verbs equally often, so that a "
+        "constant preference scores one half) against **selection** (swapped arguments; who knows the language but for selection scores "
+        f"{np.mean([o.run.header.data['selection without selection'] for ones in found.values() for o in ones]):.2f} by calculation, who knows it "
+        f"but for plural nouns {np.mean([o.run.header.data['agreement without agreement'] for ones in found.values() for o in ones]):.2f} in agreement, from "
+        "coordinated subjects: these are the nulls); "
+        "the part of the KL from the exact law that lies **between categories** against that **within** one; probes of the last block for **part of "
+        "speech** (words unseen by the probe) against **role**. Order: mean difference of log midpoints within each seed, Student's interval, widened by the "
+        "grid of measurements. Null: no difference.", "",
+        "| condition | pair | midpoint of the first | of the second | verdict |", "| --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for condition in ("base", "attention_only", "large"):
+        for first, second in PAIRS:
+            ones = found.get(condition, [])
+            if ones:
+                verdict = say(ordered(ones, first, second), first, second)
+                a, b = times(ones, first)[0], times(ones, second)[0]
+                out.append(f"| {TITLES[condition]} | {first} / {second} | {span(a)} | {span(b)} | {verdict} |")
+    return [*out, "", "![KL from the exact law, in its two parts](emergence_kl.svg)", ""]
+
+
+def _twins(found: dict[str, list[One]], switch: int) -> list[str]:
+    out = [
+        "## Is that order a law of training, or of the data?", "",
+        "If the order belongs to learning, it survives when the corpus is turned round. Onsets (first measurement from which the accuracy stays above its null by two "
+        "standard errors), because before the switch *semantics first* can show selection in simple sentences only.", "",
+        "| condition | onset of agreement | onset of selection | verdict |", "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    swapped = {}
+    for condition in ("base", "syntax_first", "semantics_first"):
+        ones = found.get(condition, [])
+        if ones:
+            verdict = ordered(ones, "agreement", "selection", "onset")
+            swapped[condition] = verdict.verdict
+            a, b = times(ones, "agreement", "onset")[0], times(ones, "selection", "onset")[0]
+            out.append(f"| {TITLES[condition]} | {span(a)} | {span(b)} | {say(verdict, 'agreement', 'selection')} |")
+    turned = (swapped.get("syntax_first"), swapped.get("semantics_first")) == ("first", "second")
+    out += [
+        "",
+        "**The order follows the data**: turned corpora give the turned order."
+        if turned
+        else "**Not resolved** with these runs.",
+        "",
+    ]
+    return out
+
+
+def _dimension(found: dict[str, list[One]], switch: int) -> list[str]:
+    out = [
+        "## Does the dimension rise and then compress?", "", "![Intrinsic dimension, every seed](emergence_dimension.svg)", "",
+        "TwoNN of the same 2,000 tokens at every step. A rise and fall counts where no monotone curve with the same autocorrelated noise shows one as clearly "
+        "(5 % over the three sites of a run).", "",
+        "| condition | site | rise and fall in | peak at step | level at the start, the peak, the end (means) |", "| --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for condition, ones in found.items():
+        for site in ("embed", "block.0", "last block"):
+            where = [o.last_block if site == "last block" else site for o in ones]
+            peaks = [o.peaks[w] for o, w in zip(ones, where)]
+            curves = [o.curve("dimension", "two_nn", site=w)[1] for o, w in zip(ones, where)]
+            kept = [p for p in peaks if p is not None]
+            top = f"{np.mean([p.level for p in kept]):.1f}" if kept else "none"
+            levels = f"{np.mean([c[0] for c in curves]):.1f}, {top}, {np.mean([c[-1] for c in curves]):.1f}"
+            out.append(
+                f"| {TITLES[condition]} | {site} | {len(kept)} of {len(ones)} | {span([p.peak for p in kept])} | {levels} |"
+            )
+    base = found["base"]
+    peak = [p.peak if (p := o.peaks[o.last_block]) is not None else np.nan for o in base]
+    out += ["", f"Peak of the last block against agreement in *base*: {say(order(peak, times(base, 'agreement')[0], grid=0.15), 'the peak', 'agreement')}.", ""]  # fmt: skip
+    for words, first, second in (("steps 7 to 14 against steps 0 to 2", (0, 2), (7, 14)), ("the last 300 steps against steps 7 to 14", (7, 14), (1200, 1500))):  # fmt: skip
+        curves = [o.curve("dimension", "two_nn", site=o.last_block) for o in base]
+        middle, low, high = ratio([o.mean(c, *second) / o.mean(c, *first) for o, c in zip(base, curves)])
+        verdict = "**rises**" if low > 1 else "**falls**" if high < 1 else "not resolved"
+        out += [
+            f"Over seeds of *base*, last block, {words}: {middle:.2f} times ({low:.2f} to {high:.2f}), {verdict}.",
+            "",
+        ]
+    late = [o.mean(o.curve("dimension", "two_nn", site=o.last_block), 750, 930) / o.mean(o.curve("dimension", "two_nn", site=o.last_block), switch - 90, switch) for o in found.get("syntax_first", [])]  # fmt: skip
+    if late:
+        middle, low, high = ratio(late)
+        verdict = "rises" if low > 1 else "falls" if high < 1 else "not resolved"
+        out += [
+            f"While *syntax first* learns selection (steps 750 to 930 against the 90 before the switch) the dimension of the last block is {middle:.2f} times what it was "
+            f"({low:.2f} to {high:.2f}): {verdict}. Semantics that compress would give less than 1.", "",
+        ]  # fmt: skip
+    return out
+
+
+def _curvature(found: dict[str, list[One]], switch: int) -> list[str]:
+    out = [
+        "## Does curvature collapse?", "", "![Trace and largest eigenvalue of the Hessian, every seed](emergence_curvature.svg)", "",
+        "An abrupt change counts where no smooth trend with the same autocorrelated noise explains it (5 % per curve, end of warm-up and switch as known "
+        "breaks). On the logarithm of the trace, where it is positive.", "",
+        "| condition | abrupt changes of the trace in | of the largest eigenvalue in | trace highest at step |", "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for condition, ones in found.items():
+        known = [WARMUP, *([switch] if condition.endswith("_first") else [])]
+        cells = []
+        for metric in ("trace", "lambda_max"):
+            curves = [o.curve("curvature", metric) for o in ones]
+            changes = [
+                change_points(x, np.where(y > 0, np.log(np.maximum(y, 1e-9)), np.nan), covariates=known)
+                for x, y, _ in curves
+            ]
+            steps = sorted(int(c.step) for found_here in changes for c in found_here)
+            cells.append(
+                f"{sum(map(bool, changes))} of {len(ones)} runs"
+                + (f" (steps {', '.join(map(str, steps))})" if steps else "")
+            )
+        highest = [float(x[np.nanargmax(y)]) for x, y, _ in (o.curve("curvature", "trace") for o in ones)]
+        out.append(f"| {TITLES[condition]} | {cells[0]} | {cells[1]} | {span(highest)} |")
+    for condition, what, before, during in (
+        ("base", "agreement (steps 75 to 165, against 14 to 28)", (14, 28), (75, 165)),
+        (
+            "syntax_first",
+            f"selection (steps 750 to 930, against the 90 before the switch at {switch})",
+            (switch - 90, switch),
+            (750, 930),
+        ),
+    ):
+        ones = found.get(condition, [])
+        if ones:
+            curves = [o.curve("curvature", "trace") for o in ones]
+            middle, low, high = ratio([o.mean(c, *during) / o.mean(c, *before) for o, c in zip(ones, curves)])
+            verdict = "**it rises**" if low > 1 else "**it falls**" if high < 1 else "not resolved"
+            out += ["", f"While {TITLES[condition]} learns {what} the trace is {middle:.2f} times what it was before ({low:.2f} to {high:.2f}): {verdict}."]  # fmt: skip
+    return [*out, ""]
+
+
+def _event(found: dict[str, list[One]], switch: int) -> list[str]:
+    out = [
+        "## The published combined event", "",
+        "Falling curvature meets rising dimension after min-max scaling (here: trace falling, dimension of the last block turned upside down where it falls). "
+        "Its null p-value is the chance that two unrelated monotone noisy curves cross: a descriptor, never evidence.", "",
+        "| condition | event at step | null p-value | onset of selection |", "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for condition, ones in found.items():
+        events = []
+        for o in ones:
+            steps, trace, _ = o.curve("curvature", "trace")
+            events.append(combined_event(steps, trace, -o.curve("dimension", "two_nn", site=o.last_block)[1]))
+        p = [e.p_value for e in events]
+        out.append(
+            f"| {TITLES[condition]} | {span([e.step for e in events])} | {min(p):.2f} to {max(p):.2f} | "
+            f"{span(times(ones, 'selection', 'onset')[0])} |"
+        )
+    return [
+        *out,
+        "",
+        "Where selection is learned hundreds of steps later, the event does not move with it: it marks no stage of learning.",
+        "",
+    ]
