@@ -100,11 +100,11 @@ def row(name: str, folder: str | Path) -> dict[str, float | str]:
     """Train the model for a few steps and return signal -> its first metric at the last one, or why there is none."""
     train, tokenizer, panel = language()
     make, autocast = MODELS[name]
+    torch.manual_seed(0)
     model = make().train()
     style = {"BERT": "masked", "T5": "seq2seq"}.get(name, "causal")
     rows, collate = training_rows(train, tokenizer, style, 32), Collator(tokenizer, style)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    torch.manual_seed(0)
     with lmtrace.Tracer(
         model, panel, run=Path(folder) / "run", every=1, signals=signals(), optimizer=optimizer, overwrite=True
     ) as tracer:

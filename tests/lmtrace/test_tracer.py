@@ -14,8 +14,9 @@ from lmtrace.observe.interface import Needs, Signal
 from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field
 from lmtrace.schedule import Schedule
+from lmtrace.signals.curvature import Curvature
 from lmtrace.tracer import Tracer
-from lmtrace_helpers import tiny
+from lmtrace_helpers import PlainModel, tiny
 
 
 class Counter(Signal):
@@ -195,3 +196,74 @@ def test_converged_decides_the_same_live_resumed_and_replayed(gpt2, panel, tmp_p
     assert again.step == live.current_step
     events = [e for e in open_run(tmp_path / "live").events() if e.kind == "stop"]
     assert len(events) == 1, "the decision is written once"
+
+
+def landscape(model, panel, folder, step, **settings):
+    """Train one step and return (train loss or None, its reason) as curvature sees the batch."""
+    signal = Curvature(sequences=4, num_probes=2, quantities=("spectrum", "trace", "landscape"))
+    with Tracer(model, panel, run=folder, every=1, signals=[signal], on_error="raise", **settings) as tracer:
+        tracer.last_step = 1
+        step(model.train())
+        tracer.step()
+    series = open_run(folder).series(signal="curvature", metric="train_loss")
+    return series.values[1, 0], series.missing.get((1, None))
+
+
+def next_token(logits, ids):
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+def test_the_training_batch_of_a_plain_module_needs_a_loss(tokenizer, panel, tmp_path):
+    model = PlainModel(len(tokenizer))
+    ids = torch.randint(5, len(tokenizer), (4, 6), generator=torch.Generator().manual_seed(0))
+    value, reason = landscape(model, panel, tmp_path / "a", lambda m: m(ids))
+    assert np.isnan(value)
+    assert "expected one number as the loss of a training batch" in reason
+    assert "pass loss=lambda model, batch" in reason
+    value, reason = landscape(
+        model, panel, tmp_path / "b", lambda m: m(ids), loss=lambda m, batch: next_token(m(batch["ids"]), batch["ids"])
+    )
+    assert reason is None
+    assert value == pytest.approx(next_token(model.eval()(ids), ids).item(), rel=1e-5)
+
+
+class Pair(torch.nn.Module):
+    """A model in the style of nanoGPT: takes ids and targets by position, returns (logits, loss)."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.net = PlainModel(vocabulary)
+
+    def forward(self, idx, targets=None):
+        logits = self.net(idx)
+        if targets is None:
+            return logits, None
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def test_positional_arguments_and_tuples(tokenizer, panel, tmp_path):
+    model = Pair(len(tokenizer))
+    ids = torch.randint(5, len(tokenizer), (4, 7), generator=torch.Generator().manual_seed(0))
+    x, y = ids[:, :-1], ids[:, 1:]
+    value, reason = landscape(model, panel, tmp_path / "run", lambda m: m(x, y))
+    assert reason is None
+    assert value == pytest.approx(model.eval()(x, y)[1].item(), rel=1e-5)
+
+
+def test_batches_of_one_token(gpt2, panel, tmp_path):
+    """Nothing is predicted in them, so they have no loss; training and measuring go on."""
+    ids = torch.full((3, 1), 7)
+    value, reason = landscape(gpt2, panel, tmp_path / "run", lambda m: m(input_ids=ids))
+    assert np.isnan(value)
+    assert reason
+    assert open_run(tmp_path / "run").steps.tolist() == [0, 1]
+
+
+def test_micro_batches_are_one_step(gpt2, panel, tmp_path):
+    with Tracer(gpt2, panel, run=tmp_path / "run", every=2, signals="pairs") as tracer:
+        for i, loss in enumerate((1.0, torch.tensor(2.0), 6.0, 4.0, 5.0, 9.0)):
+            tracer.step(loss=loss, tokens=10, complete=(i + 1) % 3 == 0)
+    run = open_run(tmp_path / "run")
+    assert run.steps.tolist() == [0, 2]
+    assert [list(column) for column in run.scalars("loss")] == [[1, 2], [3.0, 6.0]]
+    assert run.scalars("tokens")[1].tolist() == [30, 30]

@@ -221,7 +221,7 @@ def _head(model: nn.Module) -> nn.Module | None:
     children = dict(model.named_children())
     for name, child in children.items():
         if output is not None and any(module is output for module in child.modules()):
-            return child
+            return _head(child) if hasattr(child, "get_output_embeddings") else child  # a wrapper (PEFT) is gone into
         if output is None and any(word in name.lower() for word in ("head", "cls", "unembed", "embed_out", "output")):
             return child
     return output
