@@ -320,7 +320,7 @@ def _dimension(found: dict[str, list[One]], switch: int) -> list[str]:
     out = [
         "## Does the dimension rise and then compress?", "", "![Intrinsic dimension, every seed](emergence_dimension.svg)", "",
         "TwoNN of the same 2,000 tokens at every step. A rise and fall counts where no monotone curve with the same autocorrelated noise shows one as clearly "
-        "(5 % over the three sites of a run).", "",
+        "(5 % over the three sites of a run). The test has little power against a rise of three measurements, so the seeds are compared below as well.", "",
         "| condition | site | rise and fall in | peak at step | level at the start, the peak, the end (means) |", "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for condition, ones in found.items():
