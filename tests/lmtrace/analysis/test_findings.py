@@ -175,3 +175,12 @@ def test_the_cost_of_a_measurement_is_not_counted_twice():
     (finding,) = of(findings(run), "cost")
     assert finding.numbers["seconds"] == pytest.approx(20)
     assert "took 20 s; most of it probe (12 s), output (8 s)" in finding.sentence
+
+
+def test_one_word_of_a_small_test_part_is_no_phase():
+    steps = np.where(np.arange(40) >= 20, 0.542, 0.534)
+    run = SyntheticRun(STEPS).add("probe", "accuracy", steps, "role", "sentence", ("embed",), 0.04, 0.35)
+    assert not of(findings(run), "phase")
+    assert of(findings(run), "no transition")
+    clear = SyntheticRun(STEPS).add("probe", "accuracy", steps * 1.5 - 0.5 * steps[0] * (steps < 0.54), "role", "sentence", ("embed",), 0.04, 0.35)  # fmt: skip
+    assert of(findings(clear), "phase")
