@@ -105,9 +105,12 @@ def draw(path: Path, panels: Sequence[Panel], unit: str, log: bool = False, low:
 
 def _ticks(bottom: float, top: float, log: bool) -> list[float]:
     if log:
-        powers = range(int(np.ceil(np.log10(bottom))), int(np.floor(np.log10(top))) + 1)
-        found = [10.0**p for p in powers]
-        return found if len(found) > 1 else [bottom, top]
+        powers = range(int(np.floor(np.log10(bottom))), int(np.floor(np.log10(top))) + 1)
+        within = {
+            steps: [m * 10.0**p for p in powers for m in steps if bottom <= m * 10.0**p <= top]
+            for steps in ((1,), (1, 2, 5))
+        }
+        return within[(1,)] if len(within[(1,)]) > 2 else within[(1, 2, 5)]
     raw = (top - bottom) / 4
     unit = 10 ** np.floor(np.log10(raw))
     step = unit * next(m for m in (1, 2, 2.5, 5, 10) if m * unit >= raw)

@@ -54,7 +54,7 @@ MEASURED = (*EARLY, 600, 605, 610, 620, 635, 655, 680, 710, 750, 800, 860, 930, 
 
 def twist() -> ModuleType:
     """Return the example that makes the order-swapped corpora."""
-    spec = importlib.util.spec_from_file_location("absynth_twist", ROOT / "examples" / "absynth_twist.py")
+    spec = importlib.util.spec_from_file_location("absynth_twist", ROOT / "examples" / "11_absynth_twist.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,10 +1,10 @@
 """Grokking (Power et al. 2022): a stop rule meets a plateau that is not the end, says so, and goes on.
 
 Addition modulo p = 59, 40 % of the table for training, full-batch AdamW (weight decay 1): the network knows the training pairs
-by heart near step 50 and adds correctly near step 3,000. In between both losses give no sign of what is to come. Checked: a rule
+by heart near step 50 and adds correctly near step 2,750. In between both losses give no sign of what is to come. Checked: a rule
 that watches the train loss, and one that watches the test accuracy, come to rest on that plateau, and neither stops there: each warns
 that train and panel loss differ, and the second stops once the network has generalised. The same rules told to stop (`on_gap="stop"`) do stop, and say what they do not know. Live and
-replayed decisions are equal. Run with `python -m studies.grokking`, under a minute a seed.
+replayed decisions are equal. Run with `python -m studies.grokking`, half a minute of CPU a seed.
 """
 
 from __future__ import annotations

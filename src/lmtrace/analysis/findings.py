@@ -49,6 +49,7 @@ def findings(run: Readable) -> list[Finding]:
         *phase_findings(run),
         *compression_findings(run),
         *_memorisation(run),
+        *_two_valleys(run),
     ]
     found += [*curvature_findings(run), *combined_findings(run), *_convergence(run), *_costs(run)]
     return found
@@ -137,6 +138,36 @@ def _memorisation(run: Readable) -> Iterator[Finding]:
         ),
         numbers={"onset": found.onset, "gap": gap, "panel_rises": found.panel_rises},
         interval=closed(found.emergence.interval), null=0.0, series=(loss.key,), caveats=caveats,
+    )  # fmt: skip
+
+
+def _two_valleys(run: Readable) -> Iterator[Finding]:
+    """Say whether the curvature of the panel and that of the training batch drift apart (signal `curvature`, landscape)."""
+    gap = whole(run, "curvature", "trace_gap")
+    if gap is None:
+        return
+    steps, values, stderr, _ = column(gap)
+    if values.size < emerging.MIN_POINTS or stderr is None:
+        return
+    found = emerging.emergence(steps, values, stderr, null=0.0)
+    last, error = float(values[-1]), float(stderr[-1])
+    caveats = ("Both batches are small: their own difference is the null only as far as its error bar goes.",)
+    if found is None:
+        yield Finding(
+            kind="no memorisation",
+            sentence=f"Curvature of panel and training batch do not drift apart beyond noise (trace: {say_error(last, error)}).",
+            numbers={"gap": last, "stderr": error}, null=0.0, series=(gap.key,), caveats=caveats,
+        )  # fmt: skip
+        return
+    where = "sharper on the panel" if last > 0 else "sharper on the training batch"
+    yield Finding(
+        kind="memorisation",
+        sentence=(
+            f"From step {say_step(found.onset)} the loss is {where}: the traces of the two Hessians end "
+            f"{say_error(last, error)} apart."
+        ),
+        numbers={"onset": found.onset, "gap": last, "stderr": error, "p_value": found.p_value},
+        interval=closed(found.interval), null=0.0, series=(gap.key,), caveats=caveats,
     )  # fmt: skip
 
 

@@ -24,7 +24,9 @@ FIELDS = {
     "dimension": [Field(metric="two_nn", title="Intrinsic dimension", unit="dimensions"),
                   Field(metric="effective_rank", title="Effective rank", unit="dimensions"),
                   Field(metric="participation_ratio", title="Participation ratio", unit="dimensions")],
-    "curvature": [Field(metric="trace", title="Trace"), Field(metric="edge", title="Edge")],
+    "curvature": [Field(metric="trace", title="Trace"), Field(metric="edge", title="Edge"),
+                  Field(metric="trace_gap", title="Trace: panel - train")],
+    "cost": [Field(metric="seconds", title="Time per measurement", unit="seconds")],
     "gradient": [Field(metric="norm", title="Gradient norm")],
 }  # fmt: skip
 

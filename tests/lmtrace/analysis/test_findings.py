@@ -158,3 +158,29 @@ def test_a_run_of_one_measurement_says_nothing_it_cannot():
 
 def test_an_empty_run_has_no_findings():
     assert findings(SyntheticRun([])) == []
+
+
+def test_valleys_of_panel_and_training_batch_that_part():
+    apart = SyntheticRun(STEPS).add("curvature", "trace_gap", 40 * rise(900) + noise(1.0, 9), stderr=1.5)
+    (finding,) = of(findings(apart), "memorisation")
+    assert "sharper on the panel" in finding.sentence
+    assert finding.interval[0] <= 900 <= finding.interval[1]
+    alike = SyntheticRun(STEPS).add("curvature", "trace_gap", noise(1.0, 9), stderr=1.0)
+    assert [f.kind for f in findings(alike)] == ["no memorisation"]
+
+
+def test_the_cost_of_a_measurement_is_not_counted_twice():
+    run = SyntheticRun(STEPS).add("cost", "seconds", np.full(40, 0.5), "all")
+    run.add("cost", "seconds", np.full(40, 0.3), "probe").add("cost", "seconds", np.full(40, 0.2), "output")
+    (finding,) = of(findings(run), "cost")
+    assert finding.numbers["seconds"] == pytest.approx(20)
+    assert "took 20 s; most of it probe (12 s), output (8 s)" in finding.sentence
+
+
+def test_one_word_of_a_small_test_part_is_no_phase():
+    steps = np.where(np.arange(40) >= 20, 0.542, 0.534)
+    run = SyntheticRun(STEPS).add("probe", "accuracy", steps, "role", "sentence", ("embed",), 0.04, 0.35)
+    assert not of(findings(run), "phase")
+    assert of(findings(run), "no transition")
+    clear = SyntheticRun(STEPS).add("probe", "accuracy", steps * 1.5 - 0.5 * steps[0] * (steps < 0.54), "role", "sentence", ("embed",), 0.04, 0.35)  # fmt: skip
+    assert of(findings(clear), "phase")

@@ -119,7 +119,7 @@ def test_a_jump_of_the_task_is_one_phase_at_any_density(tmp_path):
 
 
 def twist():
-    path = Path(__file__).parents[3] / "examples" / "absynth_twist.py"
+    path = Path(__file__).parents[3] / "examples" / "11_absynth_twist.py"
     spec = importlib.util.spec_from_file_location("absynth_twist", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
