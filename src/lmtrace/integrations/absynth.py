@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -61,13 +61,13 @@ def chunks(n: int, size: int) -> list[tuple[int, int]]:
     return [(first, min(first + step, n)) for first in range(0, n, step)]
 
 
-def draw(shared: tuple[Any, int], task: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def draw(shared: tuple[Any, int], task: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one range of (grammar, seed); plain arrays travel back, not the grammar."""
     drawn = part(shared[0], *task, seed=shared[1])
-    return drawn.ids, drawn.offsets, drawn.templates
+    return drawn.ids, drawn.offsets, cast(np.ndarray, drawn.templates)  # what was drawn knows its templates
 
 
-def joined(grammar: Any, seed: int, parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Any:
+def joined(grammar: Any, seed: int, parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Any:
     """Return the `absynth.Corpus` of what `draw` gave, in the order of the ranges."""
     if not parts:
         return absynth.generate(grammar, 0, seed=seed)
