@@ -28,6 +28,7 @@ from lmtrace.jobs.data import (
     write_card,
 )
 from lmtrace.jobs.models import build_model, check_size
+from lmtrace.jobs.saving import disk_failures, remove_partial, save_whole
 from lmtrace.observe.interface import Signal
 from lmtrace.records.run import Run, open_run
 from lmtrace.records.store import check_free
@@ -132,24 +133,28 @@ def train(
         resume=config.resume,
         data={"corpus": config.data.corpus, "sentences": len(rows), "tokens_known": True},
     )
-    trainer = Trainer(
-        model=model,
-        args=_arguments(config, folder),
-        train_dataset=rows,
-        data_collator=Collator(tokenizer, task),
-        callbacks=[
-            callback,
-            _Progress(tell),
-            _SaveAt(config.save_every if isinstance(config.save_every, list) else ()),
-        ],
-    )
+    with disk_failures("train in", folder):
+        trainer = Trainer(
+            model=model,
+            args=_arguments(config, folder),
+            train_dataset=rows,
+            data_collator=Collator(tokenizer, task),
+            callbacks=[
+                callback,
+                _Progress(tell),
+                _SaveAt(config.save_every if isinstance(config.save_every, list) else ()),
+            ],
+        )
     _quiet(trainer)
     checkpoints = folder / "checkpoints"
 
     def keep(path: Path, step: int) -> None:
-        model.save_pretrained(path)
-        tokenizer.save_pretrained(path)
-        write_card(path, config.data, task=task, step=step, run=folder.name, seed=config.seed)
+        def write(partial: Path) -> None:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            write_card(partial, config.data, task=task, step=step, run=folder.name, seed=config.seed)
+
+        save_whole(path, write)
 
     if config.overwrite and not config.resume:
         for old in (*checkpoints.glob("checkpoint-*"), *checkpoints.glob("final")):
@@ -157,12 +162,14 @@ def train(
     if config.save_every and not (config.resume and checkpoints.is_dir()):
         keep(checkpoints / "checkpoint-0", 0)  # the untrained model is the first null of every curve
     try:
-        if config.steps:
-            trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints) if config.resume else None)
-        else:
-            _measure_only(callback, trainer)
+        with disk_failures("train in", folder):
+            if config.steps:
+                trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints) if config.resume else None)
+            else:
+                _measure_only(callback, trainer)
     except BaseException as error:
         callback.close(error)
+        remove_partial(checkpoints)
         raise
     keep(checkpoints / "final", config.steps)
     return open_run(folder)

@@ -21,7 +21,9 @@ from lmtrace.errors import RunError
 def _cure(error: Exception) -> str:
     text = str(error).lower()
     code = error.errno if isinstance(error, OSError) else None
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in text:
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+        word in text for word in ("full", "no space left", "too large")
+    ):
         return "Free space on this disk, or choose another folder; what was acknowledged before is intact"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS) or "readonly" in text or "read-only" in text:
         return "Make the folder writable, or choose another one"

@@ -119,3 +119,12 @@ def coverage(encodings: Sequence[Encoding]) -> float:
     """Return the share of words that reach at least one token; 1.0 for no words at all."""
     words = sum(len(e.first) for e in encodings)
     return sum(int((e.first >= 0).sum()) for e in encodings) / words if words else 1.0
+
+
+def unknown_share(encodings: Sequence[Encoding], tokenizer: Any) -> float:
+    """Return the share of tokens that are the tokenizer's "unknown"; 0.0 for one that knows everything."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    tokens = sum(len(e.ids) for e in encodings)
+    if unknown is None or not tokens:
+        return 0.0
+    return sum(int((e.ids == unknown).sum()) for e in encodings) / tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,14 +15,18 @@ import numpy as np
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.text import layers as label_layers
 from lmtrace.text import lexicon, references, streams
-from lmtrace.text.alignment import Encoding, coverage, encode
+from lmtrace.text.alignment import Encoding, coverage, encode, unknown_share
 from lmtrace.text.lexicon import Lexicon
 from lmtrace.text.panel_parts import LabelLayer, Objective, PanelBatch, PanelSettings, Policy
 from lmtrace.text.readers import read
 from lmtrace.text.references import Reference
 from lmtrace.text.sentences import AnnotatedSentence, as_annotated, iterate_words, take
-from lmtrace.text.sequences import special_id
 from lmtrace.text.truth import find_truth
+
+logger = logging.getLogger(__name__)
+
+MANY_UNKNOWN = 0.2
+"""A larger share of unknown tokens is said aloud: that many words look the same to the model."""
 
 
 class Panel:
@@ -181,6 +186,13 @@ class Panel:
                 f"(at least {min_coverage:.0%} are needed)",
                 "Check that the tokenizer belongs to this text, or lower min_coverage",
             )
+        unknown = unknown_share(encodings, tokenizer)
+        if unknown > MANY_UNKNOWN:
+            logger.warning(
+                "%.0f%% of the panel's tokens are unknown to %s; check that it belongs to this text",
+                100 * unknown,
+                type(tokenizer).__name__,
+            )
         full = [i for i, e in enumerate(encodings) if len(e.ids)]
         skipped += len(sentences) - len(full)
         if not full:
@@ -338,8 +350,6 @@ class Panel:
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's header says of its panel, as plain data."""
-        unknown = special_id(self.tokenizer, "unk")
-        ids = np.concatenate([e.ids for e in self.encodings])
         return {
             "hash": self.hash,
             "objective": self.objective,
@@ -351,7 +361,7 @@ class Panel:
             "num_predictions": len(self.predictions),
             "num_types": len(self.type_names),
             "cut_words": int((self.encoder.word_first < 0).sum()),
-            "unknown_tokens": 0.0 if unknown is None else float((ids == unknown).mean()),
+            "unknown_tokens": unknown_share(self.encodings, self.tokenizer),
             "max_length": self.settings.max_length,
             "seed": self.settings.seed,
             "layers": {
