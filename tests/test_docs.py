@@ -234,8 +234,12 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_an_installed_outsiders_signal_is_everywhere(tmp_path):
+    import base64
+    import json
     import os
     import subprocess
+
+    from lmtrace.show.pack import unpack
 
     site = tmp_path / "site"
     info = site / "outsider-1.0.dist-info"
@@ -251,4 +255,7 @@ def test_an_installed_outsiders_signal_is_everywhere(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "outsider" in done.stdout
-    assert "Outsider's count" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8").replace("\\u0027", "'")
+    report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    payload = re.search(r'id="payload">([^<]+)<', report)
+    assert payload
+    assert "Outsider's count" in json.dumps(unpack(base64.b64decode(payload[1]))[0])
