@@ -154,7 +154,7 @@ BROKEN = [
     case(lambda view: view.tokens("block.1"), "site 'block.1' without having declared it"),
     case(lambda view: view.words("final"), "site 'final' without having declared it"),
     case(lambda view: view.model, "the model without having declared it", NOTHING),
-    case(lambda view: view.parameters(), "the model without having declared it", NOTHING),
+    case(lambda view: view.parameters(), "parameters without having declared it", NOTHING),
     case(lambda view: view.logits({}), "the model without having declared it", NOTHING),
     case(lambda view: view.module("final"), "the model without having declared it", NOTHING),
     case(lambda view: view.loss(2), "the model without having declared it", NOTHING),
