@@ -22,8 +22,8 @@ demo: setup
 	$(BIN)/lmtrace demo
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks studies examples
-	$(BIN)/ruff format --check --quiet src tests benchmarks studies examples
+	$(BIN)/ruff check src tests benchmarks studies examples docs
+	$(BIN)/ruff format --check --quiet src tests benchmarks studies examples docs
 	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the library is imported; nothing here asks the Hub
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

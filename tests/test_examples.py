@@ -86,7 +86,7 @@ def test_functional(capsys):
 
 def test_sweep(tmp_path):
     run = load("09").main(tmp_path, steps=4, sentences=1_000, executor="serial")
-    assert run.steps.tolist() == [1, 2, 3, 4]
+    assert run.steps.tolist() == [0, 1, 2, 3, 4]
     assert np.isfinite(run.series(signal="probe", metric="accuracy", label="role", site="final").values).all()
 
 

@@ -103,6 +103,8 @@ def load_checkpoint(path: str, *, revision: str | None = None, trust_remote_code
         OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UnpicklingError,
     ) as error:  # fmt: skip
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "couldn't connect" in first:
+            first = "it is no folder here, and the Hub cannot be reached"
         raise ModelError(f"cannot load a model from {path}: {first}", "Give a folder with config.json") from error
     finally:
         if showed_bars:

@@ -239,12 +239,14 @@ def test_the_command_line(tmp_path):
     done = runner.invoke(app, [*command, "--json"])
     assert done.exit_code == 0, (done.output, done.exception)
     rows = json.loads(done.stdout)
-    assert [(row["kind"], row["step"]) for row in rows] == [("checkpoint", 2), ("checkpoint", 4), ("duplicate", 4)]
+    assert [(row["kind"], row["step"]) for row in rows] == [
+        ("checkpoint", 0), ("checkpoint", 2), ("checkpoint", 4), ("duplicate", 4)
+    ]  # fmt: skip
     live, later = open_run(tmp_path / "run"), open_run(tmp_path / "sweep")
     a = live.series(signal="output", metric="loss", label=None)
     b = later.series(signal="output", metric="loss", label=None)
-    assert b.steps.tolist() == [2, 4]
-    np.testing.assert_allclose(b.values, a.values[1:], rtol=1e-6)
+    assert b.steps.tolist() == a.steps.tolist() == [0, 2, 4]
+    np.testing.assert_allclose(b.values, a.values, rtol=1e-6)
     assert "has the same weights as" in runner.invoke(app, command).output.replace("\n", " ")
     assert runner.invoke(app, ["sweep", str(tmp_path / "none"), "--run", str(tmp_path / "x")]).exit_code == 1
 
