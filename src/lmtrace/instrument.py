@@ -198,9 +198,12 @@ class Instrument:
         done: dict[int, tuple[list[Record], float]] = {}
         if workers > 1:
             longest_first = sorted(beside, key=lambda i: -self.spent.get(i, 0.0))
-            with ThreadPoolExecutor(workers, "lmtrace", _limit_cores, (cores // workers,)) as pool:
-                parts = pool.map(lambda i: self._timed(i, measurement), longest_first)
-                done = dict(zip(longest_first, parts, strict=True))
+            try:
+                with ThreadPoolExecutor(workers, "lmtrace", _limit_cores, (cores // workers,)) as pool:
+                    parts = pool.map(lambda i: self._timed(i, measurement), longest_first)
+                    done = dict(zip(longest_first, parts, strict=True))
+            finally:
+                torch.set_num_threads(cores)
         for i in active:
             if i not in done:
                 done[i] = self._timed(i, measurement)
@@ -267,8 +270,12 @@ def _one_thread_pool() -> Any:
 
 
 def _limit_cores(cores: int) -> None:
-    """Let this thread's operations use so many cores. OpenMP's setting is per thread: the training's is not touched."""
-    ThreadpoolController().select(user_api="openmp").limit(limits=max(1, cores))
+    """Let this thread's operations use so many cores.
+
+    torch's own call is needed: a limit set through OpenMP is undone by torch at the thread's first parallel operation. It
+    also sets what threads begin with that are made later, which `_run` puts back.
+    """
+    torch.set_num_threads(max(1, cores))
 
 
 def _one_line(error: Exception) -> str:
