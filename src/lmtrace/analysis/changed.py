@@ -131,24 +131,29 @@ def curvature_findings(run: Readable) -> Iterator[Finding]:
     for metric, name in (("preconditioned_edge", "Adam's"), ("edge", "gradient descent's")):
         series = whole(run, "curvature", metric)
         values = column(series)[1] if series is not None else np.array([])
-        if series is None or values.size < 4:
+        if series is None or values.size < 4:  # of fewer than two in the second half nothing can be said
             continue
         late = values[values.size // 2 :]
         mean, error = float(late.mean()), float(late.std(ddof=1) / np.sqrt(late.size))
-        at = abs(mean - 1) < 0.1 + 2 * error
+        low, high = mean - 2 * error, mean + 2 * error
         where = (
             "at the edge of stability"
-            if at
+            if low > 0.8 and high < 1.2
             else "below the edge of stability"
-            if mean < 1
+            if high < 1
             else "above the edge of stability"
+            if low > 1
+            else "where that lies is not resolved"
         )
         yield Finding(
             kind="curvature",
             sentence=f"Over the second half of the run {name} sharpness relative to its limit is {say_error(mean, error)}: {where}.",
             numbers={"mean": mean, "stderr": error, "final": float(values[-1])},
-            interval=(mean - 2 * error, mean + 2 * error), null=1.0, series=(series.key,),
-            caveats=("The limit is exact for full-batch training; with small batches sharpness settles below it.",),
+            interval=(low, high), null=1.0, series=(series.key,),
+            caveats=(
+                "The limit is exact for full-batch training; with small batches sharpness settles below it.",
+                *(("It is the limit of plain gradient descent: for Adam measure the quantity 'preconditioned'.",) if metric == "edge" else ()),
+            ),
         )  # fmt: skip
         return
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lmtrace.errors import RunError
 from lmtrace.records.schema import Series, SeriesKey
 from lmtrace.show.payload import finding
 
@@ -45,25 +46,118 @@ def findings_table(findings: Iterable[Any], caveats: bool = True) -> RenderableT
 
 
 def print_findings(run: Any, findings: Iterable[Any], console: Console, everything: bool = False) -> None:
-    """Print what a run is and what was found in it; findings on single label values ("role=Agent") only with `everything`."""
+    """Print what a run is and what was found in it.
+
+    Without `everything`, findings on whole quantities only (not on "role=Agent"): what emerged as a table in the order of
+    time, each quantity at the site where it did first; gains of probes side by side; then one line each for the rest.
+    """
     rows = [finding(f) for f in findings]
-    chosen = rows if everything else _main_findings(rows)
     console.print(Text.assemble((run.header.name or "run", "bold"), f"  {run.header.status}, {_reach(run.steps)}"))
     console.print()
     if not rows:
         console.print(findings_table(rows))
-    for row in chosen:
-        kind = str(row.get("kind", "finding"))
-        style = _STYLE.get(kind, "dim" if kind.startswith(_QUIET) else "bold green")
-        console.print(
-            Text.assemble((f"{kind}: ", style), str(row.get("sentence", ""))), soft_wrap=not console.is_terminal
-        )
-    if len(chosen) < len(rows):
-        console.print(Text(f"... and {len(rows) - len(chosen)} more: lmtrace findings {run.folder} --all", style="dim"))
+    chosen = rows if everything else _main_findings(rows)
+    lines = [row for row in chosen if everything or row.get("kind") not in (*_TABLED, *_NOTHING)]
+    first = [row for row in lines if row.get("kind") in _FIRST]
+    shown = len(lines)
+    for row in first:
+        _print_line(row, console)
+    if not everything:
+        shown += _print_emergence(run, [row for row in chosen if row.get("kind") == "emergence"], console)
+        shown += _print_gains([row for row in chosen if row.get("kind") in (*_GAINS, *_NOTHING)], console)
+    for row in lines:
+        if row.get("kind") not in _FIRST:
+            _print_line(row, console)
+    if shown < len(rows):
+        console.print(Text(f"... and {len(rows) - shown} more: lmtrace findings {run.folder} --all", style="dim"))
 
 
-def _main_findings(rows: Sequence[Mapping[str, Any]], most: int = 40) -> list[Mapping[str, Any]]:
-    """Return findings on whole quantities, of a curve at many sites only the site where it emerged first."""
+_FIRST = ("leak", "alert", "floor")
+_GAINS = {
+    "selectivity": "over the control task",
+    "contextual gain": "over the embedding",
+    "gain over the untrained model": "over step 0",
+}
+_NOTHING = tuple(f"no {kind}" for kind in _GAINS)
+_TABLED = ("emergence", *_GAINS)
+MOST = 20
+"""Rows of the table of what emerged."""
+
+
+def _print_line(row: Mapping[str, Any], console: Console) -> None:
+    kind = str(row.get("kind", "finding"))
+    style = _STYLE.get(kind, "dim" if kind.startswith(_QUIET) else "bold green")
+    console.print(Text.assemble((f"{kind}: ", style), str(row.get("sentence", ""))), soft_wrap=not console.is_terminal)
+
+
+def _print_emergence(run: Any, rows: Sequence[Mapping[str, Any]], console: Console) -> int:
+    """Print a line per quantity that emerged, earliest first; return how many."""
+    if not rows:
+        return 0
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("what emerged, in order", overflow="fold")
+    table.add_column("first at", no_wrap=True)
+    for name in ("left its null", "half way", "90 %", "untrained", "end", "null"):
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def numbers(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        return row.get("numbers") or {}
+
+    def step(value: Any) -> str:
+        return "" if value is None else f"{value:,.0f}"
+
+    ordered = sorted(rows, key=lambda row: (numbers(row).get("onset") or 0.0, numbers(row).get("midpoint") or math.inf))
+    for row in ordered[:MOST]:
+        n = numbers(row)
+        key = _first_key(row)
+        try:
+            title = run.series(key.signal, key.metric, key.label, key.split).field.title
+        except RunError:
+            title = f"{key.signal} {key.metric}"
+        name = " ".join(part for part in (title, key.label, key.split and f"({key.split})") if part)
+        error = number(n.get("stderr"), 2)
+        table.add_row(
+            name, str(row.get("site") or ""), step(n.get("onset")), step(n.get("midpoint")), step(n.get("saturation")),
+            number(n.get("start")), number(n.get("final")) + (f" ± {error}" if error else ""), number(n.get("null")),
+        )  # fmt: skip
+    console.print()
+    console.print(table)
+    console.print()
+    return min(len(rows), MOST)
+
+
+def _print_gains(rows: Sequence[Mapping[str, Any]], console: Console) -> int:
+    """Print what each probe reads beyond its nulls, one line per label layer; return how many findings that tells."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        kind = str(row.get("kind")).removeprefix("no ")
+        key = _first_key(row)
+        name = " ".join(part for part in (key.label, key.split and f"({key.split})") if part)
+        n = row.get("numbers") or {}
+        mark = " not clear of 0" if str(row.get("kind")).startswith("no ") else ""
+        cells.setdefault(name, {})[kind] = f"{number(n.get('final'))} ± {number(n.get('stderr'), 2)}{mark}"
+    if not cells:
+        return 0
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("probe reads more, at its best site", overflow="fold")
+    for title in _GAINS.values():
+        table.add_column(title, justify="right")
+    for name, found in sorted(cells.items()):
+        table.add_row(name, *(found.get(kind, "") for kind in _GAINS))
+    console.print(table)
+    console.print()
+    return len(rows)
+
+
+def _first_key(row: Mapping[str, Any]) -> SeriesKey:
+    """Return the series that a finding rests on first."""
+    series = row.get("series")
+    first = next(iter(series), None) if isinstance(series, Sequence) and not isinstance(series, str) else series
+    return SeriesKey(**first) if isinstance(first, Mapping) and "signal" in first else SeriesKey("?", "?")
+
+
+def _main_findings(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return findings on whole quantities; of what emerged at many sites only the first, of what did not none."""
     whole = [row for row in rows if not any("=" in str(_label(key)) for key in row.get("series") or ())]
     first: dict[str, tuple[float, int]] = {}
     for i, row in enumerate(whole):
@@ -73,9 +167,12 @@ def _main_findings(rows: Sequence[Mapping[str, Any]], most: int = 40) -> list[Ma
             name = str(row.get("series"))
             first[name] = min(first.get(name, rank), rank)
     kept = {i for _, i in first.values()}
-    chosen = [row for i, row in enumerate(whole) if row.get("kind") != "emergence" or i in kept]
-    loud = [row for row in chosen if not str(row.get("kind", "")).startswith(_QUIET)]
-    return (chosen if len(chosen) <= most else loud)[:most]
+    hidden = ("no emergence", "no compression")
+    return [
+        row
+        for i, row in enumerate(whole)
+        if (i in kept if row.get("kind") == "emergence" else row.get("kind") not in hidden)
+    ]
 
 
 def _label(key: Any) -> Any:

@@ -184,3 +184,22 @@ def test_one_word_of_a_small_test_part_is_no_phase():
     assert of(findings(run), "no transition")
     clear = SyntheticRun(STEPS).add("probe", "accuracy", steps * 1.5 - 0.5 * steps[0] * (steps < 0.54), "role", "sentence", ("embed",), 0.04, 0.35)  # fmt: skip
     assert of(findings(clear), "phase")
+
+
+@pytest.mark.parametrize(
+    ("late", "said"),
+    [
+        ([1.0, 1.02, 0.99, 1.01], "at the edge"),
+        ([0.4, 0.42, 0.41, 0.4], "below the edge"),
+        ([1.9, 2.0, 1.95, 1.9], "above the edge"),
+        ([0.98, 0.0, 0.49, 0.5], "below the edge"),
+        ([1.9, 0.1, 1.5, 0.2], "not resolved"),
+        ([0.98, 0.0], "not resolved"),
+    ],
+)
+def test_the_edge_of_stability_is_told_only_where_the_scatter_allows_it(late, said):
+    steps = np.arange(2 * len(late)) * 10
+    run = SyntheticRun(steps).add("curvature", "edge", np.concatenate([np.full(len(late), 0.5), late]))
+    [found] = [f for f in findings(run) if f.kind == "curvature"]
+    assert said in found.sentence
+    assert any("preconditioned" in caveat for caveat in found.caveats)

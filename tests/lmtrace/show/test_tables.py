@@ -85,3 +85,34 @@ def test_numbers() -> None:
         "1.000e-07",
         "0.1235",
     ]
+
+
+def test_what_emerged_is_one_line_each_in_the_order_of_time(example: Path) -> None:
+    def emerged(metric: str, onset: float, site: str) -> dict[str, Any]:
+        key = {"signal": "probe", "metric": metric, "label": "role", "split": "sentence"}
+        numbers = {
+            "onset": onset,
+            "midpoint": onset + 1,
+            "saturation": onset + 2,
+            "start": 0.1,
+            "final": 0.9,
+            "stderr": 0.01,
+            "null": 0.2,
+        }
+        return {"kind": "emergence", "sentence": f"{metric} emerged", "numbers": numbers, "series": [key], "site": site}
+
+    gain = {
+        "kind": "no contextual gain", "sentence": "nothing", "numbers": {"final": 0.01, "stderr": 0.02},
+        "series": [{"signal": "probe", "metric": "gain_over_embed", "label": "role", "split": "sentence"}],
+    }  # fmt: skip
+    late, early, again = emerged("b", 300, "final"), emerged("a", 20, "embed"), emerged("a", 50, "block.0")
+    console = Console(width=160, file=io.StringIO())
+    print_findings(open_run(example), [late, early, again, gain], console)
+    shown = console.file.getvalue()
+    assert shown.index("probe a role (sentence)") < shown.index("probe b role (sentence)")
+    assert shown.count("probe a role") == 1, "only the site where it came first"
+    assert "0.01 ± 0.02 not clear of 0" in shown
+    assert "and 1 more" in shown
+    console = Console(width=160, file=io.StringIO())
+    print_findings(open_run(example), [late, early, again, gain], console, everything=True)
+    assert "more:" not in console.file.getvalue()
