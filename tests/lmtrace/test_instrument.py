@@ -19,7 +19,7 @@ class Thread(Signal):
     """Tells in which kind of place it runs."""
 
     name, cost, source = "thread", "none", "test"
-    fields = tuple(Field(metric=name, title=name) for name in ("main", "gradients"))
+    fields = tuple(Field(metric=name, title=name) for name in ("main", "gradients", "threads"))
 
     def needs(self, panel):
         return Needs(sites=("embed",))
@@ -27,6 +27,8 @@ class Thread(Signal):
     def measure(self, view):
         yield self.record(view, "main", float(threading.current_thread() is threading.main_thread()), n=1)
         yield self.record(view, "gradients", float(torch.is_grad_enabled()), n=1)
+        torch.ones(300_000).add_(1)  # the first parallel operation of a thread is where torch sets its number of threads
+        yield self.record(view, "threads", float(torch.get_num_threads()), n=1)
 
 
 class Broken(Thread):
@@ -45,10 +47,19 @@ def found(records):
     }
 
 
-def test_side_by_side_equals_one_after_the_other(gpt2, panel, monkeypatch):
+@pytest.fixture
+def threads():
+    """Set the number of torch's threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_side_by_side_equals_one_after_the_other(gpt2, panel, threads):
+    threads(1)
     alone = Instrument(gpt2, panel, resolve(NAMES), on_error="raise")
     one = [alone.measure(step) for step in (0, 5)]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    threads(4)
     together = Instrument(gpt2, panel, resolve(NAMES), on_error="raise")
     both = [together.measure(step) for step in (0, 5)]
     for a, b in zip(one, both, strict=True):
@@ -60,20 +71,19 @@ def test_side_by_side_equals_one_after_the_other(gpt2, panel, monkeypatch):
                 assert x == y or x == pytest.approx(y, rel=1e-6, abs=1e-9), key
 
 
-def test_threads_share_the_cores_and_the_caller_keeps_his(gpt2, panel, monkeypatch):
-    before = torch.get_num_threads()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+def test_threads_share_the_cores_and_the_caller_keeps_his(gpt2, panel, threads):
+    threads(2)
     instrument = Instrument(gpt2, panel, [Thread(), *resolve(["probe"])], on_error="raise")
     values = {r.metric: r.value for r in instrument.measure(0) if r.signal == "thread"}
-    monkeypatch.undo()
     assert values["main"] == 0
     assert values["gradients"] == 0
-    assert torch.get_num_threads() == before
+    assert values["threads"] == 1
+    assert torch.get_num_threads() == 2
     assert set(instrument.spent) == {0, 1}
 
 
-def test_a_signal_that_breaks_beside_others_is_missing_and_they_are_not(gpt2, panel, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+def test_a_signal_that_breaks_beside_others_is_missing_and_they_are_not(gpt2, panel, threads):
+    threads(2)
     records = Instrument(gpt2, panel, [Broken(), Thread()]).measure(0)
     assert {r.missing for r in records if r.signal == "broken"} == {"RuntimeError: no luck"}
     assert all(r.value is not None for r in records if r.signal == "thread")
