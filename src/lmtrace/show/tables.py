@@ -74,8 +74,8 @@ def print_findings(run: Any, findings: Iterable[Any], console: Console, everythi
 
 _FIRST = ("leak", "alert", "floor")
 _GAINS = {
-    "selectivity": "over the control task",
-    "contextual gain": "over the embedding",
+    "selectivity": "over control",
+    "contextual gain": "over embedding",
     "gain over the untrained model": "over step 0",
 }
 _NOTHING = tuple(f"no {kind}" for kind in _GAINS)
@@ -134,17 +134,18 @@ def _print_gains(rows: Sequence[Mapping[str, Any]], console: Console) -> int:
         key = _first_key(row)
         name = " ".join(part for part in (key.label, key.split and f"({key.split})") if part)
         n = row.get("numbers") or {}
-        mark = " not clear of 0" if str(row.get("kind")).startswith("no ") else ""
-        cells.setdefault(name, {})[kind] = f"{number(n.get('final'))} ± {number(n.get('stderr'), 2)}{mark}"
+        mark = "~ " if str(row.get("kind")).startswith("no ") else ""
+        cells.setdefault(name, {})[kind] = f"{mark}{number(n.get('final'), 3)} ± {number(n.get('stderr'), 2)}"
     if not cells:
         return 0
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("probe reads more, at its best site", overflow="fold")
+    table.add_column("probe reads more", overflow="fold")
     for title in _GAINS.values():
         table.add_column(title, justify="right")
     for name, found in sorted(cells.items()):
         table.add_row(name, *(found.get(kind, "") for kind in _GAINS))
     console.print(table)
+    console.print(Text("at the best site; ~ is not clear of zero", style="dim"))
     console.print()
     return len(rows)
 

@@ -111,7 +111,7 @@ def test_what_emerged_is_one_line_each_in_the_order_of_time(example: Path) -> No
     shown = console.file.getvalue()
     assert shown.index("probe a role (sentence)") < shown.index("probe b role (sentence)")
     assert shown.count("probe a role") == 1, "only the site where it came first"
-    assert "0.01 ± 0.02 not clear of 0" in shown
+    assert "~ 0.01 ± 0.02" in shown
     assert "and 1 more" in shown
     console = Console(width=160, file=io.StringIO())
     print_findings(open_run(example), [late, early, again, gain], console, everything=True)
