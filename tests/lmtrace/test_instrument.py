@@ -27,9 +27,8 @@ class Thread(Signal):
     def measure(self, view):
         yield self.record(view, "main", float(threading.current_thread() is threading.main_thread()), n=1)
         yield self.record(view, "gradients", float(torch.is_grad_enabled()), n=1)
-        torch.ones(300_000).add_(
-            1
-        )  # the first parallel operation of a thread is where torch sets its number of threads
+        # The first parallel operation of a thread is where torch sets its number of threads.
+        torch.ones(300_000).add_(1)
         yield self.record(view, "threads", float(torch.get_num_threads()), n=1)
 
 
