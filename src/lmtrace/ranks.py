@@ -15,8 +15,10 @@ from lmtrace.errors import TraceError
 
 T = TypeVar("T")
 
-RECOVERABLE = (TraceError, OSError, RuntimeError, ValueError)
-"""What may go wrong with measuring while training goes on."""
+RECOVERABLE = (
+    TraceError, OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError,
+)  # fmt: skip
+"""What may go wrong with measuring while training goes on: the machine's faults, and ours."""
 
 
 class OtherRankError(Exception):

@@ -90,6 +90,23 @@ def test_a_disk_that_is_full_for_a_while_costs_what_was_due_then(gpt2, panel, tm
     np.testing.assert_array_equal(run.tokens_seen, [0, 20, 40, 100, 120])
 
 
+@pytest.mark.parametrize("fault", [TypeError, KeyError, AttributeError, ZeroDivisionError, MemoryError])
+def test_a_fault_of_our_own_code_costs_a_measurement_not_the_training(fault, gpt2, panel, tmp_path, monkeypatch):
+    tracer = Tracer(gpt2, panel, signals=[Remembers()], every=2, run=tmp_path / "r")
+    real = tracer.instrument.measure
+
+    def broken(*rest, **named):
+        raise fault("ours")
+
+    at = {
+        3: lambda: monkeypatch.setattr(tracer.instrument, "measure", broken),
+        5: lambda: monkeypatch.setattr(tracer.instrument, "measure", real),
+    }
+    run = train(tracer, 8, at)
+    assert tracer.current_step == 8
+    is_whole(run, [0, 2, 6, 8])
+
+
 def test_a_store_that_somebody_locks_is_written_to_afterwards(gpt2, panel, tmp_path):
     tracer = Tracer(gpt2, panel, signals=[Remembers()], every=2, run=tmp_path / "r")
     blocker = []

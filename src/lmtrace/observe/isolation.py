@@ -184,4 +184,5 @@ def generator_fingerprint() -> tuple[bytes, ...]:
         repr(random.getstate()).encode(),
         repr(numpy_state[0]).encode() + np.asarray(numpy_state[1]).tobytes() + repr(numpy_state[2:]).encode(),
         torch.get_rng_state().numpy().tobytes(),
+        *(state.numpy().tobytes() for state in _generator_states().get("cuda", ())),
     )
