@@ -50,6 +50,16 @@ def failing(what: str, where: Path) -> Iterator[None]:
         raise RunError(f"cannot {what} {where}: {' '.join(reason.split())}", _cure(error)) from error
 
 
+def parsed(text: Any) -> Any:
+    """Return what a cell of JSON says; `RunError` where it is damaged."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RunError(
+            f"the run's database is damaged: expected JSON, got {str(text)[:40]!r}", "Restore it from a copy"
+        ) from error
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, even after a loss of power."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmtrace.errors import RunError
+from lmtrace.records.files import parsed
 from lmtrace.records.schema import Record
 
 
@@ -92,8 +93,10 @@ def unpack_records(
     stderr: bytes | None, n: bytes | None, null: bytes | None, missing: str | None,
 ) -> list[Record]:  # fmt: skip
     """Return the records of one packed row."""
-    names = json.loads(sites)
-    reasons = {i: why for why, where in json.loads(missing).items() for i in where} if missing else {}
+    names, told = parsed(sites), parsed(missing) if missing else {}
+    if not isinstance(names, list) or not isinstance(told, dict) or not all(isinstance(w, list) for w in told.values()):
+        raise RunError(f"the run's database is damaged at step {step}, {signal} {metric}", "Restore it from a copy")
+    reasons = {i: why for why, where in told.items() for i in where}
     columns = [_optional(blob, len(names)) for blob in (value, stderr, n, null)]
     return [
         Record(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import threading
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmtrace.errors import ConfigError, RunError
-from lmtrace.records.files import failing, read_arrays
+from lmtrace.records.files import failing, parsed, read_arrays
 from lmtrace.records.layout import DATABASE, LAST_BATCH, header_from_json, open_for_reading
 from lmtrace.records.lock import writer_alive
 from lmtrace.records.rows import join_scalars, unpack_records
@@ -190,7 +189,7 @@ class Run:
     def attempts(self) -> tuple[Attempt, ...]:
         """Return every start of the run: the first, and one per resume."""
         rows = self._rows("SELECT step, started, superseded, json FROM attempt ORDER BY batch")
-        return tuple(Attempt(step, started, num, json.loads(text)) for step, started, num, text in rows)
+        return tuple(Attempt(step, started, num, parsed(text)) for step, started, num, text in rows)
 
     @property
     def steps(self) -> np.ndarray:
@@ -274,7 +273,7 @@ class Run:
         field = self.field(key.signal, key.metric)
         with self._snapshot() as db:
             parts = [
-                (number, tuple(json.loads(sites)))
+                (number, tuple(parsed(sites)))
                 for number, sites in db.execute(
                     "SELECT id, sites FROM series WHERE signal = ? AND metric = ? AND label IS ? AND split IS ?",
                     _parts(key),
@@ -299,7 +298,7 @@ class Run:
             for name, blob in zip(_COLUMNS, blobs):
                 if blob is not None:
                     filled[name][i, place] = np.frombuffer(blob, "<f8")
-            for reason, where in json.loads(reasons).items() if reasons else ():
+            for reason, where in parsed(reasons).items() if reasons else ():
                 missing |= {(step, row_sites[j]): reason for j in where}
         steps = np.array([row[0] for row, _ in rows], dtype=np.int64)
         return Series(
@@ -420,7 +419,7 @@ class Run:
     def events(self, kind: str | None = None) -> tuple[Event, ...]:
         """Return what happened, in the order in which it was written; only one kind where given."""
         rows = self._rows("SELECT step, kind, text, data, time FROM event ORDER BY id")
-        return tuple(Event(s, k, t, json.loads(d), at) for s, k, t, d, at in rows if kind in (None, k))
+        return tuple(Event(s, k, t, parsed(d), at) for s, k, t, d, at in rows if kind in (None, k))
 
     # ----------------------------------------------------------------------------------------------------- live
     @property
@@ -441,7 +440,7 @@ class Run:
             events = self._rows("SELECT step, kind, text, data, time FROM event WHERE batch > ? ORDER BY id", cursor)
             return Changes(
                 self.cursor, superseded, [r for (step,) in steps for r in self._records_of(step, arrays)],
-                join_scalars(scalars), [Event(s, k, t, json.loads(d), at) for s, k, t, d, at in events], self.status,
+                join_scalars(scalars), [Event(s, k, t, parsed(d), at) for s, k, t, d, at in events], self.status,
             )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------- other shapes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -112,6 +113,14 @@ def tree_problem(heads: Sequence[int]) -> tuple[int, str] | None:
     return None
 
 
+def _heads(values: Iterable[Any]) -> tuple[int, ...]:
+    """Return heads as whole numbers; 1.5 or infinity is nobody's head."""
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError as error:
+        raise DataError(f"heads must be whole numbers, got {str(values)[:60]}") from error
+
+
 def as_annotated(obj: Any) -> AnnotatedSentence:
     """Return any object with `.tokens` and `.labels` as an `AnnotatedSentence`.
 
@@ -143,7 +152,7 @@ def as_annotated(obj: Any) -> AnnotatedSentence:
     return AnnotatedSentence(
         tokens=tokens,
         labels=labels,
-        heads=None if heads is None else tuple(int(h) for h in heads),
+        heads=None if heads is None else _heads(heads),
         deprels=None if deprels is None else _values(deprels),
         text=str(getattr(obj, "text", None) or ""),
         target=None if target is None else str(target),
