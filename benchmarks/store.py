@@ -68,16 +68,16 @@ def rows(num_steps: int = 100, num_series: int = 200) -> list[dict[str, Any]]:
 
     return [
         {"name": "store: write", "value": per_step / float(np.median(seconds)), "unit": "scalars/s",
-         "bound": None, "note": f"median of {num_steps} synced transactions, {num_series} series x {len(SITES)} sites"},
-        {"name": "store: size, values alone", "value": bare, "unit": "bytes/scalar", "bound": 10.0, "note": "float64"},
-        {"name": "store: size, with stderr, n, null", "value": full, "unit": "bytes/scalar", "bound": 20.0,
+         "bound": "", "note": f"median of {num_steps} synced transactions, {num_series} series x {len(SITES)} sites"},
+        {"name": "store: size, values alone", "value": bare, "unit": "bytes/scalar", "bound": "<= 10.0", "note": "float64"},
+        {"name": "store: size, with stderr, n, null", "value": full, "unit": "bytes/scalar", "bound": "<= 20.0",
          "note": "float64; n and null are equal at all sites and stored once"},
         {"name": "store: acknowledge a small measurement", "value": 1000 * float(np.median(small)), "unit": "ms",
-         "bound": None, "note": "240 scalars, synced to disk"},
-        {"name": "store: training scalar", "value": 1e6 * loss, "unit": "us/call", "bound": 20.0, "note": "buffered"},
-        {"name": "store: read one series", "value": 1000 * read, "unit": "ms", "bound": None,
+         "bound": "", "note": "240 scalars, synced to disk"},
+        {"name": "store: training scalar", "value": 1e6 * loss, "unit": "us/call", "bound": "<= 20.0", "note": "buffered"},
+        {"name": "store: read one series", "value": 1000 * read, "unit": "ms", "bound": "",
          "note": f"{num_steps} steps"},
-        {"name": "store: read records", "value": iterate, "unit": "records/s", "bound": None, "note": "as objects"},
+        {"name": "store: read records", "value": iterate, "unit": "records/s", "bound": "", "note": "as objects"},
     ]  # fmt: skip
 
 

@@ -34,3 +34,18 @@ def test_the_published_set_on_the_quick_start_has_no_missing_number():
     # Early in training one end of the spectrum may not have converged; what fails otherwise is the benchmark.
     assert set(missing) <= {"lambda_min", "trace_ratio"}, missing
     assert {"eigenvalues", "component_trace", "component_lambda_max", "cosine", "overlap"} <= {r.metric for r in found}
+
+
+def test_every_bound_that_is_written_down_can_be_read():
+    import ast
+    from pathlib import Path
+
+    found = []
+    for path in Path(benchmarks.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
+                if isinstance(key, ast.Constant) and key.value == "bound" and isinstance(value, ast.Constant):
+                    found.append((path.name, value.value))
+                    assert isinstance(value.value, str), found[-1]
+                    assert within(1.0, value.value) in ("yes", "no", "")
+    assert len(found) > 5
