@@ -36,8 +36,11 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that
 
 
 def out() -> Console:
-    """Return the console for results."""
-    return Console(highlight=False)
+    """Return the console for results; a file has no edge, so tables in it are wide."""
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 140
+    return console
 
 
 def print_json(value: Any) -> None:

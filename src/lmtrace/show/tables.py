@@ -94,10 +94,11 @@ def _print_emergence(run: Any, rows: Sequence[Mapping[str, Any]], console: Conso
     """Print a line per quantity that emerged, earliest first; return how many."""
     if not rows:
         return 0
+    wide = console.width >= 110
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("what emerged, in order", overflow="fold")
+    table.add_column("what emerged, in order", overflow="fold", min_width=18)
     table.add_column("first at", no_wrap=True)
-    for name in ("left its null", "half way", "90 %", "untrained", "end", "null"):
+    for name in ("onset", "half", *(("90 %", "untrained") if wide else ()), "end", "null"):
         table.add_column(name, justify="right", no_wrap=True)
 
     def numbers(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -116,12 +117,14 @@ def _print_emergence(run: Any, rows: Sequence[Mapping[str, Any]], console: Conso
             title = f"{key.signal} {key.metric}"
         name = " ".join(part for part in (title, key.label, key.split and f"({key.split})") if part)
         error = number(n.get("stderr"), 2)
+        more = (step(n.get("saturation")), number(n.get("start"), 3)) if wide else ()
         table.add_row(
-            name, str(row.get("site") or ""), step(n.get("onset")), step(n.get("midpoint")), step(n.get("saturation")),
-            number(n.get("start")), number(n.get("final")) + (f" ± {error}" if error else ""), number(n.get("null")),
+            name, str(row.get("site") or ""), step(n.get("onset")), step(n.get("midpoint")), *more,
+            number(n.get("final"), 3) + (f" ± {error}" if error else ""), number(n.get("null"), 3),
         )  # fmt: skip
     console.print()
     console.print(table)
+    console.print(Text("onset: the step from which it stays clear of its null; half: half of its way", style="dim"))
     console.print()
     return min(len(rows), MOST)
 

@@ -113,6 +113,11 @@ def test_what_emerged_is_one_line_each_in_the_order_of_time(example: Path) -> No
     assert shown.count("probe a role") == 1, "only the site where it came first"
     assert "~ 0.01 ± 0.02" in shown
     assert "and 1 more" in shown
+    for width, terminal in ((80, True), (66, True), (80, False)):
+        narrow = Console(width=width, file=io.StringIO(), force_terminal=terminal, color_system=None)
+        print_findings(open_run(example), [late, early, again, gain], narrow)
+        assert "role" in narrow.file.getvalue()
+        assert "0.9 ± 0.01" in narrow.file.getvalue()
     console = Console(width=160, file=io.StringIO())
     print_findings(open_run(example), [late, early, again, gain], console, everything=True)
     assert "more:" not in console.file.getvalue()
