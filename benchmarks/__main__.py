@@ -27,7 +27,7 @@ def within(value: float, bound: str) -> str:
     if not bound:
         return ""
     sign, number = bound.split()
-    kept = value <= float(number) if sign == "<=" else value >= float(number)
+    kept = {"<=": value <= float(number), ">=": value >= float(number)}[sign]
     return "yes" if kept else "no"
 
 

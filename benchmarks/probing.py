@@ -55,7 +55,7 @@ def _linguistic() -> list[dict[str, Any]]:
     ):
         instrument = Instrument(model, panel, resolve(chosen), None, on_error="raise")
         value = ratio(lambda chosen=instrument: chosen.measure(0), forward, repeats=3) - 1
-        bound = "< 1" if chosen is every_time else ""
+        bound = "<= 1" if chosen is every_time else ""
         note = f"beyond one forward; {panel.num_words:,} words, 4 layers x 256"
         result.append({"name": name, "value": value, "unit": "forwards", "bound": bound, "note": note})
     return result

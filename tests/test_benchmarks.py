@@ -25,6 +25,11 @@ def test_bounds(value, bound, kept):
     assert within(value, bound) == kept
 
 
+def test_a_bound_of_another_form_is_no_bound_that_is_kept():
+    with pytest.raises(KeyError):
+        within(2.4, "< 1")
+
+
 def test_the_published_set_on_the_quick_start_has_no_missing_number():
     module = importlib.import_module("benchmarks.curvature")
     start = module.QuickStart(num_steps=3)
