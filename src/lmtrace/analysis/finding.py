@@ -92,6 +92,13 @@ def say_step(value: float | None) -> str:
     return "after the end" if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
+def say_duration(seconds: float) -> str:
+    """Return a length of time in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def say_interval(interval: tuple[float, float]) -> str:
     """Return an interval of steps for a sentence."""
     low, high = interval

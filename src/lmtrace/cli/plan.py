@@ -22,6 +22,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Predict seconds and memory of measuring, by a few steps and measurements of the very run."""
+    from lmtrace.analysis.finding import say_duration
     from lmtrace.cli.main import Progress, out, print_json
     from lmtrace.cli.settings import merge
     from lmtrace.jobs.plan import plan_training
@@ -46,21 +47,11 @@ def plan(
     console = out()
     console.print(table)
     console.print(
-        f"\n{found.steps} steps of {1e3 * found.step_seconds:.0f} ms: training takes {_time(found.training_seconds)}.\n"
+        f"\n{found.steps} steps of {1e3 * found.step_seconds:.0f} ms: training takes {say_duration(found.training_seconds)}.\n"
         f"{found.num_measurements} measurements of {found.measurement_seconds:.2f} s "
         f"({found.full_seconds:.2f} s with every signal, {found.pass_seconds:.2f} s of it the shared pass): "
-        f"{_time(found.measuring_seconds)}, {100 * found.share:.1f} % of training.\n"
+        f"{say_duration(found.measuring_seconds)}, {100 * found.share:.1f} % of training.\n"
         f"Memory: {found.training_memory / 2**20:.0f} MiB at most while training, "
         f"{found.memory / 2**20:.0f} MiB while measuring.\n"
         f"For 3 %: --every {found.every_for(0.03)}, or --budget 0.03."
-    )
-
-
-def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lmtrace.analysis.finding import say_duration
 from lmtrace.errors import ConfigError, DataError, RunError, TraceError
 from lmtrace.instrument import Instrument
 from lmtrace.jobs.analyze import checkpoint_and_panel, load_checkpoint
@@ -154,7 +155,7 @@ def sweep(
                     todo[i], Measured(failure=str(result)) if isinstance(result, Died) else result, settings
                 )
                 left = (time.monotonic() - start) / (i + 1) * (len(todo) - i - 1)
-                tell(done + i + 1, len(found), f"{message}; {_duration(left)} left" if left else message)
+                tell(done + i + 1, len(found), f"{message}; {say_duration(left)} left" if left else message)
     elif ledger.waiting and ledger.measured:
         with ledger:  # what is to be said is written
             pass
@@ -207,16 +208,6 @@ def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         while position in waiting:
             yield position, waiting.pop(position)
             position += 1
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 @dataclass

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from lmtrace.analysis.finding import say_duration
 from lmtrace.analysis.findings import findings
 from lmtrace.records.schema import SeriesKey
 
@@ -203,3 +204,14 @@ def test_the_edge_of_stability_is_told_only_where_the_scatter_allows_it(late, sa
     [found] = [f for f in findings(run) if f.kind == "curvature"]
     assert said in found.sentence
     assert any("preconditioned" in caveat for caveat in found.caveats)
+
+
+def test_a_length_of_time_is_said_in_the_unit_that_suits_it():
+    assert [say_duration(s) for s in (0, 89, 90, 3600, 5400, 36_000)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "60 min",
+        "1.5 h",
+        "10.0 h",
+    ]
