@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import torch
 
+from lmtrace.numerics.prediction import Laws
+
 
 class FakeView:
     """Calls the signal's `reduce` in two uneven batches, as a pass would, and joins the parts."""
@@ -30,8 +32,11 @@ class FakeView:
         targets = torch.as_tensor(self.panel.predictions.target)
         joined = {}
         for index in parts:
+            groups = self.panel.lexicon and torch.as_tensor(self.panel.lexicon.groups(self.log_probs.shape[1]))
+            laws = Laws.of(self.log_probs[index], groups)
+            log_probs = laws.log_probs
             batch = SimpleNamespace(
-                panel=self.panel, index=index, log_probs=self.log_probs[index], targets=targets[index]
+                panel=self.panel, index=index, log_probs=log_probs, laws=laws, targets=targets[index]
             )
             for key, value in self.signal.reduce(batch).items():
                 joined.setdefault(key, value.new_zeros((n, *value.shape[1:])))[index] = value

@@ -256,13 +256,13 @@ def _candidates(centred: Tensor, norms: Tensor, k: int) -> tuple[Tensor, Tensor]
             for j, column in enumerate(range(start, stop, TILE), start // TILE):
                 if j > i:
                     tile = strip[:, column - start : column - start + TILE]
-                    values, indices = _smallest_of_columns(tile, k)
-                    best[j].add(values.T, indices.T, above)
-    return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
+                    best[j].add(*_smallest_of_columns(tile, k), above)
+    values, indices = zip(*(b.rising() for b in best), strict=True)
+    return torch.cat(values), torch.cat(indices)
 
 
 class _Best:
-    """The k smallest numbers of every row over the tiles seen so far, rising, and where they are."""
+    """The k smallest numbers of every row over the tiles seen so far, and where they are; rising at the end."""
 
     def __init__(self, k: int) -> None:
         self.k = k
@@ -273,8 +273,25 @@ class _Best:
         indices = indices + start
         if self.values.numel():
             values, indices = torch.cat([self.values, values], 1), torch.cat([self.indices, indices], 1)
-        self.values, order = values.topk(min(self.k, values.shape[1]), dim=1, largest=False)
-        self.indices = indices.gather(1, order)
+            values, order = _smallest(values, self.k)
+            indices = indices.gather(1, order)
+        self.values, self.indices = values, indices
+
+    def rising(self) -> tuple[Tensor, Tensor]:
+        """Return values and indices, [rows, k]."""
+        values, order = self.values.sort(dim=1)
+        return values, self.indices.gather(1, order)
+
+
+def _smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k smallest numbers of each row and their columns, in no order; all where there are fewer."""
+    if k >= values.shape[1]:
+        return values, torch.arange(values.shape[1], device=values.device).expand_as(values)
+    if values.device.type != "cpu":
+        return values.topk(k, dim=1, largest=False, sorted=False)
+    # NumPy's partition uses the vector unit and takes a quarter to a half of the time of torch's topk.
+    columns = torch.from_numpy(np.argpartition(values.numpy(), k - 1, axis=1)[:, :k])
+    return values.gather(1, columns), columns
 
 
 # The k smallest numbers lie in the k groups with the smallest minima, and minima of groups are cheap. The two functions
@@ -286,30 +303,31 @@ def _smallest_of_rows(strip: Tensor, k: int) -> tuple[Tensor, Tensor]:
     num_rows, columns = strip.shape
     groups = columns // GROUP
     if groups <= 2 * k:
-        return strip.topk(min(k, columns), dim=1, largest=False, sorted=False)
+        return _smallest(strip, k)
     whole = groups * GROUP
     minima = strip[:, :whole].unflatten(1, (GROUP, groups)).amin(dim=1)
-    group = minima.topk(k, dim=1, largest=False, sorted=False).indices
     inside = torch.arange(0, whole, groups, device=strip.device)
-    members = (group[:, None] + inside[:, None]).view(num_rows, -1)
-    if whole < columns:
-        members = torch.cat([members, torch.arange(whole, columns, device=strip.device).expand(num_rows, -1)], dim=1)
-    values, order = strip.gather(1, members).topk(k, dim=1, largest=False, sorted=False)
-    return values, members.gather(1, order)
+    members = (_smallest(minima, k)[1][:, None] + inside[:, None]).view(num_rows, -1)
+    return _of_members(strip, members, whole, k)
 
 
 def _smallest_of_columns(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k smallest numbers of each column and their rows, [k, columns]; fewer where there are fewer rows."""
+    """Return the k smallest numbers of each column and their rows, [columns, k]; fewer where there are fewer rows."""
     num_rows, columns = tile.shape
     groups = num_rows // GROUP
     if groups <= 2 * k:
-        return tile.topk(min(k, num_rows), dim=0, largest=False, sorted=False)
+        return _smallest(tile.T.contiguous(), k)
     whole = groups * GROUP
-    minima = tile[:whole].unflatten(0, (groups, GROUP)).amin(dim=1)
-    group = minima.topk(k, dim=0, largest=False, sorted=False).indices
+    minima = tile[:whole].unflatten(0, (groups, GROUP)).amin(dim=1).T.contiguous()
     inside = torch.arange(GROUP, device=tile.device)
-    members = (group[:, None] * GROUP + inside[:, None]).view(-1, columns)
-    if whole < num_rows:
-        members = torch.cat([members, torch.arange(whole, num_rows, device=tile.device)[:, None].expand(-1, columns)])
-    values, order = tile.gather(0, members).topk(k, dim=0, largest=False, sorted=False)
-    return values, members.gather(0, order)
+    members = (_smallest(minima, k)[1][:, :, None] * GROUP + inside).view(columns, -1)
+    return _of_members(tile.T, members, whole, k)
+
+
+def _of_members(values: Tensor, members: Tensor, whole: int, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k smallest of each row's members and of the columns from `whole` on, which are in no group."""
+    if whole < values.shape[1]:
+        rest = torch.arange(whole, values.shape[1], device=values.device)
+        members = torch.cat([members, rest.expand(len(members), -1)], dim=1)
+    found, order = _smallest(values.gather(1, members), k)
+    return found, members.gather(1, order)

@@ -82,7 +82,7 @@ def share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> tuple[Est
     value = float(part.sum()) / n
     resampled = _ratio(weights @ part, weights @ whole)
     stderr = float(resampled.std(ddof=1))
-    low, high = (float(q) for q in np.quantile(resampled, [0.025, 0.975]))
+    low, high = _quantiles(resampled, 0.025, 0.975)
     if stderr == 0.0 and 0.0 <= value <= 1.0:
         centre = (value * n + 2) / (n + 4)
         stderr = float(np.sqrt(centre * (1 - centre) / (n + 4)))
@@ -100,7 +100,7 @@ def gain(a: np.ndarray, b: np.ndarray, whole: np.ndarray, weights: np.ndarray) -
     """
     n = float(whole.sum())
     resampled = _ratio(weights @ (a - b), weights @ whole)
-    low = float(np.quantile(resampled, 0.025))
+    (low,) = _quantiles(resampled, 0.025)
     return Estimate(float((a - b).sum()) / n, float(resampled.std(ddof=1)), round(n)), low
 
 
@@ -135,6 +135,11 @@ def f1_scores(
 def too_few(name: str, support: int, min_support: int = MIN_SUPPORT) -> str:
     """Return the reason why a class has no score."""
     return f"class {name} has {support} test rows, fewer than {min_support}"
+
+
+def _quantiles(values: np.ndarray, *shares: float) -> tuple[float, ...]:
+    """Return NumPy's quantiles of values: [n], whose own function costs more than the sort."""
+    return tuple(np.interp(np.array(shares) * (len(values) - 1), np.arange(len(values)), np.sort(values)).tolist())
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:

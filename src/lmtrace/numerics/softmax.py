@@ -109,16 +109,20 @@ def _fit(
     # because fresh memory costs more than what is done with it.
     logits, logp = z.new_empty(2, tasks, k, n)
 
-    def objective(theta: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(theta: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         weight, bias = theta[:, : d * k].view(tasks, d, k), theta[:, d * k :]
         flat = (turn @ weight).mT.reshape(tasks * k, d)
         torch.addmm(bias.reshape(-1, 1), flat, z.T, out=logits.view(-1, n))
         torch.log_softmax(logits, 1, out=logp)
         shrunk = shrink * weight
         value = 0.5 * (shrunk * weight).sum((1, 2)) - logp.gather(1, gold).sum((1, 2)) / n
-        residual = logp.exp_().scatter_add_(1, gold, minus)
-        slope = (residual.view(-1, n) @ z).view(tasks, k, d).mT / n
-        return value, torch.cat([(turn.mT @ slope + shrunk).reshape(tasks, -1), residual.sum(2) / n], 1)
+
+        def gradient() -> Tensor:
+            residual = logp.exp_().scatter_add_(1, gold, minus)
+            slope = (residual.view(-1, n) @ z).view(tasks, k, d).mT / n
+            return torch.cat([(turn.mT @ slope + shrunk).reshape(tasks, -1), residual.sum(2) / n], 1)
+
+        return value, gradient
 
     weight = curvature[:, :, None] * (basis.vectors.T @ start)
     first = torch.cat([weight.reshape(tasks, -1), start_bias.to(weight)], 1).float()
@@ -126,13 +130,11 @@ def _fit(
     return rotate @ theta[:, : d * k].view(tasks, d, k), theta[:, d * k :]
 
 
-def minimise(
-    objective: Callable[[Tensor], tuple[Tensor, Tensor]],
-    theta: Tensor,
-    max_iter: int,
-    tolerance: float = 1e-5,
-    history: int = 10,
-) -> Tensor:
+Objective = Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]
+"""theta -> (values [problems], and what gives their gradients [problems, parameters]): called at most once, at once."""
+
+
+def minimise(objective: Objective, theta: Tensor, max_iter: int, tolerance: float = 1e-5, history: int = 10) -> Tensor:
     """Return where L-BFGS with backtracking ends, for smooth convex functions with curvature of about 1 or less.
 
     Several independent problems are searched side by side. A problem ends at `max_iter`, where no entry of its gradient
@@ -143,14 +145,15 @@ def minimise(
     Parameters
     ----------
     objective
-        theta -> (values [problems], gradients [problems, parameters]).
+        See `Objective`. No gradient is asked for at points that are refused, and at the last one.
     theta : [problems, parameters]
         Where to begin.
     """
-    value, gradient = objective(theta)
+    value, slopes = objective(theta)
+    gradient = slopes()
     running = torch.ones_like(value, dtype=torch.bool)
     moves: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(max_iter):
+    for iteration in range(1, max_iter + 1):
         running = running & (gradient.abs().amax(1) >= tolerance)
         if not bool(running.any()):
             break
@@ -168,26 +171,28 @@ def minimise(
         direction = direction * scale[:, None]
         for (s, y, rho), a in zip(moves, reversed(stack), strict=True):
             direction = direction + (a - rho * (y * direction).sum(1))[:, None] * s
-        candidate, new_value, new_gradient, running = _descend(objective, theta, value, gradient, direction, running)
+        candidate, value, slopes, running = _descend(objective, theta, value, gradient, direction, running)
+        if iteration == max_iter:
+            return candidate
+        new_gradient = slopes()
         s, y = candidate - theta, new_gradient - gradient
         sy = (s * y).sum(1)
         moves = [*moves[-(history - 1) :], (s, y, torch.where(sy > 1e-12, 1 / sy.clamp(min=1e-12), 0.0))]
-        theta, value, gradient = candidate, new_value, new_gradient
+        theta, gradient = candidate, new_gradient
     return theta
 
 
 def _descend(
-    objective: Callable[[Tensor], tuple[Tensor, Tensor]], theta: Tensor, value: Tensor, gradient: Tensor,
-    direction: Tensor, running: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    objective: Objective, theta: Tensor, value: Tensor, gradient: Tensor, direction: Tensor, running: Tensor
+) -> tuple[Tensor, Tensor, Callable[[], Tensor], Tensor]:
     """Return where each problem goes along its direction, value and gradient there, and which problems still run."""
     slope, step, failed = (gradient * direction).sum(1), running.to(theta), ~running
     for _ in range(12):
         candidate = theta + step[:, None] * direction
-        new_value, new_gradient = objective(candidate)
+        new_value, slopes = objective(candidate)
         enough = (new_value <= value + 1e-4 * step * slope) | ~running
         if bool(enough.all()):
-            return candidate, new_value, new_gradient, running
+            return candidate, new_value, slopes, running
         failed, step = ~enough, torch.where(enough, step, step / 2)
     # Rounding hides all descent: these problems end where they are.
     step = torch.where(failed, 0.0, step)

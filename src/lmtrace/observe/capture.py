@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, SignalError
+from lmtrace.numerics.prediction import Laws
 from lmtrace.observe.forward import Forward, default_forward, device_of, eager_attention, inputs_of, logits_of
 from lmtrace.observe.interface import UNDECLARED, Batch, Needs, Signal
 from lmtrace.observe.sites import Site
@@ -56,11 +57,18 @@ class PassBatch:
     device: torch.device
 
     @cached_property
-    def log_probs(self) -> Tensor:
-        """[predictions, vocabulary] float32, computed once and shared."""
+    def laws(self) -> Laws:
+        """The predictions' laws, computed once and shared."""
         row = torch.as_tensor(self.panel_batch.predict_row, device=self.device)
         column = torch.as_tensor(self.panel_batch.predict_column, device=self.device)
-        return torch.log_softmax(self.logits[row, column].float(), dim=-1)
+        lexicon, logits = self.panel.lexicon, self.logits[row, column]
+        groups = None if lexicon is None else torch.as_tensor(lexicon.groups(logits.shape[1]), device=self.device)
+        return Laws.of(logits, groups)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """[predictions, vocabulary] float32."""
+        return self.laws.log_probs
 
     @cached_property
     def index(self) -> Tensor:
@@ -99,7 +107,9 @@ class DeclaredBatch:
     needs: Needs
 
     def __getattr__(self, name: str) -> Any:
-        if (name == "log_probs" and not self.needs.logits) or (name == "attentions" and not self.needs.attention):
+        if (name in ("log_probs", "laws") and not self.needs.logits) or (
+            name == "attentions" and not self.needs.attention
+        ):
             raise SignalError(f"{self.signal.name} reads {name} without having declared it", UNDECLARED)
         return getattr(self.batch, name)
 
@@ -161,7 +171,7 @@ def capture(
             recorder.finish_batch()
             batch = PassBatch(panel, panel_batch, logits, maps, device)
             if any(needs.logits for _, _, needs in wanted) and len(panel_batch.index):
-                _ = batch.log_probs
+                _ = batch.laws
             seconds["pass"] += time.perf_counter() - start
             for i, signal, needs in reducers:
                 if i in result.failures:

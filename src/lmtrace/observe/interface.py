@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmtrace.numerics.prediction import Laws
 from lmtrace.records.schema import Field, Record
 
 if TYPE_CHECKING:
@@ -91,6 +92,14 @@ class Batch(Protocol):
     @property
     def log_probs(self) -> Tensor:
         """Return [predictions, vocabulary] float32 log-probabilities (nats); computed once, shared, not to be changed."""
+        ...
+
+    @property
+    def laws(self) -> Laws:
+        """Return the same with entropy, confidence and `mass` [predictions, categories + 1], shared as well.
+
+        `mass` is that on the categories of the panel's lexicon, the last column that on none; None without a lexicon.
+        """
         ...
 
     @property

@@ -27,7 +27,6 @@ from lmtrace.numerics.prediction import (
     calibrated_ece,
     calibration_terms,
     corpus_bleu,
-    distribution_entropy,
     row_chunks,
     target_rank,
 )
@@ -98,16 +97,23 @@ class Output(Signal):
         return [name for name in panel.layers if len(panel.labels(name).names) <= self.max_values]
 
     def reduce(self, batch: Batch) -> dict[str, Tensor]:
-        """Reduce the log-probabilities to a few numbers per prediction."""
-        lexicon, device = batch.panel.lexicon, batch.log_probs.device
-        weights = None if lexicon is None else torch.as_tensor(lexicon.weights, device=device)
-        parts = [_reduced(batch.log_probs[s], batch.targets[s], weights) for s in row_chunks(batch.log_probs)]
-        result = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
+        """Reduce the laws to a few numbers per prediction."""
+        laws, targets, lexicon = batch.laws, batch.targets, batch.panel.lexicon
+        rank = [target_rank(laws.log_probs[s], targets[s], limit=5) for s in row_chunks(laws.log_probs)]
+        ahead = torch.cat(rank) if rank else targets
+        result = {
+            "loss": -laws.log_probs.gather(1, targets[:, None])[:, 0].double(),
+            "accuracy": (ahead == 0).double(),
+            "top5": (ahead < 5).double(),
+            "entropy": laws.entropy.double(),
+            "confidence": laws.confidence.double(),
+            "vocabulary": torch.full_like(targets, laws.log_probs.shape[1]),
+        }
         if batch.panel.objective == "seq2seq":
-            result["predicted"] = batch.log_probs.argmax(1)
-        if lexicon is not None and result:
-            gold = torch.as_tensor(lexicon.gold, device=device)[batch.index]
-            mass = result.pop("mass")
+            result["predicted"] = laws.log_probs.argmax(1)
+        if lexicon is not None and laws.mass is not None:
+            mass = laws.mass[:, :-1]  # the last group is no category
+            gold = torch.as_tensor(lexicon.gold, device=mass.device)[batch.index]
             right = mass.gather(1, gold.clamp(min=0)[:, None])[:, 0].double()
             result["category_mass"] = right.clamp(0.0, 1.0)
             result["category_accuracy"] = (mass.argmax(1) == gold).double()
@@ -198,25 +204,6 @@ class Output(Signal):
             yield self.record(view, "bleu", missing=bleu.note)
         else:
             yield self.record(view, "bleu", bleu.value, stderr=bleu.stderr, n=bleu.n)
-
-
-def _reduced(log_probs: Tensor, targets: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
-    """Return what is read of some rows of log-probabilities; `mass` [n, categories] where there are categories."""
-    rank = target_rank(log_probs, targets, limit=5)
-    probs = log_probs.exp()
-    result = {
-        "loss": -log_probs.gather(1, targets[:, None])[:, 0].double(),
-        "accuracy": (rank == 0).double(),
-        "top5": (rank < 5).double(),
-        "entropy": distribution_entropy(log_probs, probs).double(),
-        "confidence": probs.amax(1).double(),
-        "vocabulary": torch.full_like(rank, log_probs.shape[1]),
-    }
-    if weights is not None:
-        # A model may have more logits than the tokenizer has ids, for alignment in memory; they are in no category.
-        size = min(log_probs.shape[1], len(weights))
-        result["mass"] = probs[:, :size] @ weights[:size]
-    return result
 
 
 @dataclass(frozen=True, slots=True)

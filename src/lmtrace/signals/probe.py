@@ -91,7 +91,8 @@ class Probe(Signal):
         a role and every predicate of its sentence, side by side with their product, whether they belong together. Its
         classes are "yes" and "no"; sentences with one predicate ask nothing.
     control
-        Whether to fit the control task too (sentence split only), which nearly doubles the cost.
+        The control task (sentence split only) is fitted at the first and at every so many further measurements, because
+        it costs as much as the probe and moves slowly; 1 is always, 0 is never.
     bits
         Whether to measure the description length too; costs about ten logistic fits per site and layer.
     keep_at
@@ -105,7 +106,7 @@ class Probe(Signal):
     split: SplitName | None = None
     sites: Sites = "all"
     pair: Literal["", "head", "predicate"] = ""
-    control: bool = True
+    control: int = 5
     bits: bool = False
     keep_at: tuple[int, ...] = ()
     seed: int = 0
@@ -141,6 +142,8 @@ class Probe(Signal):
             raise ConfigError(f"probe: kind is {self.kind!r}", f"Choose one of {', '.join(KINDS)}")
         if self.split is not None and self.split not in SPLITS:
             raise ConfigError(f"probe: split is {self.split!r}", f"Choose one of {', '.join(SPLITS)}, or None")
+        if self.control < 0:
+            raise ConfigError(f"probe: control is {self.control}", "Pass 1 for always, 0 for never, 5 for every fifth")
         if self.pair not in ("", "head", "predicate"):
             raise ConfigError(f"probe: pair is {self.pair!r}", "Choose '', 'head' or 'predicate'")
         if self.pair == "predicate" and self.labels not in (None, "predicate"):
@@ -194,6 +197,7 @@ class Probe(Signal):
                 else:
                     tasks.append(task)
         at_embed: dict[tuple[str, _Task], np.ndarray] = {}
+        controlled = self._controlled(view)
         sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
             try:
@@ -212,7 +216,7 @@ class Probe(Signal):
                         yield self.record(view, "accuracy", **place, missing="activations that are not finite")
                     continue
                 design = self._design(view, x, group[0])
-                fits, controls = self._fit(design, group)
+                fits, controls = self._fit(design, group, controlled)
                 for task, place, fitted in zip(group, where, fits, strict=True):
                     tally = task.tally(fitted)
                     yield from self._judge(view, tally, task, place, at_embed.get((embed_of(site), task)))
@@ -224,10 +228,16 @@ class Probe(Signal):
                     if site == embed_of(site):
                         at_embed[site, task] = tally.correct
 
-    def _fit(self, design: Design, group: list[_Task]) -> tuple[list[Fit], dict[_Task, Fit]]:
-        """Return the probes of tasks on the same rows, and those of their control tasks."""
+    def _controlled(self, view: View) -> bool:
+        """Return whether this measurement fits the control tasks; counts the measurements."""
+        done = int(view.memory.get("measurements", 0))
+        view.memory["measurements"] = torch.tensor(done + 1)
+        return self.control > 0 and done % self.control == 0
+
+    def _fit(self, design: Design, group: list[_Task], control: bool) -> tuple[list[Fit], dict[_Task, Fit]]:
+        """Return the probes of tasks on the same rows, and those of their control tasks where they are due."""
         # Under the lexical split the classes of unseen types cannot be known: the control is at chance by construction.
-        controlled = [task for task in group if self.control and task.split == "sentence"]
+        controlled = [task for task in group if control and task.split == "sentence"]
         labellings = [(task.codes, len(task.names)) for task in group]
         labellings += [(task.control, len(task.names)) for task in controlled]
         fits = fit(design, labellings, group[0].test, self.kind, self.seed)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lmtrace.errors import DataError
 from lmtrace.numerics.clustered import grouped_means
-from lmtrace.numerics.prediction import row_chunks, segment_sum
+from lmtrace.numerics.prediction import segment_sum
 from lmtrace.observe.interface import Batch, Needs, Signal, View
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import LabelLayer, Panel
@@ -109,13 +109,12 @@ class Truth(Signal):
             "loss": -log_probs.gather(1, batch.targets[:, None])[:, 0].double(),
             "vocabulary": torch.full((len(index),), width, device=device),
         }
-        groups = group_matrix(batch.panel, width)
-        if groups is not None:
+        lexicon, mass = batch.panel.lexicon, batch.laws.mass
+        if lexicon is not None and mass is not None and lexicon.source == "oracle":
+            groups = lexicon.groups(width)
             of_token, num = groups.argmax(1), groups.shape[1]
             cells = rows.row * num + of_token[rows.tokens]
             law_group = torch.as_tensor(np.bincount(cells, rows.values, len(rows) * num), device=device).view(-1, num)
-            to_group = torch.as_tensor(groups, device=device)
-            mass = torch.cat([log_probs[s].exp() @ to_group for s in row_chunks(log_probs)])
             uniform = torch.as_tensor(groups.mean(0), device=device).double()
             result["structural"] = divergence(law_group, mass.double().log())
             result["structural_uniform"] = divergence(law_group, uniform.log().expand_as(law_group))
@@ -206,15 +205,3 @@ def _shares(
         stderr = grouped_means(residual[:, None], layer.codes, sentence, num).stderr[:, 0] / mean[:, 1]
         null = np.clip(mean[:, 2] / np.maximum(mean[:, 3], 1e-300), 0.0, 1.0)
     return share, stderr, null
-
-
-def group_matrix(panel: Panel, width: int) -> np.ndarray | None:
-    """Return [logits, categories + 1] one-hot float32: the last group is for tokens without one category."""
-    lexicon = panel.lexicon
-    if lexicon is None or lexicon.source != "oracle":
-        return None
-    groups = np.zeros((width, len(lexicon.names) + 1), np.float32)
-    size = min(width, len(lexicon.weights))
-    groups[:size, :-1] = lexicon.weights[:size]
-    groups[:, -1] = 1.0 - groups[:, :-1].sum(1)
-    return groups

@@ -38,6 +38,17 @@ class Lexicon:
     gold: np.ndarray
     source: Literal["oracle", "panel"]
 
+    def groups(self, width: int) -> np.ndarray:
+        """Return [width, categories + 1] float32: shares of each logit's token; the last group is what is in no category.
+
+        A model may have more logits than the tokenizer has ids, for alignment in memory.
+        """
+        groups = np.zeros((width, len(self.names) + 1), np.float32)
+        size = min(width, len(self.weights))
+        groups[:size, :-1] = self.weights[:size]
+        groups[:, -1] = 1.0 - groups[:, :-1].sum(1)
+        return groups
+
 
 def build(panel: Panel) -> Lexicon | None:
     """Return the lexicon by the oracle, else by the panel's layer "category" or "upos", else None."""

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmtrace.numerics.prediction import (
-    calibrated_ece,
-    calibration_terms,
-    corpus_bleu,
-    distribution_entropy,
-    target_rank,
-)
+from lmtrace.numerics.prediction import Laws, calibrated_ece, calibration_terms, corpus_bleu, target_rank
 
 
 def test_rank_breaks_ties_by_the_smaller_id():
@@ -19,9 +13,33 @@ def test_rank_breaks_ties_by_the_smaller_id():
     assert target_rank(law, torch.arange(4), limit=1).tolist()[1:3] == [0, 1]
 
 
-def test_entropy_of_uniform_and_certain_laws():
-    law = torch.tensor([[0.25] * 4, [1.0, 0.0, 0.0, 0.0]]).log()
-    assert distribution_entropy(law).tolist() == pytest.approx([math.log(4), 0.0])
+def test_laws_of_uniform_and_certain_logits():
+    law = Laws.of(torch.tensor([[7.0] * 4, [0.0, -math.inf, -math.inf, -math.inf]]), torch.eye(4)[:, :2])
+    assert law.entropy.tolist() == pytest.approx([math.log(4), 0.0])
+    assert law.confidence.tolist() == [0.25, 1.0]
+    assert law.mass.tolist() == [[0.25, 0.25], [1.0, 0.0]]
+    assert law.log_probs[1].tolist() == [0.0, -math.inf, -math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_laws_equal_the_softmax_in_float64(dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits = (30 * torch.randn(700, 900, generator=generator) + 1e3).to(dtype)  # more rows than a block has
+    groups = torch.rand(900, 5, generator=generator)
+    law, exact = Laws.of(logits, groups), logits.double().log_softmax(1)
+    assert torch.allclose(law.log_probs.double(), exact, atol=1e-4, rtol=1e-6)
+    assert torch.allclose(law.entropy.double(), -(exact.exp() * exact).sum(1), atol=1e-5)
+    assert torch.allclose(law.confidence.double(), exact.exp().amax(1), rtol=1e-5)
+    assert torch.allclose(law.mass.double(), exact.exp() @ groups.double(), rtol=1e-5)
+    assert law.log_probs.dtype == torch.float32
+
+
+def test_laws_of_logits_that_are_no_numbers_stay_no_numbers():
+    logits = torch.zeros(3, 4)
+    logits[1, 2] = math.nan
+    law = Laws.of(logits)
+    assert law.log_probs.isnan().any(1).tolist() == law.entropy.isnan().tolist() == [False, True, False]
+    assert Laws.of(torch.zeros(0, 4)).log_probs.shape == (0, 4)
 
 
 def test_calibration_equals_the_textbook_sum_over_bins():
