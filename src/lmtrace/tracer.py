@@ -46,7 +46,7 @@ _Scalars = dict[str, tuple[list[int], list[float]]]
 
 
 class StopRule(Protocol):
-    """Decides, from the records so far, whether training has converged; see `lmtrace.analysis.convergence`."""
+    """Decides, from the records so far, whether training has converged; see `lmtrace.analysis.stopping`."""
 
     def update(self, step: int, records: Sequence[Record]) -> Any:
         """Take in one measurement; return a decision (with `.reason`) at which training should stop, or None."""

@@ -160,8 +160,8 @@ def test_costs_are_records(gpt2, panel, tmp_path):
 
 
 def test_converged_decides_the_same_live_resumed_and_replayed(gpt2, panel, tmp_path):
-    from lmtrace.analysis.convergence import Converged
     from lmtrace.analysis.replay import replay
+    from lmtrace.analysis.stopping import Converged
 
     class Falling(Signal):
         """A panel loss that falls and then stays."""

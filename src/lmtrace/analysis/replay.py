@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lmtrace.analysis.convergence import Converged, Decision
 from lmtrace.analysis.finding import Finding, closed, say, say_step
 from lmtrace.analysis.readings import Readable, column, keys_of, measurements, whole
+from lmtrace.analysis.stopping import Converged, Decision
 from lmtrace.records.schema import SeriesKey
 
 
