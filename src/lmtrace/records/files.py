@@ -60,6 +60,16 @@ def parsed(text: Any) -> Any:
         ) from error
 
 
+def parsed_object(text: Any) -> dict[str, Any]:
+    """Return what a cell that holds a JSON object says; `RunError` where it is damaged."""
+    found = parsed(text)
+    if not isinstance(found, dict):
+        raise RunError(
+            f"the run's database is damaged: expected a JSON object, got {str(text)[:40]!r}", "Restore it from a copy"
+        )
+    return found
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, even after a loss of power."""
     path.parent.mkdir(parents=True, exist_ok=True)
