@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from lmtrace.analysis.convergence import FLAT_SHARE, check_window, judge
 from lmtrace.errors import ConfigError
 from lmtrace.records.schema import Record, SeriesKey
+
+
+class StopRule(Protocol):
+    """Decides, from the records so far, whether training has converged, as `Converged` does."""
+
+    def update(self, step: int, records: Sequence[Record]) -> Any:
+        """Take in one measurement; return a decision (with `.reason`) at which training should stop, or None."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
