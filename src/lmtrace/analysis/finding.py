@@ -104,7 +104,7 @@ def say_interval(interval: tuple[float, float]) -> str:
     low, high = interval
     if not math.isfinite(high):
         return f"after {say_step(low)}"
-    return f"{say_step(low)} to {say_step(high)}"
+    return say_step(low) if say_step(low) == say_step(high) else f"{say_step(low)} to {say_step(high)}"
 
 
 def say_error(value: float, stderr: float | None) -> str:

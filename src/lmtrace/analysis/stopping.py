@@ -90,7 +90,7 @@ class Decision:
 
 
 _PANEL = Watch("output", "loss")
-_TRAIN = Watch("train", "loss")
+TRAIN = Watch("train", "loss")
 MAY_GENERALISE = "train and panel loss differ: it may still generalise"
 
 
@@ -157,7 +157,7 @@ class Converged:
         self.would_stop: int | None = None
         self.stopped: int | None = None
         self.notes: list[tuple[str, str, dict[str, Any]]] = []
-        self._histories = {w: _History() for w in dict.fromkeys((*self.watch, _PANEL, _TRAIN))}
+        self._histories = {w: _History() for w in dict.fromkeys((*self.watch, _PANEL, TRAIN))}
         self._train: list[float] = []
         self._held = 0
         self._held_back = False
@@ -223,7 +223,7 @@ class Converged:
         self._last, self.notes = step, []
         readings = [(w, r.value) for r in records if r.value is not None for w in self._histories if w.sees(r)]
         if self._train:
-            readings.append((_TRAIN, float(np.mean(self._train))))
+            readings.append((TRAIN, float(np.mean(self._train))))
             self._train = []
         changed = False
         for w, value in readings:
@@ -242,7 +242,7 @@ class Converged:
         if self._last >= 0:
             return
         names = {str(Watch(r.signal, r.metric, r.label, r.split, r.site)) for r in records}
-        lost = [str(w) for w in self.watch if w != _TRAIN and str(w) not in names]
+        lost = [str(w) for w in self.watch if w != TRAIN and str(w) not in names]
         if lost:
             raise ConfigError(
                 f"Converged: nothing measured at the first step is called {', '.join(lost)}",
@@ -265,7 +265,7 @@ class Converged:
         if gap is not None:
             numbers["gap"] = gap
             reason = f"plateau at step {step} ({names}) while {MAY_GENERALISE} (panel minus train: {gap:.3g} nats)"
-        elif not self._histories[_TRAIN].values and _TRAIN not in self.watch:
+        elif not self._histories[TRAIN].values and TRAIN not in self.watch:
             reason += "; the train loss is not known, so late generalisation cannot be ruled out"
         first = self.would_stop is None
         self.would_stop = step if first else self.would_stop
@@ -292,7 +292,7 @@ class Converged:
         zero, and their ratio says nothing.
         """
         history = self._histories[_PANEL]
-        train, panel = self._histories[_TRAIN].values, history.values
+        train, panel = self._histories[TRAIN].values, history.values
         if len(train) < 3 or len(panel) < 3:
             return None
         a, b = np.asarray(train), np.asarray(panel)

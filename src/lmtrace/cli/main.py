@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -347,13 +348,14 @@ def _show_findings(run: Any, as_json: bool, everything: bool = False) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: 0 done, 1 failed (one line says why), 2 wrong usage."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # which kernels it lacks is no news about a measurement
     logging.basicConfig(level=os.environ.get("LMTRACE_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
     try:
         code = typer.main.get_command(app).main(
             args=None if arguments is None else list(arguments), prog_name="lmtrace", standalone_mode=False
         )
     except TraceError as error:
-        _complain(str(error))
+        _complain(str(TraceError(error.message, _in_flags(error.fix))))
         code = 2 if isinstance(error, ConfigError) else 1
     except BrokenPipeError:
         sys.stderr.close()  # the reader has left; nothing more to say
@@ -366,6 +368,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if type(error).__name__ != "NoArgsIsHelpError":  # that one has printed the help
             _complain(error.format_message())
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _in_flags(advice: str) -> str:
+    """Return advice in which the arguments of functions ("overwrite=True") are the flags of commands ("--overwrite")."""
+    commands = typer.main.get_command(app).commands.values()  # pyright: ignore[reportAttributeAccessIssue]
+    flags = {p.name: p.opts[-1] for command in commands for p in command.params if p.opts[-1].startswith("--")}
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1], match[2].strip("\"'")
+        if name not in flags:
+            return match[0]
+        return flags[name] if value == "True" else f"{flags[name]} {value}"
+
+    return re.sub(r"\b([a-z_]+)=(\"[^\"]*\"|'[^']*'|[\w.]+)", flag, advice)
 
 
 def _complain(message: str) -> None:

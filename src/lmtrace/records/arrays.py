@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lmtrace.errors import RunError
-from lmtrace.records.choices import listed, named
 from lmtrace.records.database import Database
 from lmtrace.records.files import read_arrays
 from lmtrace.records.schema import Record
+from lmtrace.records.wording import listed, named
 
 
 def array_rows(db: Database, condition: str, *values: object) -> list[Any]:

@@ -12,7 +12,6 @@ import numpy as np
 
 from lmtrace.errors import ConfigError, RunError
 from lmtrace.records.arrays import array_rows, find_array, load_array
-from lmtrace.records.choices import key_name, listed, named
 from lmtrace.records.database import Database
 from lmtrace.records.files import failing, parsed_object
 from lmtrace.records.layout import DATABASE, LAST_BATCH, header_from_json
@@ -21,6 +20,7 @@ from lmtrace.records.memory import read_memory
 from lmtrace.records.scalars import join_scalars
 from lmtrace.records.schema import Attempt, Changes, Event, Field, Record, RunHeader, Series, SeriesKey, Status
 from lmtrace.records.series import read_records, read_series
+from lmtrace.records.wording import key_name, listed, named, reach
 
 if TYPE_CHECKING:
     import pandas
@@ -308,9 +308,7 @@ class Run:
         return plot(self, signal, metric, **options)
 
     def __repr__(self) -> str:
-        steps = self.steps
-        reach = f"{len(steps)} measurements, steps {steps[0]} to {steps[-1]}" if len(steps) else "no measurement yet"
-        return f"Run({str(self.folder)!r}: {self.status}, {reach}, {len(self.keys())} series)"
+        return f"Run({str(self.folder)!r}: {self.status}, {reach(self.steps)}, {len(self.keys())} series)"
 
     def _repr_html_(self) -> str:
         from lmtrace.show.notebook import run_html

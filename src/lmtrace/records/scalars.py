@@ -70,7 +70,13 @@ def join_scalars(rows: list[Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         new_steps, new_values = _chunk(metric, steps, values)
         steps_of.append(new_steps)
         values_of.append(new_values)
-    return {metric: (np.concatenate(s), np.concatenate(v)) for metric, (s, v) in chunks.items()}
+    joined = {metric: (np.concatenate(s), np.concatenate(v)) for metric, (s, v) in chunks.items()}
+    for metric, (steps, _) in joined.items():
+        if (np.diff(steps) <= 0).any():
+            raise RunError(
+                f"the run's database is damaged: steps of scalar {metric} do not rise", "Restore it from a copy"
+            )
+    return joined
 
 
 def _chunk(metric: str, steps: bytes, values: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lmtrace.errors import RunError
 from lmtrace.records.database import Database
 from lmtrace.records.rows import reasons_of, sites_of, unpack, unpack_records
 from lmtrace.records.schema import Field, Record, Series, SeriesKey
@@ -51,10 +52,16 @@ def read_series(db: Database, key: SeriesKey, field: Field, model_order: Sequenc
 
 def read_records(db: Database, step: int) -> list[Record]:
     """Return the records of one measurement that are numbers or missing, as they were written."""
+    spans = db.rows("SELECT first, last FROM measurement WHERE step = ?", step)
     points = db.rows(
         'SELECT signal, metric, label, split, sites, value, stderr, n, "null", missing FROM measurement '
         "JOIN point ON point.id BETWEEN first AND last JOIN series ON series.id = point.series "
         "WHERE measurement.step = ? ORDER BY point.id",
         step,
     )
+    if sum(last - first + 1 for first, last in spans) != len(points):
+        raise RunError(
+            f"the run's database in {db.folder} is damaged: step {step} does not have the rows it was written with",
+            "Restore it from a copy",
+        )
     return [record for row in points for record in unpack_records(step, *row)]
