@@ -237,7 +237,7 @@ class Instrument:
             logger.warning("signal %s failed at step %d: %s", signal.name, measurement.step, reason)
             if self.failures[i] == MOST_FAILURES:  # said once, so that the gap from here on is no riddle
                 reason = f"{OFF} {measurement.step}: {reason}"
-                measurement.notes.append(("alert", f"signal {signal.name} is {reason}", {"signal": signal.name}))
+                measurement.notes.append(("warning", f"signal {signal.name} is {reason}", {"signal": signal.name}))
             found = self._missing(i, measurement.step, reason)
         else:
             self.failures[i] = 0

@@ -93,7 +93,7 @@ def test_a_signal_that_raises_is_missing_with_its_reason_and_then_off(gpt2, pane
     assert run.series(signal="counter", metric="calls").steps.tolist() == [0, 1, 2, 3, 4]
     said = "off since step 1: RuntimeError: no luck"
     assert broken.missing[(1, None)] == said
-    assert [(e.step, e.text) for e in run.events("alert")] == [(1, f"signal broken is {said}")]
+    assert [(e.step, e.text) for e in run.events("warning")] == [(1, f"signal broken is {said}")]
     assert f"The signal broken is {said}." in [f.sentence for f in run.findings()]
     assert "counter is" not in str([f.sentence for f in run.findings()])
 

@@ -92,6 +92,12 @@ def say_step(value: float | None) -> str:
     return "after the end" if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
+def say_when(value: float | None) -> str:
+    """Return "at 82", or "after the end"."""
+    text = say_step(value)
+    return f"at {text}" if text[0].isdigit() else text
+
+
 def say_duration(seconds: float) -> str:
     """Return a length of time in the unit that suits it."""
     if seconds < 90:

@@ -28,6 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+WIDE = 110
+"""Columns of a terminal from which a table of four columns of words can be read."""
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 _PARSER_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -173,7 +176,7 @@ app.command()(inspect)
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: report.html in the run.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -188,7 +191,7 @@ def report(
 
 @app.command()
 def view(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of runs.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs.")] = Path("runs"),
     host: Annotated[str, typer.Option(help="Anything but localhost needs --token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8765,
     token: Annotated[str | None, typer.Option(help="Secret that readers must give.")] = None,
@@ -213,7 +216,7 @@ def findings(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two runs; or three and more seeds.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two runs; or three and more seeds.")],
     against: Annotated[list[Path] | None, typer.Option(help="Partners of the runs, in the same order.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -265,6 +268,7 @@ def export(
 @app.command()
 def signals(as_json: Json = False) -> None:
     """List the signals that exist: what they measure, and what they cost."""
+    from rich.markup import escape
     from rich.table import Table
 
     from lmtrace.signals import available
@@ -278,11 +282,19 @@ def signals(as_json: Json = False) -> None:
             }
         )
         return
-    table = Table("signal", "what it measures", "cost", "metrics", box=None, header_style="bold", pad_edge=False)
+    console = out()
+    narrow = console.width < WIDE
+    table = Table(box=None, header_style="bold", pad_edge=False, show_header=not narrow)
+    for title in ("signal", "what it measures") if narrow else ("signal", "what it measures", "cost", "metrics"):
+        table.add_column(title, overflow="fold")
     for name, c in sorted(found.items()):
-        module = sys.modules[c.__module__].__doc__ or c.__doc__ or ""
-        table.add_row(name, module.strip().splitlines()[0], c.cost, ", ".join(f.metric for f in c.fields))
-    out().print(table)
+        what = (sys.modules[c.__module__].__doc__ or c.__doc__ or "").strip().splitlines()[0]
+        metrics = ", ".join(f.metric for f in c.fields)
+        if narrow:
+            table.add_row(f"[bold]{name}[/]", f"{escape(what)}\ncost: {escape(c.cost)}\nmetrics: {escape(metrics)}")
+        else:
+            table.add_row(name, escape(what), escape(c.cost), escape(metrics))
+    console.print(table)
 
 
 @app.command()

@@ -137,7 +137,7 @@ def run_html(run: Any) -> str:
     header, steps = run.header, run.steps
     facts = {
         "status": header.status,
-        "measurements": reach(steps),
+        "measured": reach(steps),
         "signals": ", ".join(dict.fromkeys(k.signal for k in (*run.keys(), *run.array_keys()))),
         "created": header.created,
         "folder": str(run.folder),

@@ -200,7 +200,7 @@ def test_advice_names_flags_where_a_function_has_arguments(call, tmp_path):
 def test_a_file_of_unknown_kind_lists_every_kind(call, tmp_path):
     (tmp_path / "x.doc").write_text("a b")
     _, _, err = call("train", "--corpus", "x.doc", "--run", "r")
-    assert all(kind in err[0] for kind in (".conllu", ".jsonl", ".json", ".txt", ".parquet", ".gz"))
+    assert all(kind in err[-1] for kind in (".conllu", ".jsonl", ".json", ".txt", ".parquet", ".gz"))
 
 
 def test_replay_lists_the_series_of_a_misspelt_one(call, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmtrace.analysis.finding import say_interval
+from lmtrace.analysis.finding import say_interval, say_when
 from lmtrace.records.wording import counted, reach
 
 
@@ -25,3 +25,7 @@ def test_one_is_not_many():
 
 def test_an_interval_of_one_step_is_that_step():
     assert (say_interval((2.1, 2.3)), say_interval((2, 30))) == ("2", "2 to 30")
+
+
+def test_what_comes_after_the_end_is_not_at_after_the_end():
+    assert (say_when(82.4), say_when(float("inf")), say_when(None)) == ("at 82", "after the end", "after the end")
