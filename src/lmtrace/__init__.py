@@ -18,7 +18,7 @@ _LAZY = {
     "Record": "lmtrace.records.schema",
     "TraceError": "lmtrace.errors",
     "open_run": "lmtrace.records.run",
-    "Converged": "lmtrace.analysis.convergence",
+    "Converged": "lmtrace.analysis.stopping",
     "TraceCallback": "lmtrace.integrations.transformers",
     "LightningCallback": "lmtrace.integrations.lightning",
     "analyze": "lmtrace.jobs.analyze",
@@ -33,7 +33,7 @@ __all__ = [*sorted(_LAZY), "__version__"]  # pyright: ignore[reportUnsupportedDu
 
 if TYPE_CHECKING:
     from lmtrace import functional as functional
-    from lmtrace.analysis.convergence import Converged as Converged
+    from lmtrace.analysis.stopping import Converged as Converged
     from lmtrace.errors import TraceError as TraceError
     from lmtrace.integrations.lightning import LightningCallback as LightningCallback
     from lmtrace.integrations.transformers import TraceCallback as TraceCallback

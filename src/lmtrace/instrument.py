@@ -21,9 +21,13 @@ from lmtrace.observe.isolation import undisturbed
 from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap, unwrap_optimizer
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.records.schema import Field, Record
+from lmtrace.records.wording import OFF
 from lmtrace.text.panel import Panel
 
 logger = logging.getLogger(__name__)
+
+MOST_FAILURES = 2
+"""In a row, after which a signal is switched off."""
 
 COST = (
     Field(
@@ -134,7 +138,7 @@ class Instrument:
             What the signals see as the optimizer; by default the one that trains.
         """
         positions = range(len(self.signals)) if chosen is None else chosen
-        active = [i for i in positions if self.failures.get(i, 0) < 2]
+        active = [i for i in positions if self.failures.get(i, 0) < MOST_FAILURES]
         for i in set(positions) - set(active):
             self.spent.pop(i, None)
         begin = time.perf_counter()
@@ -229,8 +233,12 @@ class Instrument:
             if self.on_error == "raise":
                 raise
             self.failures[i] = self.failures.get(i, 0) + 1
-            logger.warning("signal %s failed at step %d: %s", signal.name, measurement.step, _one_line(error))
-            found = self._missing(i, measurement.step, _one_line(error))
+            reason = _one_line(error)
+            logger.warning("signal %s failed at step %d: %s", signal.name, measurement.step, reason)
+            if self.failures[i] == MOST_FAILURES:  # said once, so that the gap from here on is no riddle
+                reason = f"{OFF} {measurement.step}: {reason}"
+                measurement.notes.append(("warning", f"signal {signal.name} is {reason}", {"signal": signal.name}))
+            found = self._missing(i, measurement.step, reason)
         else:
             self.failures[i] = 0
         # Read back after a resume, a memory is contiguous and of a type that NumPy knows; in another layout or precision

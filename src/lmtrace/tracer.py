@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmtrace.analysis.stopping import StopRule
 from lmtrace.budget import Budget
 from lmtrace.errors import ConfigError
 from lmtrace.instrument import Instrument
@@ -24,33 +24,22 @@ from lmtrace.observe.interface import Signal
 from lmtrace.observe.isolation import generators_kept
 from lmtrace.observe.shards import check_division, whole
 from lmtrace.provenance import run_header
-from lmtrace.ranks import RECOVERABLE, gather, is_main_process, on_main
+from lmtrace.ranks import RECOVERABLE, is_main_process, on_main
 from lmtrace.records.layout import DATABASE
 from lmtrace.records.run import open_run
 from lmtrace.records.schema import Record
 from lmtrace.records.store import RunWriter
+from lmtrace.remembered import recall, remember
 from lmtrace.schedule import Schedule
 from lmtrace.signals import resolve
 from lmtrace.sinks import Sinks
 from lmtrace.text.panel import Panel
+from lmtrace.told import Scalars, Told
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS, DRAIN_EVERY = 3, 1000
 """Failures in a row after which measuring stops; steps after which what was told is written at the latest."""
-
-STOP, TRACER = "stop rule", "tracer"
-"""Under which names their states are kept among the memories."""
-
-_Scalars = dict[str, tuple[list[int], list[float]]]
-
-
-class StopRule(Protocol):
-    """Decides, from the records so far, whether training has converged; see `lmtrace.analysis.convergence`."""
-
-    def update(self, step: int, records: Sequence[Record]) -> Any:
-        """Take in one measurement; return a decision (with `.reason`) at which training should stop, or None."""
-        ...
 
 
 class Tracer:
@@ -169,9 +158,7 @@ class Tracer:
         self._measured: int | None = None
         self._drained, self._failures = start_step, 0
         self._trained_before = 0.0
-        self._pending: list[tuple[str, int, Tensor | float]] = []
-        self._part_losses: list[Tensor | float] = []
-        self._part_tokens: list[int] = []
+        self._told = Told()
         self._called = model  # what training calls: hooks inside a compiled module would be compiled with it
         self._watch: Any = None
         self._alerted = False
@@ -259,23 +246,14 @@ class Tracer:
         scalars
             Anything else worth a curve (`grad_norm=...`).
         """
-        if loss is not None:
-            self._part_losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
-        if tokens is not None:
-            self._part_tokens.append(tokens)
+        self._told.part(loss, tokens)
         if not complete:
             return
         self.current_step += 1
-        losses, counts = self._part_losses, self._part_tokens
-        self._part_losses, self._part_tokens = [], []
-        if counts:
-            self._pending.append(("tokens", self.current_step, sum(counts)))
-        if losses:
-            self._pending.append(("loss", self.current_step, sum(losses[1:], losses[0]) / len(losses)))
+        self._told.step(self.current_step)
         if self.optimizer is not None:
-            self._pending.append(("learning_rate", self.current_step, float(self.optimizer.param_groups[0]["lr"])))
-        for name, value in scalars.items():
-            self._pending.append((name, self.current_step, value))
+            self._told.add(self.current_step, learning_rate=float(self.optimizer.param_groups[0]["lr"]))
+        self._told.add(self.current_step, **scalars)
         if self.schedule.due(self.current_step):
             if self.budget.share is None or self.current_step == self.last_step:
                 self._guarded(self._measure)
@@ -287,7 +265,7 @@ class Tracer:
 
     def tell(self, **scalars: float) -> None:
         """Add numbers to the step that was told last, which had none of that name."""
-        self._pending += [(name, self.current_step, value) for name, value in scalars.items()]
+        self._told.add(self.current_step, **scalars)
 
     @property
     def _strides(self) -> list[int]:
@@ -315,7 +293,7 @@ class Tracer:
         self.budget.add(time.perf_counter() - start, {i: spent[i] for i in chosen if i in spent}, self._strides)
         self._measured, self._count = self.current_step, self._count + 1
 
-    def _measure_here(self, chosen: Sequence[int], scalars: _Scalars, trained: float, optimizer: Any) -> bool:
+    def _measure_here(self, chosen: Sequence[int], scalars: Scalars, trained: float, optimizer: Any) -> bool:
         """Measure and write; return whether training should stop."""
         step = self.current_step
         self._write_scalars(self._writer, scalars)  # first: whatever becomes of the measurement, they are kept
@@ -326,14 +304,15 @@ class Tracer:
             events = [*adapted, *self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
             if decision is not None and not hasattr(self.stop, "notes"):
                 events.append(("stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}))
+            memory = remember(self.instrument, self.stop, self.budget, self.should_stop)
             self._writer.write(
-                step, records, tokens_seen=self.tokens_seen, wall_time=trained, memory=self._memories(), events=events
+                step, records, tokens_seen=self.tokens_seen, wall_time=trained, memory=memory, events=events
             )
             with generators_kept():
                 self.sinks.log(step, records, self.instrument.fields)
         return self.should_stop
 
-    def _decide(self, step: int, records: Sequence[Record], scalars: _Scalars) -> Any:
+    def _decide(self, step: int, records: Sequence[Record], scalars: Scalars) -> Any:
         """Ask the stop rule; it sees the training losses since the last measurement and then the records."""
         if self.stop is None or self.should_stop:
             return None
@@ -378,29 +357,14 @@ class Tracer:
 
     # -- details --------------------------------------------------------------------------------------------------------
 
-    def _drain_scalars(self, together: bool = True) -> _Scalars:
-        """Return what was told since the last time, as numbers: name -> (steps, values).
+    def _drain_scalars(self, together: bool = True) -> Scalars:
+        """Return what was told since the last time; rank 0 gets it, the others nothing."""
+        self._drained = self.current_step
+        scalars = self._told.drain(together)
+        self.tokens_seen += int(sum(scalars["tokens"][1])) if "tokens" in scalars else 0
+        return scalars
 
-        Over several ranks tokens add up and everything else is the mean; rank 0 gets it, the others nothing.
-        """
-        pending, self._pending, self._drained = self._pending, [], self.current_step
-        tensors = [value for _, _, value in pending if isinstance(value, Tensor)]
-        numbers = iter(torch.stack([t.float().reshape(()) for t in tensors]).cpu().tolist() if tensors else [])
-        mine = {
-            (name, step): next(numbers) if isinstance(value, Tensor) else float(value) for name, step, value in pending
-        }
-        ranks = gather(mine) if together else [mine]
-        by_name: _Scalars = {}
-        for name, step in ranks[0] if ranks else ():
-            found = [rank[name, step] for rank in ranks if (name, step) in rank]
-            total = math.fsum(found) if all(map(math.isfinite, found)) else sum(found)
-            steps, values = by_name.setdefault(name, ([], []))
-            steps.append(step)
-            values.append(total if name == "tokens" else total / len(found))
-        self.tokens_seen += int(sum(by_name["tokens"][1])) if "tokens" in by_name else 0
-        return by_name
-
-    def _write_scalars(self, writer: RunWriter | None, scalars: _Scalars) -> None:
+    def _write_scalars(self, writer: RunWriter | None, scalars: Scalars) -> None:
         if writer is None:
             return
         for name, (steps, values) in scalars.items():
@@ -417,38 +381,13 @@ class Tracer:
             arguments = named_arguments(self.instrument.model, args, kwargs)
             self.instrument.train_batches[:] = [arguments] if arguments else []
 
-    def _memories(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return what has to be known after a resume: the signals' own memories, and what the tracer has decided."""
-        found = {
-            f"{i}.{self.instrument.signals[i].name}": {k: v.detach().cpu().numpy() for k, v in memory.items()}
-            for i, memory in self.instrument.memories.items()
-            if memory
-        }
-        failures = {str(i): number for i, number in self.instrument.failures.items() if number}
-        budget = self.budget.state() if self.budget.share is not None else None
-        if failures or self.should_stop or budget:
-            found[TRACER] = _to_bytes({"failures": failures, "should_stop": self.should_stop, "budget": budget})
-        if hasattr(self.stop, "state_dict"):
-            found[STOP] = _to_bytes(self.stop.state_dict())  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
-        return found
-
     def _continue_from(self, writer: RunWriter) -> None:
         """Take up the measurements that the run already has: their number, the last one, what was known then."""
         done = writer.steps
         self._count = len(done)
         self._measured = done[-1] if done else None
         saved = writer.read_memory(self.current_step) if done else {}
-        for i, signal in enumerate(self.instrument.signals):
-            named = saved.get(f"{i}.{signal.name}", {})
-            self.instrument.memories[i] = {k: torch.as_tensor(v).clone() for k, v in named.items()}
-        if STOP in saved and hasattr(self.stop, "load_state_dict"):
-            self.stop.load_state_dict(_from_bytes(saved[STOP]))  # pyright: ignore[reportOptionalMemberAccess,reportAttributeAccessIssue]
-        if TRACER in saved:
-            state = _from_bytes(saved[TRACER])
-            self.instrument.failures.update({int(i): number for i, number in state["failures"].items()})
-            self.should_stop = state["should_stop"]
-            if self.budget.share is not None and state.get("budget"):
-                self.budget.load(state["budget"], self.instrument.signals)
+        self.should_stop = recall(saved, self.instrument, self.stop, self.budget)
         with open_run(self.folder) as run:
             counted = run.scalars("tokens")[1] if "tokens" in run.scalar_metrics else run.tokens_seen[-1:]
             self.tokens_seen = int(np.nansum(counted))
@@ -461,12 +400,3 @@ class Tracer:
             data=self.data,
             settings={"every": str(self.schedule), "budget": self.budget.share, "on_error": self.on_error},
         )
-
-
-def _to_bytes(state: Any) -> dict[str, np.ndarray]:
-    """Return plain data as JSON in an array, so that it lies in the same transaction as the measurement."""
-    return {"state": np.frombuffer(json.dumps(state).encode(), np.uint8)}
-
-
-def _from_bytes(saved: Mapping[str, np.ndarray]) -> Any:
-    return json.loads(saved["state"].tobytes().decode())

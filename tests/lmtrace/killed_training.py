@@ -23,7 +23,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import lmtrace
-from lmtrace.analysis.convergence import Converged
+from lmtrace.analysis.stopping import Converged
 from lmtrace.jobs.data import Collator, training_rows
 from lmtrace.jobs.train import last_checkpoint
 from lmtrace.observe.interface import Needs, Signal

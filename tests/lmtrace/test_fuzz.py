@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lmtrace.analysis.convergence import Converged
+from lmtrace.analysis.stopping import Converged
 from lmtrace.cli.settings import merge
 from lmtrace.errors import TraceError
 from lmtrace.jobs.checkpoints import find_checkpoints

@@ -91,6 +91,11 @@ def test_a_signal_that_raises_is_missing_with_its_reason_and_then_off(gpt2, pane
     assert broken.missing[(0, None)] == "RuntimeError: no luck"
     assert broken.steps.tolist() == [0, 1], "switched off after the second failure in a row"
     assert run.series(signal="counter", metric="calls").steps.tolist() == [0, 1, 2, 3, 4]
+    said = "off since step 1: RuntimeError: no luck"
+    assert broken.missing[(1, None)] == said
+    assert [(e.step, e.text) for e in run.events("warning")] == [(1, f"signal broken is {said}")]
+    assert f"The signal broken is {said}." in [f.sentence for f in run.findings()]
+    assert "counter is" not in str([f.sentence for f in run.findings()])
 
 
 def test_on_error_raise(gpt2, panel, tmp_path):
@@ -160,8 +165,8 @@ def test_costs_are_records(gpt2, panel, tmp_path):
 
 
 def test_converged_decides_the_same_live_resumed_and_replayed(gpt2, panel, tmp_path):
-    from lmtrace.analysis.convergence import Converged
     from lmtrace.analysis.replay import replay
+    from lmtrace.analysis.stopping import Converged
 
     class Falling(Signal):
         """A panel loss that falls and then stays."""

@@ -92,6 +92,12 @@ def say_step(value: float | None) -> str:
     return "after the end" if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
+def say_when(value: float | None) -> str:
+    """Return "at 82", or "after the end"."""
+    text = say_step(value)
+    return f"at {text}" if text[0].isdigit() else text
+
+
 def say_duration(seconds: float) -> str:
     """Return a length of time in the unit that suits it."""
     if seconds < 90:
@@ -104,7 +110,7 @@ def say_interval(interval: tuple[float, float]) -> str:
     low, high = interval
     if not math.isfinite(high):
         return f"after {say_step(low)}"
-    return f"{say_step(low)} to {say_step(high)}"
+    return say_step(low) if say_step(low) == say_step(high) else f"{say_step(low)} to {say_step(high)}"
 
 
 def say_error(value: float, stderr: float | None) -> str:

@@ -24,6 +24,7 @@ from lmtrace.analysis.trends import (
     between,
     memorisation,
 )
+from lmtrace.records.wording import OFF
 
 
 def findings(run: Readable) -> list[Finding]:
@@ -40,7 +41,7 @@ def findings(run: Readable) -> list[Finding]:
         Alerts, loss against its floor, emergence and its order, contextual gain, phases, compression, memorisation,
         curvature, convergence. Every finding has at least one series that it rests on.
     """
-    found = [*_alerts(run), *_floor(run)]
+    found = [*_alerts(run), *_switched_off(run), *_floor(run)]
     emerged = list(emergence_findings(run))
     found += [finding for finding, _ in emerged]
     found += [
@@ -69,6 +70,23 @@ def _alerts(run: Readable) -> Iterator[Finding]:
         )
 
 
+def _switched_off(run: Readable) -> Iterator[Finding]:
+    """Say which signals were given up, so that their curves' early end is not taken for that of the run."""
+    said: set[str] = set()
+    for key in run.keys():
+        if key.label is not None or key.signal in said:  # a signal that fails is missing as a whole
+            continue
+        series = read(run, key)
+        last = series.steps[-1] if series.steps.size else None
+        for why in [why for (step, _), why in series.missing.items() if step == last][:1]:
+            if why.startswith(OFF):
+                said.add(key.signal)
+                yield Finding(
+                    kind="alert", sentence=f"The signal {key.signal} is {why}.", numbers={"step": int(last or 0)},
+                    series=(key,), caveats=("Its curves end there: later values are not known.",),
+                )  # fmt: skip
+
+
 def _floor(run: Readable) -> Iterator[Finding]:
     loss, floor = whole(run, "output", "loss"), floor_of(run)
     if loss is None or floor is None:
@@ -86,8 +104,11 @@ def _floor(run: Readable) -> Iterator[Finding]:
         left, error, keys = float(values[-1]) - floor[0], float(np.hypot(last, floor[1])) or None, (loss.key,)
     margin = 1.96 * error if error is not None else None
     share = (values[0] - values[-1]) / (values[0] - floor[0]) if values[0] > floor[0] else None
+    began = "untrained" if steps[0] == 0 else f"at step {say_step(steps[0])}"
+    course = f"went from {say(values[0])} ({began}) to {say(values[-1])}" if steps.size > 1 else f"is {say(values[0])}"
+    share = share if steps.size > 1 else None
     sentence = (
-        f"The panel's loss went from {say(values[0])} (untrained) to {say(values[-1])} nats at step {say_step(steps[-1])}; "
+        f"The panel's loss {course} nats at step {say_step(steps[-1])}; "
         f"the exact floor is {say(floor[0])}, so {say_error(left, error)} nats per token are left to learn"
     )
     sentence += f" ({100 * share:.0f} % of the way is done)." if share is not None else "."

@@ -11,7 +11,7 @@ from scipy.special import ndtri
 
 from lmtrace.analysis import emergence as emerging
 from lmtrace.analysis.emergence import Emergence, emergence
-from lmtrace.analysis.finding import Finding, closed, name_of, say, say_error, say_interval, say_step
+from lmtrace.analysis.finding import Finding, closed, name_of, say, say_error, say_interval, say_step, say_when
 from lmtrace.analysis.readings import (
     Readable,
     best_site,
@@ -137,8 +137,8 @@ def _emergence_at(series: Series, index: int, beaten: float | None = None) -> tu
         if found.onset_after is not None:
             sentence += f" (after {say_step(found.onset_after)})"
         sentence += (
-            f", was half way at {say_step(found.midpoint)} ({say_interval(found.interval)}) and 90 % done "
-            f"{'at ' if found.saturation is not None else ''}{say_step(found.saturation)}; it ends at "
+            f", was half way {say_when(found.midpoint)} ({say_interval(found.interval)}) and 90 % done "
+            f"{say_when(found.saturation)}; it ends at "
             f"{say_error(final, final_error)}, against {beside}."
         )
         kind, interval = "emergence", closed(found.interval)
@@ -172,14 +172,14 @@ def order_findings(emerged: list[tuple[Finding, Emergence | None]]) -> Iterator[
             numbers = {"first_midpoint": e1.midpoint, "second_midpoint": e2.midpoint}
             if verdict == NOT_RESOLVED:
                 sentence = (
-                    f"Order of {one} and {two} (half way at {say_step(e1.midpoint)} and {say_step(e2.midpoint)}): "
+                    f"Order of {one} and {two} (half way {say_when(e1.midpoint)} and {say_when(e2.midpoint)}): "
                     "not resolved, their intervals overlap."
                 )
             else:
                 if verdict == "second":
                     (one, f1, e1), (two, f2, e2) = (two, f2, e2), (one, f1, e1)
                 sentence = (
-                    f"In this run {one} came before {two}: half way at {say_step(e1.midpoint)} "
+                    f"In this run {one} came before {two}: half way {say_when(e1.midpoint)} "
                     f"({say_interval(e1.interval)}) against {say_step(e2.midpoint)} ({say_interval(e2.interval)})."
                 )
             yield Finding(

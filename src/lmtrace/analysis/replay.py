@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lmtrace.analysis.convergence import Converged, Decision
 from lmtrace.analysis.finding import Finding, closed, say, say_step
 from lmtrace.analysis.readings import Readable, column, keys_of, measurements, whole
+from lmtrace.analysis.stopping import TRAIN, Converged, Decision, Watch
+from lmtrace.errors import ConfigError
 from lmtrace.records.schema import SeriesKey
+from lmtrace.records.wording import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +90,14 @@ def replay(run: Readable, rule: Converged | str) -> Replay:
         Where the run has no such series.
     """
     rule = Converged.parse(rule) if isinstance(rule, str) else rule.fresh()
+    known = set(run.keys())
+    lost = [str(w) for w in rule.watch if w.key not in known and w != TRAIN]
+    if lost:
+        raise ConfigError(
+            f"the run measures nothing that is called {', '.join(lost)}", f"Choose from: {_choices(rule.watch, run)}"
+        )
     wanted = {w.key for w in rule.watch} | {SeriesKey("output", "loss")}
-    # Everything that was there at the first step is shown to the rule, so that its error names the choices.
-    keys = [key for key in run.keys() if key in wanted] or list(run.keys())
+    keys = [key for key in run.keys() if key in wanted]
     dense = run.scalars("loss") if "loss" in run.scalar_metrics else (np.array([]), np.array([]))
     decisions: list[Decision] = []
     notes: list[str] = []
@@ -108,6 +116,13 @@ def replay(run: Readable, rule: Converged | str) -> Replay:
     given_up, error = _given_up(run, stop) if stop is not None else (None, None)
     saved = last - stop if stop is not None else 0
     return Replay(stop, rule.would_stop, last, saved, given_up, error, tuple(decisions), tuple(notes))
+
+
+def _choices(watch: Sequence[Watch], run: Readable) -> str:
+    """Return the run's series, those of the signals that were asked for first."""
+    asked = {w.signal for w in watch}
+    keys = sorted(run.keys(), key=lambda key: key.signal not in asked)
+    return listed([str(Watch(key.signal, key.metric, key.label, key.split)) for key in keys])
 
 
 def _given_up(run: Readable, stop: int) -> tuple[float | None, float | None]:

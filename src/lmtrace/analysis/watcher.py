@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lmtrace.analysis.alerts import Alarms, Alert
-from lmtrace.analysis.convergence import Converged, Decision
+from lmtrace.analysis.stopping import Converged, Decision
 from lmtrace.records.schema import Record
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+WIDE = 110
+"""Columns of a terminal from which a table of four columns of words can be read."""
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -172,7 +176,7 @@ app.command()(inspect)
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: report.html in the run.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -187,7 +191,7 @@ def report(
 
 @app.command()
 def view(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of runs.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs.")] = Path("runs"),
     host: Annotated[str, typer.Option(help="Anything but localhost needs --token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8765,
     token: Annotated[str | None, typer.Option(help="Secret that readers must give.")] = None,
@@ -212,7 +216,7 @@ def findings(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two runs; or three and more seeds.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two runs; or three and more seeds.")],
     against: Annotated[list[Path] | None, typer.Option(help="Partners of the runs, in the same order.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -264,6 +268,7 @@ def export(
 @app.command()
 def signals(as_json: Json = False) -> None:
     """List the signals that exist: what they measure, and what they cost."""
+    from rich.markup import escape
     from rich.table import Table
 
     from lmtrace.signals import available
@@ -277,11 +282,19 @@ def signals(as_json: Json = False) -> None:
             }
         )
         return
-    table = Table("signal", "what it measures", "cost", "metrics", box=None, header_style="bold", pad_edge=False)
+    console = out()
+    narrow = console.width < WIDE
+    table = Table(box=None, header_style="bold", pad_edge=False, show_header=not narrow)
+    for title in ("signal", "what it measures") if narrow else ("signal", "what it measures", "cost", "metrics"):
+        table.add_column(title, overflow="fold")
     for name, c in sorted(found.items()):
-        module = sys.modules[c.__module__].__doc__ or c.__doc__ or ""
-        table.add_row(name, module.strip().splitlines()[0], c.cost, ", ".join(f.metric for f in c.fields))
-    out().print(table)
+        what = (sys.modules[c.__module__].__doc__ or c.__doc__ or "").strip().splitlines()[0]
+        metrics = ", ".join(f.metric for f in c.fields)
+        if narrow:
+            table.add_row(f"[bold]{name}[/]", f"{escape(what)}\ncost: {escape(c.cost)}\nmetrics: {escape(metrics)}")
+        else:
+            table.add_row(name, escape(what), escape(c.cost), escape(metrics))
+    console.print(table)
 
 
 @app.command()
@@ -347,13 +360,14 @@ def _show_findings(run: Any, as_json: bool, everything: bool = False) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: 0 done, 1 failed (one line says why), 2 wrong usage."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # which kernels it lacks is no news about a measurement
     logging.basicConfig(level=os.environ.get("LMTRACE_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
     try:
         code = typer.main.get_command(app).main(
             args=None if arguments is None else list(arguments), prog_name="lmtrace", standalone_mode=False
         )
     except TraceError as error:
-        _complain(str(error))
+        _complain(str(TraceError(error.message, _in_flags(error.fix))))
         code = 2 if isinstance(error, ConfigError) else 1
     except BrokenPipeError:
         sys.stderr.close()  # the reader has left; nothing more to say
@@ -366,6 +380,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if type(error).__name__ != "NoArgsIsHelpError":  # that one has printed the help
             _complain(error.format_message())
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _in_flags(advice: str) -> str:
+    """Return advice in which the arguments of functions ("overwrite=True") are the flags of commands ("--overwrite")."""
+    commands = typer.main.get_command(app).commands.values()  # pyright: ignore[reportAttributeAccessIssue]
+    flags = {p.name: p.opts[-1] for command in commands for p in command.params if p.opts[-1].startswith("--")}
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1], match[2].strip("\"'")
+        if name not in flags:
+            return match[0]
+        return flags[name] if value == "True" else f"{flags[name]} {value}"
+
+    return re.sub(r"\b([a-z_]+)=(\"[^\"]*\"|'[^']*'|[\w.]+)", flag, advice)
 
 
 def _complain(message: str) -> None:

@@ -40,6 +40,8 @@ def plan(
         return
     from rich.table import Table
 
+    from lmtrace.records.wording import counted
+
     table = Table("signal", "every n-th", "seconds", "times", "% of training", box=None, pad_edge=False)
     for cost in sorted(found.signals, key=lambda c: -c.seconds * c.num_measurements):
         share = 100 * cost.seconds * cost.num_measurements / found.training_seconds
@@ -47,8 +49,8 @@ def plan(
     console = out()
     console.print(table)
     console.print(
-        f"\n{found.steps} steps of {1e3 * found.step_seconds:.0f} ms: training takes {say_duration(found.training_seconds)}.\n"
-        f"{found.num_measurements} measurements of {found.measurement_seconds:.2f} s "
+        f"\n{counted(found.steps, 'step')} of {1e3 * found.step_seconds:.0f} ms: training takes {say_duration(found.training_seconds)}.\n"
+        f"{counted(found.num_measurements, 'measurement')} of {found.measurement_seconds:.2f} s "
         f"({found.full_seconds:.2f} s with every signal, {found.pass_seconds:.2f} s of it the shared pass): "
         f"{say_duration(found.measuring_seconds)}, {100 * found.share:.1f} % of training.\n"
         f"Memory: {found.training_memory / 2**20:.0f} MiB at most while training, "

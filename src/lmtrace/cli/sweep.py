@@ -11,9 +11,7 @@ import typer
 def sweep(
     checkpoints: Annotated[
         list[str],
-        typer.Argument(
-            metavar="CHECKPOINTS...", help="Folders of checkpoints or runs, or Hub names (org/name@revision)."
-        ),
+        typer.Argument(metavar="CHECKPOINT", help="Folders of checkpoints or runs, or Hub names (org/name@revision)."),
     ],
     run: Annotated[Path, typer.Option("--run", help="Folder of the run; one that exists is gone on with.")] = Path(
         "runs/sweep"

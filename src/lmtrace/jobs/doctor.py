@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lmtrace.records.wording import counted
+
 OPTIONAL = {
     "transformers": "lmtrace[hf]",
     "accelerate": "lmtrace[hf]",
@@ -29,7 +31,7 @@ def doctor() -> list[dict[str, Any]]:
     rows = [
         {"name": "python", "ok": True, "detail": platform.python_version()},
         {"name": "lmtrace", "ok": True, "detail": version("lmtrace") if _has("lmtrace") else "run from source"},
-        {"name": "torch", "ok": True, "detail": f"{torch.__version__}, {torch.get_num_threads()} threads"},
+        {"name": "torch", "ok": True, "detail": f"{torch.__version__}, {counted(torch.get_num_threads(), 'thread')}"},
         {
             "name": "accelerator",
             "ok": torch.cuda.is_available(),

@@ -17,6 +17,21 @@ from safetensors.numpy import save
 
 from lmtrace.errors import RunError
 
+LEAST_FREE = 1 << 20  # bytes; what a failed start gives back lies below
+
+
+def _disk_is_full(error: Exception, where: Path) -> bool:
+    """SQLite tells a disk that is full when it opens a file as an error of reading or writing; the disk itself knows."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    if "full" in str(error):
+        return True
+    if not any(word in str(error) for word in ("disk I/O", "unable to open")) or not hasattr(os, "statvfs"):
+        return False
+    there = next((path for path in (where, *where.absolute().parents) if path.exists()), where)
+    free = os.statvfs(there)
+    return free.f_bavail * free.f_frsize < LEAST_FREE or (free.f_files > 0 and free.f_favail == 0)
+
 
 def _cure(error: Exception) -> str:
     text = str(error).lower()
@@ -37,7 +52,7 @@ def _cure(error: Exception) -> str:
         return "The file is damaged or is not a run; restore it from a copy"
     if "unable to open" in text:
         return "Check that the folder exists and may be read and written"
-    return "Check the disk; what was acknowledged before is intact"
+    return "Check that the disk has room and is whole; what was acknowledged before is intact"
 
 
 @contextmanager
@@ -46,6 +61,11 @@ def failing(what: str, where: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error, SafetensorError) as error:
+        if _disk_is_full(error, where):
+            raise RunError(
+                f"cannot {what} {where}: the disk is full",
+                "Free space on this disk, or choose another folder; what was acknowledged before is intact",
+            ) from error
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RunError(f"cannot {what} {where}: {' '.join(reason.split())}", _cure(error)) from error
 
@@ -58,6 +78,16 @@ def parsed(text: Any) -> Any:
         raise RunError(
             f"the run's database is damaged: expected JSON, got {str(text)[:40]!r}", "Restore it from a copy"
         ) from error
+
+
+def parsed_object(text: Any) -> dict[str, Any]:
+    """Return what a cell that holds a JSON object says; `RunError` where it is damaged."""
+    found = parsed(text)
+    if not isinstance(found, dict):
+        raise RunError(
+            f"the run's database is damaged: expected a JSON object, got {str(text)[:40]!r}", "Restore it from a copy"
+        )
+    return found
 
 
 def write_file(path: Path, content: bytes) -> None:

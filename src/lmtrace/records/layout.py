@@ -50,7 +50,8 @@ CREATE INDEX event_batch ON event (batch);
 """
 
 LAST_BATCH = """SELECT max((SELECT max(batch) FROM attempt), (SELECT ifnull(max(batch), 0) FROM measurement),
-                           (SELECT ifnull(max(batch), 0) FROM scalar), (SELECT ifnull(max(batch), 0) FROM event))"""
+                           (SELECT ifnull(max(batch), 0) FROM scalar), (SELECT ifnull(max(batch), 0) FROM event))
+                    AS batch"""
 
 # Version v -> a function that turns a database of version v into one of version v + 1, inside a transaction.
 # Empty: version 1 is the first. Each new version adds one step here and its sample to the tests' data.
@@ -237,21 +238,3 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
-
-
-def supersede(db: sqlite3.Connection, step: int) -> int:
-    """Delete, inside a transaction, all that was written for steps after `step`; return how many measurements."""
-    (later,) = db.execute("SELECT count(*) FROM measurement WHERE step > ?", (step,)).fetchone()
-    for table in ("point", "array", "measurement", "memory", "event"):
-        db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
-    db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM point)")
-    db.execute("DELETE FROM scalar WHERE first > ?", (step,))
-    straddling = db.execute('SELECT id, steps, "values" FROM scalar WHERE last > ?', (step,)).fetchall()
-    for number, blob, values in straddling:
-        steps = np.frombuffer(blob, "<i8")
-        stop = int(np.searchsorted(steps, step, side="right"))
-        db.execute(
-            'UPDATE scalar SET last = ?, steps = ?, "values" = ? WHERE id = ?',
-            (int(steps[stop - 1]), blob[: 8 * stop], values[: 8 * stop], number),
-        )
-    return later

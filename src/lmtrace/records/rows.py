@@ -23,12 +23,43 @@ def pack(numbers: Sequence[float | int | None]) -> bytes | None:
     return np.array([np.nan if number is None else number for number in numbers], dtype="<f8").tobytes()
 
 
+def floats(blob: bytes) -> np.ndarray:
+    """Return the float64 numbers of a blob."""
+    if len(blob) % 8:
+        raise _damaged(f"{len(blob)} bytes are no row of numbers")
+    return np.frombuffer(blob, dtype="<f8")
+
+
 def unpack(blob: bytes | None, size: int) -> np.ndarray:
     """Return [size] float64, the inverse of `pack`."""
     if blob is None:
         return np.full(size, np.nan)
-    numbers = np.frombuffer(blob, dtype="<f8")
+    numbers = floats(blob)
+    if numbers.size not in (1, size) or np.isinf(numbers).any():
+        raise _damaged(f"expected {size} finite numbers, got {numbers[:4].tolist()}")
     return np.broadcast_to(numbers, size) if numbers.size == 1 else numbers
+
+
+def sites_of(text: str) -> list[str | None]:
+    """Return the sites of a series from their cell."""
+    names = parsed(text)
+    if not isinstance(names, list) or not names or not all(name is None or isinstance(name, str) for name in names):
+        raise _damaged(f"{text[:40]!r} is no list of sites")
+    return names
+
+
+def reasons_of(text: str, size: int) -> dict[int, str]:
+    """Return position among the sites -> why nothing was measured there, from its cell."""
+    told = parsed(text)
+    if not isinstance(told, dict) or not all(
+        isinstance(where, list) and all(isinstance(i, int) and 0 <= i < size for i in where) for where in told.values()
+    ):
+        raise _damaged(f"{text[:40]!r} does not tell what is missing")
+    return {i: why for why, where in told.items() for i in where}
+
+
+def _damaged(what: str) -> RunError:
+    return RunError(f"the run's database is damaged: {what}", "Restore it from a copy")
 
 
 def sort_records(step: int, records: Iterable[Record], folder: Path) -> tuple[list[Any], list[Record]]:
@@ -93,10 +124,8 @@ def unpack_records(
     stderr: bytes | None, n: bytes | None, null: bytes | None, missing: str | None,
 ) -> list[Record]:  # fmt: skip
     """Return the records of one packed row."""
-    names, told = parsed(sites), parsed(missing) if missing else {}
-    if not isinstance(names, list) or not isinstance(told, dict) or not all(isinstance(w, list) for w in told.values()):
-        raise RunError(f"the run's database is damaged at step {step}, {signal} {metric}", "Restore it from a copy")
-    reasons = {i: why for why, where in told.items() for i in where}
+    names = sites_of(sites)
+    reasons = reasons_of(missing, len(names)) if missing else {}
     columns = [_optional(blob, len(names)) for blob in (value, stderr, n, null)]
     return [
         Record(
@@ -109,16 +138,3 @@ def unpack_records(
 
 def _optional(blob: bytes | None, size: int) -> list[float | None]:
     return [None] * size if blob is None else [None if x != x else x for x in unpack(blob, size).tolist()]
-
-
-def join_scalars(rows: list[Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return metric -> (steps, values) from chunks in rising order."""
-    chunks: dict[str, tuple[list[bytes], list[bytes]]] = {}
-    for metric, steps, values in rows:
-        steps_of, values_of = chunks.setdefault(metric, ([], []))
-        steps_of.append(steps)
-        values_of.append(values)
-    return {
-        metric: (np.frombuffer(b"".join(s), "<i8").copy(), np.frombuffer(b"".join(v), "<f8").copy())
-        for metric, (s, v) in chunks.items()
-    }

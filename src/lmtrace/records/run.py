@@ -3,95 +3,27 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmtrace.errors import ConfigError, RunError
-from lmtrace.records.files import failing, parsed, read_arrays
-from lmtrace.records.layout import DATABASE, LAST_BATCH, header_from_json, open_for_reading
+from lmtrace.records.arrays import array_rows, find_array, load_array
+from lmtrace.records.database import Database
+from lmtrace.records.files import failing, parsed_object
+from lmtrace.records.layout import DATABASE, LAST_BATCH, header_from_json
 from lmtrace.records.lock import writer_alive
-from lmtrace.records.rows import join_scalars, unpack_records
-from lmtrace.records.schema import Field, Record, RunHeader, Series, SeriesKey, Status
-from lmtrace.records.store import read_memory
+from lmtrace.records.memory import read_memory
+from lmtrace.records.scalars import join_scalars
+from lmtrace.records.schema import Attempt, Changes, Event, Field, Record, RunHeader, Series, SeriesKey, Status
+from lmtrace.records.series import read_records, read_series
+from lmtrace.records.wording import key_name, listed, named, reach
 
 if TYPE_CHECKING:
     import pandas
-
-_COLUMNS = ("value", "stderr", "null", "n")
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened at a step: an alert, a finding, a decision to stop.
-
-    Attributes
-    ----------
-    step, time
-        When: optimizer step, and seconds since 1970.
-    kind, text, data
-        What: a word ("alert"), a sentence, plain data.
-    """
-
-    step: int
-    kind: str
-    text: str
-    data: dict[str, Any]
-    time: float
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One start of a run.
-
-    Attributes
-    ----------
-    step
-        Step that it resumed from; None for the first.
-    started
-        Seconds since 1970.
-    superseded
-        Number of measurements of the attempt before that it replaced.
-    provenance
-        Process, host, versions, hardware, command, commit and settings of this start.
-    """
-
-    step: int | None
-    started: float
-    superseded: int
-    provenance: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a run gained since a cursor.
-
-    Attributes
-    ----------
-    cursor
-        To be given to the next `Run.since`.
-    superseded_after
-        Set where the run was resumed in between: forget every step after this one, then take the rest.
-    records, events
-        New ones, by step.
-    scalars
-        Metric -> (steps, values): new ones.
-    status
-        Status now.
-    """
-
-    cursor: int
-    superseded_after: int | None
-    records: list[Record]
-    scalars: dict[str, tuple[np.ndarray, np.ndarray]]
-    events: list[Event]
-    status: Status
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -121,7 +53,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
             raise RunError(
                 f"{folder} {state}", f"Runs below it: {', '.join(runs)}" if runs else "Name the folder of a run"
             )
-        return Run(folder, open_for_reading(folder / DATABASE))
+        return Run(Database(folder, folder / DATABASE))
 
 
 class Run:
@@ -130,16 +62,14 @@ class Run:
     Every question is answered from one consistent state of the database, as of the question.
     """
 
-    def __init__(self, folder: Path, db: sqlite3.Connection) -> None:
-        self.folder = folder
+    def __init__(self, db: Database) -> None:
+        self.folder = db.folder
         self._db = db
-        self._mutex = threading.RLock()
         self._header = ("", RunHeader())
 
     def close(self) -> None:
         """Close the database; the run cannot be asked afterwards."""
-        with self._mutex:
-            self._db.close()
+        self._db.close()
 
     def __enter__(self) -> Run:
         return self
@@ -147,35 +77,16 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self._db.close()
-
-    @contextmanager
-    def _snapshot(self) -> Iterator[sqlite3.Connection]:
-        with self._mutex, failing("read the run in", self.folder):
-            outermost = not self._db.in_transaction
-            if outermost:
-                self._db.execute("BEGIN")
-            try:
-                yield self._db
-            finally:
-                if outermost and self._db.in_transaction:
-                    self._db.execute("COMMIT")
-
-    def _rows(self, query: str, *values: object) -> list[Any]:
-        with self._snapshot() as db:
-            return db.execute(query, values).fetchall()
-
     # ------------------------------------------------------------------------------------------------- the run
     @property
     def header(self) -> RunHeader:
         """Return who, what and with which settings; its status is the one of `status`."""
-        ((text,),) = self._rows("SELECT json FROM header")
+        ((text,),) = self._db.rows("SELECT json FROM header")
         if text != self._header[0]:
             self._header = (text, header_from_json(text))
         header = self._header[1]
         if header.status == "running" and not writer_alive(self.folder):
-            ((text,),) = self._rows("SELECT json FROM header")  # it may have finished between the two questions
+            ((text,),) = self._db.rows("SELECT json FROM header")  # it may have finished between the two questions
             finished = header_from_json(text)
             return replace(finished, status="crashed") if finished.status == "running" else finished
         return header
@@ -188,23 +99,25 @@ class Run:
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """Return every start of the run: the first, and one per resume."""
-        rows = self._rows("SELECT step, started, superseded, json FROM attempt ORDER BY batch")
-        return tuple(Attempt(step, started, num, parsed(text)) for step, started, num, text in rows)
+        rows = self._db.rows("SELECT step AS resumed_step, started, superseded, json FROM attempt ORDER BY batch")
+        return tuple(Attempt(step, started, num, parsed_object(text)) for step, started, num, text in rows)
 
     @property
     def steps(self) -> np.ndarray:
         """Return [measurements] int64: the measured steps, rising."""
-        return np.array([s for (s,) in self._rows("SELECT step FROM measurement ORDER BY step")], dtype=np.int64)
+        return np.array([s for (s,) in self._db.rows("SELECT step FROM measurement ORDER BY step")], dtype=np.int64)
 
     @property
     def tokens_seen(self) -> np.ndarray:
         """Return [measurements] float64: training tokens until each of `steps`, NaN where not given."""
-        return np.array(self._rows("SELECT tokens_seen FROM measurement ORDER BY step"), dtype=np.float64).reshape(-1)
+        return np.array(self._db.rows("SELECT tokens_seen FROM measurement ORDER BY step"), dtype=np.float64).reshape(
+            -1
+        )
 
     @property
     def wall_time(self) -> np.ndarray:
         """Return [measurements] float64: seconds of training until each of `steps`, NaN where not given."""
-        return np.array(self._rows("SELECT wall_time FROM measurement ORDER BY step"), dtype=np.float64).reshape(-1)
+        return np.array(self._db.rows("SELECT wall_time FROM measurement ORDER BY step"), dtype=np.float64).reshape(-1)
 
     def field(self, signal: str, metric: str) -> Field:
         """Return what a metric means; where the header does not say, a field that only has its name."""
@@ -214,14 +127,14 @@ class Run:
     # ------------------------------------------------------------------------------------------------- numbers
     def keys(self) -> tuple[SeriesKey, ...]:
         """Return every series of the run, in the order in which they first appeared."""
-        rows = self._rows("SELECT signal, metric, label, split FROM series ORDER BY id")
+        rows = self._db.rows("SELECT signal, metric, label, split FROM series ORDER BY id")
         return tuple(SeriesKey(*row) for row in dict.fromkeys(rows))
 
     def find(
         self, signal: str | None = None, metric: str | None = None, label: str | None = None, split: str | None = None
     ) -> tuple[SeriesKey, ...]:
         """Return the keys that match; None matches everything."""
-        rows = self._rows(
+        rows = self._db.rows(
             "SELECT signal, metric, label, split FROM series WHERE ifnull(?1, signal) = signal "
             "AND ifnull(?2, metric) = metric AND (?3 IS NULL OR label = ?3) AND (?4 IS NULL OR split = ?4) ORDER BY id",
             signal, metric, label, split,
@@ -254,62 +167,22 @@ class Run:
         exact = [key for key in found if (key.label, key.split) == (label, split)]
         key = (exact if len(exact) == 1 else found)[0] if len(exact) == 1 or len(found) == 1 else None
         if key is None:
-            asked = _named(signal=signal, metric=metric, label=label, split=split)
+            asked = named(signal=signal, metric=metric, label=label, split=split)
             choices = found or self.find(signal, metric) or self.find(signal) or self.keys()
             raise RunError(
                 f"{'several' if found else 'no'} series of {self.folder} match {asked}",
-                f"Choose from: {_listed([_key_name(k) for k in choices])}",
+                f"Choose from: {listed([key_name(k) for k in choices])}",
             )
-        series = self._read_series(key)
+        model = self.header.model.get("sites")
+        order = model if isinstance(model, list) else None
+        series = read_series(self._db, key, self.field(key.signal, key.metric), order)
         if site is None:
             return series
         if site not in series.sites:
             raise RunError(
-                f"{_key_name(key)} has no site {site!r}", f"Choose from: {_listed([str(s) for s in series.sites])}"
+                f"{key_name(key)} has no site {site!r}", f"Choose from: {listed([str(s) for s in series.sites])}"
             )
         return series.at(site)
-
-    def _read_series(self, key: SeriesKey) -> Series:
-        field = self.field(key.signal, key.metric)
-        with self._snapshot() as db:
-            parts = [
-                (number, tuple(parsed(sites)))
-                for number, sites in db.execute(
-                    "SELECT id, sites FROM series WHERE signal = ? AND metric = ? AND label IS ? AND split IS ?",
-                    _parts(key),
-                )
-            ]
-            rows = [
-                (row, sites)
-                for number, sites in parts
-                for row in db.execute(
-                    'SELECT step, value, stderr, "null", n, missing FROM point WHERE series = ? ORDER BY step',
-                    (number,),
-                )
-            ]
-        rows.sort(key=lambda item: item[0][0])
-        sites = self._in_model_order(dict.fromkeys(site for _, row_sites in parts for site in row_sites))
-        columns = {site: i for i, site in enumerate(sites)}
-        filled = {name: np.full((len(rows), len(sites)), np.nan) for name in _COLUMNS}
-        missing: dict[tuple[int, str | None], str] = {}
-        places: dict[tuple[str | None, ...], list[int]] = {}
-        for i, ((step, *blobs, reasons), row_sites) in enumerate(rows):
-            place = places.setdefault(row_sites, [columns[site] for site in row_sites])
-            for name, blob in zip(_COLUMNS, blobs):
-                if blob is not None:
-                    filled[name][i, place] = np.frombuffer(blob, "<f8")
-            for reason, where in parsed(reasons).items() if reasons else ():
-                missing |= {(step, row_sites[j]): reason for j in where}
-        steps = np.array([row[0] for row, _ in rows], dtype=np.int64)
-        return Series(
-            key=key, field=field, steps=steps, sites=sites, missing=missing, values=filled.pop("value"), **filled
-        )
-
-    def _in_model_order(self, sites: dict[str | None, None]) -> tuple[str | None, ...]:
-        """Return sites in the order of the model, where the header tells it, otherwise as they first appeared."""
-        model = self.header.model.get("sites")
-        order = {site: i for i, site in enumerate(model)} if isinstance(model, list) else {}
-        return tuple(sorted(sites, key=lambda site: order.get(site, len(order))))
 
     def records(self, first: int = 0, arrays: bool = True) -> Iterator[Record]:
         """Yield every record from step `first` on, by step, as it was written.
@@ -325,27 +198,21 @@ class Run:
             yield from self._records_of(step, arrays)
 
     def _records_of(self, step: int, arrays: bool) -> list[Record]:
-        with self._snapshot() as db:
-            points = db.execute(
-                'SELECT signal, metric, label, split, sites, value, stderr, n, "null", missing FROM measurement '
-                "JOIN point ON point.id BETWEEN first AND last JOIN series ON series.id = point.series "
-                "WHERE measurement.step = ? ORDER BY point.id",
-                (step,),
-            ).fetchall()
-            found = list(self._array_rows("step = ?", step)) if arrays else []
-        records = [record for row in points for record in unpack_records(step, *row)]
-        return records + [self._load(row) for row in found]
+        with self._db.snapshot():
+            records = read_records(self._db, step)
+            found = array_rows(self._db, "step = ?", step) if arrays else []
+        return records + [load_array(self._db, row) for row in found]
 
     # -------------------------------------------------------------------------------------------------- arrays
     def array_keys(self) -> tuple[SeriesKey, ...]:
         """Return the quantities that are arrays, in the order in which they first appeared."""
-        rows = self._rows("SELECT signal, metric, label, split FROM array ORDER BY id")
+        rows = self._db.rows("SELECT signal, metric, label, split FROM array ORDER BY id")
         return tuple(SeriesKey(*row) for row in dict.fromkeys(rows))
 
     def arrays(self, signal: str, metric: str) -> Iterator[Record]:
         """Yield the records of a quantity that is an array, by step."""
-        for row in self._array_rows("signal = ? AND metric = ?", signal, metric):
-            yield self._load(row)
+        for row in array_rows(self._db, "signal = ? AND metric = ?", signal, metric):
+            yield load_array(self._db, row)
 
     def array(
         self,
@@ -363,69 +230,40 @@ class Run:
         RunError
             Where none or several match; the message lists the choices.
         """
-        rows = self._array_rows("step = ? AND signal = ? AND metric = ?", int(step), signal, metric)
-        wanted = (label, split, site)
-        found = [row for row in rows if all(w in (None, has) for w, has in zip(wanted, row[3:6]))]
-        exact = [row for row in found if row[3:6] == wanted]
-        found = exact if len(exact) == 1 else found
-        if len(found) != 1:
-            steps = sorted({row[0] for row in self._array_rows("signal = ? AND metric = ?", signal, metric)})
-            choices = [_named(site=r[5], label=r[3], split=r[4]) for r in found or rows] or [f"step {s}" for s in steps]
-            choices = choices or [f"{k.signal}.{k.metric}" for k in self.array_keys()]
-            raise RunError(
-                f"{'several arrays' if found else 'no array'} {signal}.{metric} at step {step} match "
-                f"{_named(site=site, label=label, split=split)}",
-                f"Choose from: {_listed(choices)}",
-            )
-        array = self._load(found[0]).array
+        array = find_array(self._db, step, signal, metric, site, label, split).array
         assert array is not None
         return array
 
-    def _array_rows(self, condition: str, *values: object) -> list[Any]:
-        return self._rows(
-            f'SELECT step, signal, metric, label, split, site, stderr, n, "null", file FROM array WHERE {condition} '
-            "ORDER BY step, id",
-            *values,
-        )
-
-    def _load(self, row: tuple[Any, ...]) -> Record:
-        step, signal, metric, label, split, site, stderr, n, null, file = row
-        key = (signal, metric, label, split, site)
-        return Record(
-            step=step, signal=signal, metric=metric, label=label, split=split, site=site, stderr=stderr, n=n, null=null,
-            array=read_arrays(self.folder / file, key)[key],
-        )  # fmt: skip
-
     def read_memory(self, step: int | None = None) -> dict[str, dict[str, np.ndarray]]:
         """Return what the signals remembered at or before `step`; see `RunWriter.read_memory`."""
-        with self._snapshot() as db:
+        with self._db.snapshot() as db:
             return read_memory(db, self.folder, step)
 
     # ------------------------------------------------------------------------------------- scalars and events
     @property
     def scalar_metrics(self) -> tuple[str, ...]:
         """Return the names of the dense training scalars."""
-        return tuple(m for (m,) in self._rows("SELECT metric FROM scalar GROUP BY metric ORDER BY min(id)"))
+        return tuple(m for (m,) in self._db.rows("SELECT metric FROM scalar GROUP BY metric ORDER BY min(id)"))
 
     def scalars(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """Return (steps int64, values float64) of a dense training scalar ("loss"), by rising step."""
-        rows = self._rows('SELECT metric, steps, "values" FROM scalar WHERE metric = ? ORDER BY first', metric)
+        rows = self._db.rows('SELECT metric, steps, "values" FROM scalar WHERE metric = ? ORDER BY first', metric)
         if not rows:
             raise RunError(
-                f"{self.folder} has no scalar {metric!r}", f"Choose from: {_listed(list(self.scalar_metrics))}"
+                f"{self.folder} has no scalar {metric!r}", f"Choose from: {listed(list(self.scalar_metrics))}"
             )
         return join_scalars(rows)[metric]
 
     def events(self, kind: str | None = None) -> tuple[Event, ...]:
         """Return what happened, in the order in which it was written; only one kind where given."""
-        rows = self._rows("SELECT step, kind, text, data, time FROM event ORDER BY id")
-        return tuple(Event(s, k, t, parsed(d), at) for s, k, t, d, at in rows if kind in (None, k))
+        rows = self._db.rows("SELECT step, kind, text, data, time FROM event ORDER BY id")
+        return tuple(Event(s, k, t, parsed_object(d), at) for s, k, t, d, at in rows if kind in (None, k))
 
     # ----------------------------------------------------------------------------------------------------- live
     @property
     def cursor(self) -> int:
         """Return the number of the last transaction; `since(cursor)` gives what came after it."""
-        ((cursor,),) = self._rows(LAST_BATCH)
+        ((cursor,),) = self._db.rows(LAST_BATCH)
         return cursor
 
     def since(self, cursor: int, arrays: bool = True) -> Changes:
@@ -433,14 +271,14 @@ class Run:
 
         A reader that keeps up calls it again with the cursor of the answer.
         """
-        with self._snapshot():
-            superseded = self._rows("SELECT min(step) FROM attempt WHERE batch > ?", cursor)[0][0]
-            steps = self._rows("SELECT step FROM measurement WHERE batch > ? ORDER BY step", cursor)
-            scalars = self._rows('SELECT metric, steps, "values" FROM scalar WHERE batch > ? ORDER BY first', cursor)
-            events = self._rows("SELECT step, kind, text, data, time FROM event WHERE batch > ? ORDER BY id", cursor)
+        with self._db.snapshot():
+            superseded = self._db.rows("SELECT min(step) AS resumed_step FROM attempt WHERE batch > ?", cursor)[0][0]
+            steps = self._db.rows("SELECT step FROM measurement WHERE batch > ? ORDER BY step", cursor)
+            scalars = self._db.rows('SELECT metric, steps, "values" FROM scalar WHERE batch > ? ORDER BY first', cursor)
+            events = self._db.rows("SELECT step, kind, text, data, time FROM event WHERE batch > ? ORDER BY id", cursor)
             return Changes(
                 self.cursor, superseded, [r for (step,) in steps for r in self._records_of(step, arrays)],
-                join_scalars(scalars), [Event(s, k, t, parsed(d), at) for s, k, t, d, at in events], self.status,
+                join_scalars(scalars), [Event(s, k, t, parsed_object(d), at) for s, k, t, d, at in events], self.status,
             )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------- other shapes
@@ -470,31 +308,9 @@ class Run:
         return plot(self, signal, metric, **options)
 
     def __repr__(self) -> str:
-        steps = self.steps
-        reach = f"{len(steps)} measurements, steps {steps[0]} to {steps[-1]}" if len(steps) else "no measurement yet"
-        return f"Run({str(self.folder)!r}: {self.status}, {reach}, {len(self.keys())} series)"
+        return f"Run({str(self.folder)!r}: {self.status}, {reach(self.steps)}, {len(self.keys())} series)"
 
     def _repr_html_(self) -> str:
         from lmtrace.show.notebook import run_html
 
         return run_html(self)
-
-
-def _parts(key: SeriesKey) -> tuple[str | None, ...]:
-    return (key.signal, key.metric, key.label, key.split)
-
-
-def _named(**parts: str | None) -> str:
-    return ", ".join(f"{k}={v!r}" for k, v in parts.items() if v is not None) or "anything"
-
-
-def _key_name(key: SeriesKey) -> str:
-    rest = [f"{k}={v!r}" for k, v in (("label", key.label), ("split", key.split)) if v is not None]
-    return f"{key.signal}.{key.metric}" + (f" ({', '.join(rest)})" if rest else "")
-
-
-def _listed(names: list[str], limit: int = 12) -> str:
-    unique = list(dict.fromkeys(names))
-    return (
-        ", ".join(unique[:limit]) + (f" and {len(unique) - limit} more" if len(unique) > limit else "") or "nothing yet"
-    )

@@ -196,3 +196,70 @@ class RunHeader:
     settings: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     commit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened at a step: an alert, a finding, a decision to stop.
+
+    Attributes
+    ----------
+    step, time
+        When: optimizer step, and seconds since 1970.
+    kind, text, data
+        What: a word ("alert"), a sentence, plain data.
+    """
+
+    step: int
+    kind: str
+    text: str
+    data: dict[str, Any]
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One start of a run.
+
+    Attributes
+    ----------
+    step
+        Step that it resumed from; None for the first.
+    started
+        Seconds since 1970.
+    superseded
+        Number of measurements of the attempt before that it replaced.
+    provenance
+        Process, host, versions, hardware, command, commit and settings of this start.
+    """
+
+    step: int | None
+    started: float
+    superseded: int
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a run gained since a cursor.
+
+    Attributes
+    ----------
+    cursor
+        To be given to the next `Run.since`.
+    superseded_after
+        Set where the run was resumed in between: forget every step after this one, then take the rest.
+    records, events
+        New ones, by step.
+    scalars
+        Metric -> (steps, values): new ones.
+    status
+        Status now.
+    """
+
+    cursor: int
+    superseded_after: int | None
+    records: list[Record]
+    scalars: dict[str, tuple[np.ndarray, np.ndarray]]
+    events: list[Event]
+    status: Status

@@ -6,20 +6,18 @@ happens before, readers see either the whole measurement or nothing of it.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import logging
 import operator
 import os
-import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,27 +25,19 @@ from typing import Any
 import numpy as np
 
 from lmtrace.errors import RunError
-from lmtrace.records.files import arrays_to_bytes, failing, read_arrays, write_file
-from lmtrace.records.layout import (
-    DATABASE,
-    LAST_BATCH,
-    create_database,
-    header_from_json,
-    header_to_json,
-    open_for_writing,
-    supersede,
-    to_json,
-)
-from lmtrace.records.lock import LOCK_NAME, WriterLock
+from lmtrace.records.database import checked_rows
+from lmtrace.records.files import arrays_to_bytes, failing, write_file
+from lmtrace.records.layout import DATABASE, LAST_BATCH, header_from_json, header_to_json, open_for_writing, to_json
+from lmtrace.records.lock import WriterLock
+from lmtrace.records.memory import Memory, insert_memory, keep_memory, read_memory
+from lmtrace.records.opening import cut_back, held, new_run, sweep
 from lmtrace.records.rows import sort_records
-from lmtrace.records.schema import SCHEMA_VERSION, Record, RunHeader, Status
+from lmtrace.records.scalars import ScalarBuffer
+from lmtrace.records.schema import Record, RunHeader, Status
 
 _log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 2.0
-MEMORIES_KEPT = 3
-
-Memory = Mapping[str, Mapping[str, np.ndarray]]
 
 
 class RunWriter:
@@ -64,14 +54,13 @@ class RunWriter:
         self._db: sqlite3.Connection | None = open_for_writing(folder / DATABASE)
         self._pid = os.getpid()
         self._mutex = threading.RLock()
-        self._buffer: dict[str, tuple[list[int], list[float]]] = {}
         self._new_files: list[str] = []
         self._last_flush = time.monotonic()
         try:
             self._load()
             if resumed:
-                self._supersede(*resumed)
-            self._sweep()
+                self._cut_back(*resumed)
+            sweep(self._open(), self.folder)
         except BaseException:
             self._db.close()
             raise
@@ -79,15 +68,14 @@ class RunWriter:
     def _load(self) -> None:
         """Take the counters from the database."""
         db = self._open()
-        self._series = {
-            (signal, metric, label, split, sites): number
-            for number, signal, metric, label, split, sites in db.execute("SELECT * FROM series")
-        }
-        self._steps = {step for (step,) in db.execute("SELECT step FROM measurement")}
-        (self._next_point,) = db.execute("SELECT ifnull(max(id), 0) + 1 FROM point").fetchone()
-        (self._batch,) = db.execute(LAST_BATCH).fetchone()
-        self._last_scalar = dict(db.execute("SELECT metric, max(last) FROM scalar GROUP BY metric"))
-        self.header = header_from_json(db.execute("SELECT json FROM header").fetchone()[0])
+        rows = partial(checked_rows, db, self.folder)
+        self._series = {tuple(key): number for number, *key in rows("SELECT * FROM series")}
+        self._steps = {step for (step,) in rows("SELECT step FROM measurement")}
+        ((last_point,),) = rows("SELECT ifnull(max(id), 0) AS id FROM point")
+        self._next_point = last_point + 1
+        ((self._batch,),) = rows(LAST_BATCH)
+        self._scalars = ScalarBuffer(dict(rows("SELECT metric, max(last) AS last FROM scalar GROUP BY metric")))
+        self.header = header_from_json(rows("SELECT json FROM header")[0][0])
 
     # ------------------------------------------------------------------------------------------------ opening
     @classmethod
@@ -109,30 +97,8 @@ class RunWriter:
             Where the folder holds a run, is being written to, or cannot be written. Nothing is left half-written.
         """
         folder = Path(folder)
-        path = folder / DATABASE
-        header = replace(
-            header, schema_version=SCHEMA_VERSION, status="running", name=header.name or folder.absolute().name,
-            created=header.created or datetime.now(UTC).isoformat(timespec="seconds"),
-        )  # fmt: skip
-        made: list[Path] = []
-        try:
-            with failing("create a run in", folder):
-                made += [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
-                folder.mkdir(parents=True, exist_ok=True)
-                with _held(folder) as lock:
-                    replaces = path.exists()
-                    if replaces and not overwrite:
-                        raise _taken(folder)
-                    try:
-                        create_database(path, header, (time.time(), _process(header)))
-                        return cls(folder, lock, None)
-                    except BaseException:
-                        for left in () if replaces else (*folder.glob(f"{DATABASE}*"), folder / LOCK_NAME):
-                            left.unlink(missing_ok=True)
-                        raise
-        except RunError:
-            _remove_empty(made)
-            raise
+        with new_run(folder, header, overwrite) as lock:
+            return cls(folder, lock, None)
 
     @classmethod
     def resume(cls, folder: str | os.PathLike[str], step: int, header: RunHeader | None = None) -> RunWriter:
@@ -163,42 +129,13 @@ class RunWriter:
                 raise RunError(
                     f"there is no run in {folder} to resume", "Name the folder of the run, or start a new one"
                 )
-            with _held(folder) as lock:
+            with held(folder) as lock:
                 return cls(folder, lock, (step, header))
 
-    def _supersede(self, step: int, header: RunHeader | None) -> None:
-        attempt = header or self.header
-        merged = replace(
-            self.header,
-            status="running",
-            signals={**attempt.signals, **self.header.signals},
-            fields={
-                signal: list({f.metric: f for h in (self.header, attempt) for f in h.fields.get(signal, [])}.values())
-                for signal in (*self.header.fields, *attempt.fields)
-            },
-        )
+    def _cut_back(self, step: int, header: RunHeader | None) -> None:
         with self._transaction("resume the run in") as (db, batch):
-            later = supersede(db, step)
-            db.execute("UPDATE header SET json = ?", (header_to_json(merged),))
-            row = (batch, step, time.time(), later, _process(attempt))
-            db.execute("INSERT INTO attempt VALUES (?, ?, ?, ?, ?)", row)
+            cut_back(db, self.folder, batch, step, self.header, header or self.header)
         self._load()
-
-    def _sweep(self) -> None:
-        """Delete array and memory files that no row names: left by a kill, or superseded."""
-        db = self._open()
-        named = {file for table in ("array", "memory") for (file,) in db.execute(f"SELECT DISTINCT file FROM {table}")}
-        for pattern in (
-            "arrays/step-*.safetensors",
-            "memory/step-*.safetensors",
-            "arrays/.step-*.tmp",
-            "memory/.step-*.tmp",
-        ):
-            for path in self.folder.glob(pattern):
-                if path.relative_to(self.folder).as_posix() not in named:
-                    path.unlink(missing_ok=True)
-        for path in self.folder.glob(f".{DATABASE}.*.tmp*"):
-            path.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------------ writing
     @property
@@ -307,27 +244,8 @@ class RunWriter:
         RunError
             Where steps and values differ in number, steps do not rise, or the folder cannot be written.
         """
-        new_steps = [operator.index(s) for s in np.atleast_1d(steps).tolist()]
-        new_values = [float(v) for v in np.atleast_1d(values).tolist()]
-        if len(new_steps) != len(new_values):
-            raise RunError(
-                f"scalar {metric}: {len(new_steps)} steps but {len(new_values)} values", "Give one value per step"
-            )
-        if not new_steps:
-            return
         with self._mutex:
-            last = self._last_scalar.get(metric, -1)
-            for step in new_steps:
-                if step <= last:
-                    raise RunError(
-                        f"scalar {metric}: step {step} comes after step {last}", "Give rising steps, each once"
-                    )
-                last = step
-            buffered = self._buffer.setdefault(metric, ([], []))
-            buffered[0].extend(new_steps)
-            buffered[1].extend(new_values)
-            self._last_scalar[metric] = last
-            if time.monotonic() - self._last_flush > FLUSH_SECONDS:
+            if self._scalars.add(metric, steps, values) and time.monotonic() - self._last_flush > FLUSH_SECONDS:
                 self.flush()
 
     def flush(self) -> None:
@@ -362,14 +280,7 @@ class RunWriter:
         file = self._write_arrays("memory", step, batch, arrays)
         if file is None:
             return []
-        db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?, 0)", (step, file))
-        db.execute("UPDATE measurement SET remembers = 1 WHERE step = ?", (step,))
-        old = db.execute(
-            "SELECT step, file FROM memory WHERE kept = 0 ORDER BY step DESC LIMIT -1 OFFSET ?", (MEMORIES_KEPT,)
-        )
-        forgotten = old.fetchall()
-        db.executemany("DELETE FROM memory WHERE step = ?", [(s,) for s, _ in forgotten])
-        return [file for _, file in forgotten]
+        return insert_memory(db, self.folder, step, file)
 
     def _forget(self, files: Iterable[str]) -> None:
         for file in files:
@@ -392,9 +303,7 @@ class RunWriter:
         """
         step = _step(step)
         with self._transaction(f"keep a checkpoint of step {step} in") as (db, _):
-            db.execute(
-                "UPDATE memory SET kept = 1 WHERE step = (SELECT max(step) FROM measurement WHERE step <= ?)", (step,)
-            )
+            keep_memory(db, step)
 
     # ------------------------------------------------------------------------------------------------- ending
     def finish(self, status: Status = "finished") -> None:
@@ -449,13 +358,7 @@ class RunWriter:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db, batch
-                db.executemany(
-                    "INSERT INTO scalar VALUES (NULL, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (batch, metric, s[0], s[-1], np.array(s, "<i8").tobytes(), np.array(v, "<f8").tobytes())
-                        for metric, (s, v) in self._buffer.items()
-                    ],
-                )
+                self._scalars.insert(db, batch)
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
@@ -463,39 +366,8 @@ class RunWriter:
                 self._forget(self._new_files)
                 raise
             self._batch = batch
-            self._buffer.clear()
+            self._scalars.clear()
             self._last_flush = time.monotonic()
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[WriterLock]:
-    """Hold the folder's lock, and give it back where the block fails."""
-    lock = WriterLock(folder)
-    try:
-        yield lock
-    except BaseException:
-        lock.release()
-        raise
-
-
-def read_memory(db: sqlite3.Connection, folder: Path, step: int | None) -> dict[str, dict[str, np.ndarray]]:
-    """Return the memory of the last measurement at or before `step`; see `RunWriter.read_memory`."""
-    row = db.execute(
-        "SELECT measurement.step, remembers, file FROM measurement LEFT JOIN memory USING (step) "
-        "WHERE measurement.step <= ? ORDER BY measurement.step DESC LIMIT 1",
-        (2**62 if step is None else step,),
-    ).fetchone()
-    if row is None or not row[1]:
-        return {}
-    if row[2] is None:
-        raise RunError(
-            f"the signals' memory of step {row[0]} in {folder} is no longer kept",
-            "Resume from a later step, or call RunWriter.checkpoint when the training state is saved",
-        )
-    memory: dict[str, dict[str, np.ndarray]] = {}
-    for (signal, name), array in read_arrays(folder / row[2]).items():
-        memory.setdefault(str(signal), {})[str(name)] = array
-    return memory
 
 
 def _step(step: int) -> int:
@@ -506,44 +378,3 @@ def _step(step: int) -> int:
     if number < 0:
         raise RunError(f"step {step!r} is not a step", "Give a whole number from 0")
     return number
-
-
-def _process(header: RunHeader) -> str:
-    provenance = {
-        k: v for k, v in asdict(header).items() if k in ("versions", "hardware", "command", "commit", "settings")
-    }
-    return to_json({"pid": os.getpid(), "host": socket.gethostname(), **provenance}, "run header")
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove the folders that a failed `create` made, innermost first."""
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-
-
-def check_free(folder: Path) -> None:
-    """Say before long work what `RunWriter.create` would say after it; nothing is made.
-
-    Raises
-    ------
-    RunError
-        Where the folder holds a run, or no folder can be made there.
-    """
-    if (folder / DATABASE).exists():
-        raise _taken(folder)
-    with failing("create a run in", folder):
-        above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        if not above.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{above} is a file")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, f"{above} cannot be written to")
-
-
-def _taken(folder: Path) -> RunError:
-    return RunError(
-        f"run folder {folder} already holds a run",
-        "Choose another folder, resume the run, or pass overwrite=True to replace it",
-    )

@@ -29,7 +29,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lmtrace.analysis.compare import compare
 from lmtrace.errors import ConfigError, TraceError
-from lmtrace.records.run import Changes, Run
+from lmtrace.records.run import Run
+from lmtrace.records.schema import Changes
 from lmtrace.show.library import Library
 from lmtrace.show.pack import plain
 from lmtrace.show.payload import build, finding, inspections

@@ -10,6 +10,7 @@ import numpy as np
 
 from lmtrace.errors import ConfigError
 from lmtrace.records.schema import Series
+from lmtrace.records.wording import reach
 from lmtrace.show.payload import finding
 from lmtrace.show.tables import best_site, number
 
@@ -136,7 +137,7 @@ def run_html(run: Any) -> str:
     header, steps = run.header, run.steps
     facts = {
         "status": header.status,
-        "measurements": f"{len(steps)} (steps {steps[0]:,} to {steps[-1]:,})" if len(steps) else "none yet",
+        "measured": reach(steps),
         "signals": ", ".join(dict.fromkeys(k.signal for k in (*run.keys(), *run.array_keys()))),
         "created": header.created,
         "folder": str(run.folder),

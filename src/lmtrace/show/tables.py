@@ -15,6 +15,7 @@ from rich.text import Text
 
 from lmtrace.errors import RunError
 from lmtrace.records.schema import Series, SeriesKey
+from lmtrace.records.wording import reach
 from lmtrace.show.payload import finding
 
 _STYLE = {"alert": "bold red", "leak": "bold red", "memorisation": "bold red"}
@@ -52,7 +53,7 @@ def print_findings(run: Any, findings: Iterable[Any], console: Console, everythi
     time, each quantity at the site where it did first; gains of probes side by side; then one line each for the rest.
     """
     rows = [finding(f) for f in findings]
-    console.print(Text.assemble((run.header.name or "run", "bold"), f"  {run.header.status}, {_reach(run.steps)}"))
+    console.print(Text.assemble((run.header.name or "run", "bold"), f"  {run.header.status}, {reach(run.steps)}"))
     console.print()
     if not rows:
         console.print(findings_table(rows))
@@ -189,7 +190,7 @@ def run_summary(run: Any) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     model = ", ".join(str(header.model[k]) for k in ("class", "num_parameters") if k in header.model)
     for name, value in {
-        "run": header.name, "status": header.status, "created": header.created, "measurements": _reach(steps), "model": model,
+        "run": header.name, "status": header.status, "created": header.created, "measurements": reach(steps), "model": model,
         "panel": ", ".join(f"{header.panel[k]:,} {k[4:]}" for k in ("num_sentences", "num_words") if k in header.panel),
         "command": header.command,
     }.items():  # fmt: skip
@@ -267,10 +268,6 @@ def number(value: float | None, digits: int = 4) -> str:
     if value and (abs(value) >= 1e6 or abs(value) < 1e-4):
         return f"{value:.{digits - 1}e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
-
-
-def _reach(steps: np.ndarray) -> str:
-    return f"{len(steps)} measurements, steps {steps[0]:,} to {steps[-1]:,}" if len(steps) else "no measurement yet"
 
 
 def _interval(interval: Sequence[float | None] | None) -> str:

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from lmtrace.analysis.convergence import Converged, Watch, convergence
+from lmtrace.analysis.convergence import convergence
 from lmtrace.analysis.replay import replay
+from lmtrace.analysis.stopping import Converged, Watch
 from lmtrace.errors import ConfigError
 from lmtrace.records.schema import Record
 

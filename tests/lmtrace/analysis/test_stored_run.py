@@ -6,10 +6,10 @@ import numpy as np
 
 from lmtrace.analysis.alerts import Alarms, alerts
 from lmtrace.analysis.compare import compare
-from lmtrace.analysis.convergence import Converged
 from lmtrace.analysis.findings import findings
 from lmtrace.analysis.readings import measurements
 from lmtrace.analysis.replay import replay
+from lmtrace.analysis.stopping import Converged
 from lmtrace.records.run import open_run
 from lmtrace.records.schema import RunHeader
 from lmtrace.records.store import RunWriter

@@ -13,13 +13,13 @@ import torch
 
 import absynth
 from lmtrace.analysis.alerts import alerts
-from lmtrace.analysis.convergence import Converged
 from lmtrace.analysis.emergence import emergence
 from lmtrace.analysis.findings import findings
 from lmtrace.analysis.online import online_changes
 from lmtrace.analysis.phases import change_points
 from lmtrace.analysis.readings import measurements
 from lmtrace.analysis.replay import replay
+from lmtrace.analysis.stopping import Converged
 from lmtrace.signals.dimension import Dimension
 from lmtrace.signals.gradient import Gradient
 from lmtrace.signals.ladder import Ladder

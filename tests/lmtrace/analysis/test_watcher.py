@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lmtrace.analysis.alerts import alerts
-from lmtrace.analysis.convergence import Converged
 from lmtrace.analysis.replay import replay
+from lmtrace.analysis.stopping import Converged
 from lmtrace.analysis.watcher import Watcher
 from lmtrace.records.run import open_run
 from lmtrace.signals.output import Output

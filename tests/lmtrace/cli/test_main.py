@@ -182,3 +182,36 @@ def test_every_command_explains_itself_quickly():
         # Time of the processor, which does not depend on the tests that run beside this one.
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
         assert re.search(r"Usage: lmtrace", done.stdout)
+
+
+def test_advice_names_flags_where_a_function_has_arguments(call, tmp_path):
+    from lmtrace.records.schema import RunHeader
+    from lmtrace.records.store import RunWriter
+
+    RunWriter.create(tmp_path / "r", RunHeader()).finish()
+    code, _, err = call(*TINY)
+    assert code == 1
+    assert "--overwrite to replace it" in err[0]
+    assert "=True" not in err[0]
+    code, _, err = call(*TINY, "--task", "masked", "--overwrite")
+    assert err[0].endswith("Use --task auto")
+
+
+def test_a_file_of_unknown_kind_lists_every_kind(call, tmp_path):
+    (tmp_path / "x.doc").write_text("a b")
+    _, _, err = call("train", "--corpus", "x.doc", "--run", "r")
+    assert all(kind in err[-1] for kind in (".conllu", ".jsonl", ".json", ".txt", ".parquet", ".gz"))
+
+
+def test_replay_lists_the_series_of_a_misspelt_one(call, tmp_path):
+    from lmtrace.records.schema import Record, RunHeader
+    from lmtrace.records.store import RunWriter
+
+    with RunWriter.create(tmp_path / "r", RunHeader()) as writer:
+        for step in range(3):
+            known = [Record(step=step, signal="output", metric="loss", value=1.0)]
+            writer.write(step, [*known, Record(step=step, signal="probe", metric="accuracy", label="role", value=1.0)])
+    code, _, err = call("replay", "r", "--stop", "output.loss probe.acuracy[role]")
+    assert code == 2
+    assert "nothing that is called probe.acuracy[role]" in err[0]
+    assert "probe.accuracy[role]" in err[0]

@@ -159,6 +159,23 @@ def test_a_disk_that_is_full_from_the_start_leaves_nothing(tmp_path, limit):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("says", ["disk I/O error", "unable to open database file", "database or disk is full"])
+def test_a_full_disk_is_called_full_whatever_the_database_says(tmp_path, monkeypatch, says):
+    real = os.statvfs(tmp_path)
+    full = os.statvfs_result([real.f_bsize, real.f_frsize, real.f_blocks, 3, 3, *list(real)[5:10]])
+    monkeypatch.setattr(files.os, "statvfs", lambda path: full)
+    with (
+        pytest.raises(RunError, match=r"cannot create a run in .*: the disk is full. Free space on this disk"),
+        files.failing("create a run in", tmp_path / "not" / "yet"),
+    ):
+        raise sqlite3.OperationalError(says)
+
+
+def test_another_error_of_the_disk_is_not_called_full(tmp_path):
+    with pytest.raises(RunError, match="disk I/O error"), files.failing("create a run in", tmp_path):
+        raise sqlite3.OperationalError("disk I/O error")
+
+
 def test_no_space_for_an_array_stores_nothing_of_the_measurement(tmp_path, header, monkeypatch):
     with RunWriter.create(tmp_path / "run", header) as writer:
         writer.write(0, records(0))

@@ -102,7 +102,7 @@ def test_find_keys_arrays_scalars_events_times(run):
     np.testing.assert_array_equal(run.wall_time, [0, 10, 20])
     assert run.header.seeds == {"run": 0}
     assert run.status == "finished"
-    assert "3 (steps 0 to 200)" in run._repr_html_()
+    assert "3 measurements, steps 0 to 200" in run._repr_html_()
     assert "3 measurements" in repr(run)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lmtrace.errors import RunError
-from lmtrace.records import store
+from lmtrace.records import memory, store
 from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field, Record, RunHeader
 from lmtrace.records.store import RunWriter
@@ -254,7 +254,7 @@ def test_finishing_does_not_wait_for_readers(tmp_path, header):
     writer.write(0, [loss(0)])
     run = open_run(tmp_path)
     reading = run.records()
-    with run._snapshot():
+    with run._db.snapshot():
         next(reading)
         start = time.perf_counter()
         writer.finish()
@@ -332,7 +332,7 @@ def test_memory_that_is_no_longer_kept_is_an_error_not_an_older_one(tmp_path, he
             writer.write_memory(step, {"s": {"x": np.array([step], dtype=np.float32)}})
             if step == 2:
                 writer.checkpoint(2)
-        assert len(list(tmp_path.glob("memory/*"))) == store.MEMORIES_KEPT + 1
+        assert len(list(tmp_path.glob("memory/*"))) == memory.MEMORIES_KEPT + 1
         assert writer.read_memory(2)["s"]["x"].tolist() == [2]
         assert writer.read_memory()["s"]["x"].dtype == np.float32
         with pytest.raises(RunError, match=r"memory of step 3 .* is no longer kept"):

@@ -59,7 +59,8 @@ def kind_of(path: str | Path) -> str:
         suffixes.pop()
     if not suffixes or suffixes[-1] not in _READERS:
         raise DataError(
-            f"{path}: cannot tell the format by its name", f"Readable: {', '.join(_READERS)}, also .gz and .xz"
+            f"{path}: cannot tell the format by its name",
+            f"Readable: {', '.join(_READERS)}, each also with .gz or .xz; as a corpus of ABSynth also .parquet",
         )
     return suffixes[-1]
 
