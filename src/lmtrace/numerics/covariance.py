@@ -85,10 +85,9 @@ def participation_ratio(x: np.ndarray | Tensor | Covariance) -> Estimate:
     if c.problem:
         return Estimate(None, n=c.n, note=c.problem)
     share = c.variances / c.variances[0]  # relative: squares of raw variances may overflow
-    squares = (c.scores / c.variances[0].sqrt()).square().double()
     trace, trace_square = share.sum(), share.square().sum()
     value = trace**2 / trace_square
-    influence = 2 * value * (squares.sum(dim=1) / trace - squares @ share / trace_square)
+    influence = _along(c, 2 * value * (1 / trace - share / trace_square))
     return Estimate(float(value), _stderr(influence), c.n)
 
 
@@ -111,8 +110,8 @@ def effective_rank(x: np.ndarray | Tensor | Covariance) -> Estimate:
     share = singular / singular.sum()
     entropy = -(share * share.log()).sum()
     value = entropy.exp()
-    slope = -value * (share.log() + entropy) * share / (2 * c.variances)
-    influence = (c.scores.double().square() - c.variances) @ slope
+    slope = -value * (share.log() + entropy) * share * c.variances[0] / (2 * c.variances)
+    influence = _along(c, slope)
     return Estimate(float(value), _stderr(influence), c.n)
 
 
@@ -172,3 +171,8 @@ def _covariance(x: np.ndarray | Tensor | Covariance) -> Covariance:
 
 def _stderr(influence: Tensor) -> float:
     return float(influence.std()) / math.sqrt(len(influence))
+
+
+def _along(c: Covariance, slope: Tensor) -> Tensor:
+    """Return [n], up to a constant: each point's share in what moves with `slope` per relative variance of a component."""
+    return ((c.scores / c.variances[0].sqrt().to(c.scores)).square() @ slope.to(c.scores)).double()

@@ -45,6 +45,6 @@ def _spectral_square(matrix: Tensor, generator: torch.Generator, tol: float) -> 
     if matrix.shape[0] < matrix.shape[1]:
         matrix = matrix.T
     if matrix.shape[1] <= 256:
-        return float(torch.linalg.eigvalsh((matrix.T @ matrix).double())[-1])
+        return float(torch.linalg.eigvalsh(matrix.T @ matrix)[-1])  # to the precision of the weights
     start = random_start(matrix.shape[1], generator, matrix.dtype, matrix.device)
     return lanczos(lambda v: matrix.T @ (matrix @ v), start, tol=tol, smallest=False, generator=generator).largest

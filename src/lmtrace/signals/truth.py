@@ -110,12 +110,9 @@ class Truth(Signal):
             "vocabulary": torch.full((len(index),), width, device=device),
         }
         lexicon, mass = batch.panel.lexicon, batch.laws.mass
-        if lexicon is not None and mass is not None and lexicon.source == "oracle":
-            groups = lexicon.groups(width)
-            of_token, num = groups.argmax(1), groups.shape[1]
-            cells = rows.row * num + of_token[rows.tokens]
-            law_group = torch.as_tensor(np.bincount(cells, rows.values, len(rows) * num), device=device).view(-1, num)
-            uniform = torch.as_tensor(groups.mean(0), device=device).double()
+        if lexicon is not None and mass is not None and truth.category_law is not None:  # the lexicon is the oracle's
+            law_group = torch.as_tensor(truth.category_law[index], device=device)
+            uniform = torch.as_tensor(lexicon.groups(width).mean(0), device=device).double()
             result["structural"] = divergence(law_group, mass.double().log())
             result["structural_uniform"] = divergence(law_group, uniform.log().expand_as(law_group))
         return result

@@ -186,3 +186,15 @@ class Truth:
         codes = np.full(self._vocabulary, -1, np.int64)
         codes[self.token_ids] = [-1 if v is None else names.index(v) for v in values]
         return codes, names
+
+    @cached_property
+    def category_law(self) -> np.ndarray | None:
+        """Return [predictions, categories + 1]: the law of the next category, the last for tokens of none; made once."""
+        known = self.token_category
+        if known is None:
+            return None
+        codes, names = known
+        rows, num = self.sparse, len(names) + 1
+        of_token = np.where(codes >= 0, codes, len(names))
+        cells = rows.row * num + of_token[rows.tokens]
+        return np.bincount(cells, rows.values, len(rows) * num).reshape(len(rows), num)
