@@ -21,7 +21,7 @@ from lmtrace.errors import ConfigError, DataError
 TILE = 1024
 GROUP = 8
 SPARE = 2
-STRIP = 8 * TILE
+STRIP = 4 * TILE
 EXACT = 2**18
 
 
