@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from scipy.integrate import trapezoid
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
+from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.lanczos import NotFiniteError, default_generator, random_start
 
 
@@ -31,6 +32,8 @@ class Density:
         P.
     num_probes
         Start vectors that were averaged.
+    note
+        Empty, or why the arrays are.
     """
 
     grid: np.ndarray
@@ -39,6 +42,7 @@ class Density:
     weights: np.ndarray
     size: int
     num_probes: int
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,88 @@ def shape_of_eigenvalues(eigenvalues: np.ndarray) -> SpectrumShape | None:
     """Return the `SpectrumShape` of a list of eigenvalues alone, such as the k largest; None if all are zero."""
     values = np.asarray(eigenvalues, dtype=np.float64)
     return _shape(values, np.ones_like(values))
+
+
+def estimate_shape(nodes: np.ndarray, weights: np.ndarray, size: int) -> dict[str, Estimate] | None:
+    """Return the numbers of `SpectrumShape`, "frobenius" and "score", each with its error; None for H = 0.
+
+    A rule with an even number of nodes often has none near zero, one with an odd number has one, and what the many small
+    eigenvalues contribute hangs on that. So the spectrum is read as the mean of two rules, with m and with m - 1
+    nodes. The error has two parts: what is random, by a jackknife over the probes; and half of what the two rules differ by.
+
+    Parameters
+    ----------
+    nodes, weights
+        As from `quadrature`, [probes, steps].
+    size
+        P.
+
+    Returns
+    -------
+    Name -> estimate with n = probes; without an error for a single probe. "frobenius" is the root of the sum of squared
+    eigenvalues, "score" Tr H / sqrt(entropy_rank).
+    """
+    probes = len(nodes)
+    rules = (nodes, weights), _coarser(nodes, weights, size)
+    both = np.concatenate([rules[0][0], rules[1][0]], 1), np.concatenate([rules[0][1], rules[1][1]], 1)
+    value = _numbers(*both, size)
+    if value is None:
+        return None
+    each = [_numbers(*rule, size) for rule in rules]
+    without = [_numbers(np.delete(both[0], i, 0), np.delete(both[1], i, 0), size) for i in range(probes)]
+    found = {}
+    for name, number in value.items():
+        others = [row and row[name] for row in (*each, *without)] if probes > 1 else [None]
+        stderr = None
+        if number is not None and all(x is not None for x in others):
+            spread = np.array(others, np.float64)
+            resolution = (spread[0] - spread[1]) / 2
+            stderr = float(np.sqrt((probes - 1) * spread[2:].var() + resolution**2))
+        found[name] = Estimate(number, stderr, probes, "" if number is not None else "fewer than 3 ranks")
+    return found
+
+
+def _numbers(nodes: np.ndarray, weights: np.ndarray, size: int) -> dict[str, float | None] | None:
+    """Return the numbers of `estimate_shape` of one quadrature; None for the zero operator, or where no row is left."""
+    if not len(nodes):
+        return None
+    x, counts = nodes.ravel(), weights.ravel() * (size / weights.sum())
+    shape = _shape(x, counts)
+    if shape is None:
+        return None
+    score = float(counts @ x) / np.sqrt(shape.entropy_rank)
+    return asdict(shape) | {"frobenius": float(np.sqrt(counts @ x**2)), "score": float(score)}
+
+
+def _coarser(nodes: np.ndarray, weights: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Gauss rules with one node fewer, for the same start vectors: no product is needed for them.
+
+    They are those of the discrete measure of each rule (Lanczos on its nodes). A rule that is exact, because its
+    Krylov space was exhausted, stays as it is.
+    """
+    m = nodes.shape[1]
+    if m < 2 or m >= size:
+        return nodes, weights
+    few_nodes, few_weights = np.empty((2, len(nodes), m))
+    for i, (x, w) in enumerate(zip(nodes, weights)):
+        few_nodes[i], few_weights[i] = x, w
+        if w[-1] == 0 and x[-1] == x[-2]:  # padded
+            continue
+        basis, matrix, q = np.zeros((m - 1, m)), np.zeros((m - 1, m - 1)), np.sqrt(w / w.sum())
+        for j in range(m - 1):
+            basis[j] = q
+            u = x * q
+            matrix[j, j] = q @ u
+            for _ in range(2):
+                u -= basis[: j + 1].T @ (basis[: j + 1] @ u)
+            norm = np.linalg.norm(u)
+            if j < m - 2:
+                matrix[j, j + 1] = matrix[j + 1, j] = norm
+            q = u / max(norm, 1e-300)
+        values, vectors = np.linalg.eigh(matrix)
+        few_nodes[i, :-1], few_weights[i, :-1] = values, vectors[0] ** 2
+        few_nodes[i, -1], few_weights[i, -1] = values[-1], 0.0
+    return few_nodes, few_weights
 
 
 def trace_of_density(density: Density) -> float:

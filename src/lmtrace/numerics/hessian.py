@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -198,12 +199,7 @@ def hessian_density(
     Returns
     -------
     Density
-        Nodes and weights (sum 1), and a smoothed curve of them.
-
-    Raises
-    ------
-    NotFiniteError
-        Where the loss or a product is not finite.
+        Nodes and weights (sum 1), and a smoothed curve of them; empty, with a note, where something is not finite.
 
     Examples
     --------
@@ -213,8 +209,12 @@ def hessian_density(
     >>> sorted({round(float(node)) for node in found.nodes})  # the three eigenvalues
     [-1, 2, 3]
     """
-    operator = HessianOperator(loss, params, method=method)
-    nodes, weights = quadrature(
-        operator, operator.size, num_probes, num_steps, generator, operator.dtype, operator.device
-    )
+    try:
+        operator = HessianOperator(loss, params, method=method)
+        nodes, weights = quadrature(
+            operator, operator.size, num_probes, num_steps, generator, operator.dtype, operator.device
+        )
+    except NotFiniteError as error:
+        nothing = np.zeros(0)
+        return Density(nothing, nothing, nothing, nothing, 0, 0, str(error))
     return density_of(nodes, weights, operator.size, width=1 / (2 * num_steps))

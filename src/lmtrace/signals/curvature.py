@@ -14,7 +14,8 @@ the P trained parameters (tied ones once, frozen ones not). Its entries are in n
 - **preconditioned**: the largest eigenvalue of P^-1/2 H P^-1/2 with the optimizer's Adam preconditioner (Cohen et al.
   2022).
 - **density**: spectral density (stochastic Lanczos quadrature), and from it ranks, condition number, decay, negative
-  mass and the curvature score Tr H / sqrt(r_eff).
+  mass and the curvature score Tr H / sqrt(r_eff). Ranks live off the many small eigenvalues, which few products resolve
+  badly: read them with their standard error (20 to 50 % by default), and raise `density_steps` and `density_probes`.
 
 Parameters in bfloat16 or float16: H is that of a float32 copy of the model, at the same (rounded) weights. The copy
 lives as long as the measurement.
@@ -36,7 +37,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError, ModelError
-from lmtrace.numerics.density import Density, density_of, quadrature, shape_of_density, shape_of_eigenvalues
+from lmtrace.numerics.density import density_of, estimate_shape, quadrature, shape_of_eigenvalues
 from lmtrace.numerics.hutchinson import mean_estimate
 from lmtrace.numerics.lanczos import NotFiniteError, lanczos, random_start
 from lmtrace.numerics.landscape import alignment, random_cosine, subspace_overlap
@@ -110,7 +111,6 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         _field("score", "Curvature score", "Tr H / sqrt(effective rank).", UNIT),
     ),
 }  # fmt: skip
-_SHAPE = ("entropy_rank", "rank_95", "condition_number", "decay", "negative_mass", "num_negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,15 +320,13 @@ class Curvature(Signal):
         density = density_of(nodes, weights, operator.size, width=1 / (2 * self.density_steps))
         yield self.record(view, "density", array=np.stack([density.grid, density.density]))
         yield self.record(view, "nodes", array=np.stack([density.nodes, density.weights]))
-        shape = shape_of_density(density)
+        shape = estimate_shape(nodes, weights, operator.size)
         if shape is None:
             raise NotFiniteError("the Hessian is zero")
-        for metric in _SHAPE:
-            value = getattr(shape, metric)
-            yield self._or_missing(view, metric, value, "fewer than 3 ranks", split="density", n=self.density_probes)
-        frobenius, score = _moments(density, shape.entropy_rank)
-        yield self.record(view, "frobenius", frobenius, split="density", n=self.density_probes)
-        yield self.record(view, "score", score, split="density", n=self.density_probes)
+        for metric, found in shape.items():
+            yield self._or_missing(
+                view, metric, found.value, found.note, split="density", stderr=found.stderr, n=found.n
+            )
         k = len(work.spectrum.eigenvalues)
         top = shape_of_eigenvalues(work.spectrum.eigenvalues) if k > 2 else None
         for metric in ("entropy_rank", "rank_95", "condition_number", "decay") if top else ():
@@ -366,11 +364,6 @@ class Curvature(Signal):
             place = {key: rest[key] for key in ("site", "split") if key in rest}
             return self.record(view, metric, missing=reason or "not finite", **place)
         return self.record(view, metric, value, **rest)
-
-
-def _moments(density: Density, entropy_rank: float) -> tuple[float, float]:
-    frobenius = math.sqrt(density.size * float(density.weights @ density.nodes**2))
-    return frobenius, density.size * float(density.weights @ density.nodes) / math.sqrt(entropy_rank)
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:

@@ -10,6 +10,7 @@ from scipy.stats import wasserstein_distance
 
 from lmtrace.numerics.density import (
     density_of,
+    estimate_shape,
     quadrature,
     shape_of_density,
     shape_of_eigenvalues,
@@ -76,3 +77,44 @@ def test_shape_of_a_density_is_that_of_all_eigenvalues():
     assert estimated.num_negative == pytest.approx(exact.num_negative, rel=0.1)
     assert estimated.decay == pytest.approx(exact.decay, abs=0.15)
     assert trace_of_density(density) == pytest.approx(float(values.sum()), rel=0.1)
+
+
+SPECTRA = {
+    "power": np.concatenate([5 * np.arange(1, 4001) ** -0.7, -3 * np.arange(1, 4001) ** -0.7]),
+    "spikes": np.concatenate([np.linspace(5, 20, 10), np.random.default_rng(0).normal(0, 0.01, 7990)]),
+    "null directions": np.concatenate([25 * np.exp(-np.arange(200) / 20), -10 * np.exp(-np.arange(300) / 25), np.zeros(7500)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_errors_of_the_shape_cover_the_exact_spectrum(name):
+    values = SPECTRA[name]
+    diagonal, exact = torch.tensor(values), shape_of_eigenvalues(values)
+    truth = {m: getattr(exact, m) for m in ("entropy_rank", "negative_mass")}
+    truth["frobenius"] = np.linalg.norm(values)
+    inside = dict.fromkeys(truth, 0)
+    for seed in range(12):
+        nodes, weights = quadrature(
+            lambda v: diagonal * v, len(values), 4, 40, torch.Generator().manual_seed(seed), torch.float64
+        )
+        found = estimate_shape(nodes, weights, len(values))
+        for metric, value in truth.items():
+            inside[metric] += abs(found[metric].value - value) <= 2.5 * found[metric].stderr
+    assert min(inside.values()) >= 9, inside
+
+
+def test_shape_of_an_exhausted_space_is_exact_and_one_probe_has_no_error():
+    values = torch.tensor([3.0, 3.0, -1.0, -1.0, 0.5, 0.5], dtype=torch.float64)
+    nodes, weights = quadrature(lambda v: values * v, 6, 400, 5, torch.Generator().manual_seed(0), torch.float64)
+    found = estimate_shape(nodes, weights, 6)
+    assert found["frobenius"].value == pytest.approx(20.5**0.5, abs=3 * found["frobenius"].stderr)
+    assert found["condition_number"].value == pytest.approx(6.0)
+    assert estimate_shape(nodes[:1], weights[:1], 6)["score"].stderr is None
+    assert estimate_shape(np.zeros((2, 3)), np.ones((2, 3)), 6) is None
+
+
+def test_a_loss_that_is_not_finite_is_a_note_as_in_trace_and_spectrum():
+    w = torch.ones(2, requires_grad=True)
+    found = hessian_density(lambda: (w * float("nan")).sum(), [w])
+    assert found.note == "the loss is nan"
+    assert found.nodes.size == found.density.size == 0

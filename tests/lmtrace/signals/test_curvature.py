@@ -210,6 +210,7 @@ def test_density_describes_the_dense_spectrum(problem):
     p = np.abs(eigenvalues) / np.abs(eigenvalues).sum()
     rank = np.exp(-(p[p > 0] * np.log(p[p > 0])).sum())
     assert got["entropy_rank", None, "density"].value == pytest.approx(rank, rel=0.15)
+    assert abs(got["entropy_rank", None, "density"].value - rank) < 3 * got["entropy_rank", None, "density"].stderr
     assert got["frobenius", None, "density"].value == pytest.approx((eigenvalues**2).sum() ** 0.5, rel=0.1)
     negative = np.abs(eigenvalues[eigenvalues < 0]).sum() / np.abs(eigenvalues).sum()
     assert got["negative_mass", None, "density"].value == pytest.approx(negative, abs=0.05)
