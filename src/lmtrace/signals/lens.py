@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import ConfigError, ModelError
+from lmtrace.numerics.clustered import clustered_mean
 from lmtrace.observe.interface import Needs, Signal, View
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import Panel
@@ -96,7 +97,7 @@ class Lens(Signal):
     def measure(self, view: View) -> Iterator[Record]:
         """Yield loss, accuracy and agreement of every block, and the mean depth."""
         blocks = [s for s in view.sites if "block." in s and not s.startswith("encoder.")]
-        rows, targets = self._sample(view)
+        rows, targets, sentence = self._sample(view)
         tail, reason = find_tail(view, blocks[-1])
         if not reason and len(targets) < 2:
             reason = "the panel holds fewer than 2 predictions"
@@ -111,7 +112,9 @@ class Lens(Signal):
                 losses.append(loss)
                 choices.append(choice)
         vocabulary = _vocabulary(view.tokens(blocks[0])[rows[:1]], tail)
-        yield from self._records(view, blocks, np.array(losses), np.array(choices), targets.cpu().numpy(), vocabulary)
+        yield from self._records(
+            view, blocks, np.array(losses), np.array(choices), targets.cpu().numpy(), sentence, vocabulary
+        )
 
     def _records(
         self,
@@ -120,6 +123,7 @@ class Lens(Signal):
         losses: np.ndarray,
         choices: np.ndarray,
         targets: np.ndarray,
+        sentence: np.ndarray,
         vocabulary: int,
     ) -> Iterator[Record]:
         n = len(targets)
@@ -130,23 +134,23 @@ class Lens(Signal):
                 if not np.isfinite(values).all():
                     yield self.record(view, metric, site=block, missing="the loss is not finite")
                     continue
-                stderr = float(values.std(ddof=1) / math.sqrt(n))
-                yield self.record(view, metric, float(values.mean()), site=block, stderr=stderr, n=n, null=null)
+                mean = clustered_mean(values, sentence)
+                yield self.record(view, metric, mean.value, site=block, stderr=mean.stderr, n=n, null=null)
         # Going down from the last block, agreement holds without a break up to this depth.
         unbroken = np.cumprod(agree[::-1], axis=0).sum(axis=0)
-        depth = len(blocks) - unbroken + 1
-        stderr = float(depth.std(ddof=1) / math.sqrt(n))
-        yield self.record(view, "depth", float(depth.mean()), stderr=stderr, n=n)
+        depth = clustered_mean(len(blocks) - unbroken + 1, sentence)
+        yield self.record(view, "depth", depth.value, stderr=depth.stderr, n=n)
 
-    def _sample(self, view: View) -> tuple[Tensor, Tensor]:
-        """Return the token rows that predict, and the right tokens."""
+    def _sample(self, view: View) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Return the token rows that predict, the right tokens, and the sentence of each."""
         rows, targets = prediction_rows(view.panel)
+        sentence = view.panel.predictions.sentence
         if len(rows) > self.num_predictions:
             chosen = torch.randperm(len(rows), generator=view.generator("sample"))[: self.num_predictions]
             chosen = chosen.sort().values.numpy()
-            rows, targets = rows[chosen], targets[chosen]
+            rows, targets, sentence = rows[chosen], targets[chosen], sentence[chosen]
         device = next(view.model.parameters()).device
-        return torch.as_tensor(rows, device=device), torch.as_tensor(targets, device=device)
+        return torch.as_tensor(rows, device=device), torch.as_tensor(targets, device=device), sentence
 
 
 def prediction_rows(panel: Panel) -> tuple[np.ndarray, np.ndarray]:

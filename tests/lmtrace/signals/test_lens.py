@@ -51,6 +51,22 @@ def test_the_last_block_reads_as_the_model_does(style, panel, tokenizer):
     assert last.null == pytest.approx(math.log(len(tokenizer)))
 
 
+def test_sentences_not_tokens_are_the_sampling_units(gpt2, panel):
+    records, panel = run(gpt2, panel, num_predictions=10**6)
+    sums, logits_loss = np.zeros(panel.num_sentences), []
+    for batch in panel.batches(16):
+        inputs = inputs_of(batch, torch.device("cpu"))
+        with torch.no_grad():
+            logits = gpt2.eval()(**inputs, use_cache=False).logits[batch.predict_row, batch.predict_column]
+        loss = nn.functional.cross_entropy(logits, torch.as_tensor(batch.targets), reduction="none").double().numpy()
+        logits_loss.append(loss)
+        np.add.at(sums, batch.sequences[batch.predict_row], loss)
+    mean, n = np.concatenate(logits_loss).mean(), len(panel.predictions)
+    residual = sums - mean * np.bincount(panel.predictions.sentence, minlength=len(sums))
+    expected = math.sqrt(len(sums) / (len(sums) - 1) * float((residual**2).sum())) / n
+    assert find(records, "loss", site="block.1").stderr == pytest.approx(expected, rel=1e-3)
+
+
 def test_an_earlier_block_is_the_model_cut_off_there(panel, tokenizer):
     model = tiny("gpt2", tokenizer)
     records, panel = run(model, panel, num_predictions=10**6)
