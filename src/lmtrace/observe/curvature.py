@@ -92,7 +92,7 @@ class CurvatureBatch:
             return self.sequences
         panel = self.view.panel
         side = panel.encoder if panel.decoder is None else panel.decoder
-        longest = max((len(ids) for ids in side.ids[: self.sequences]), default=1)
+        longest = max((len(side.ids[i]) for i in panel.shuffled[: self.sequences]), default=1)
         return max(1, self.max_logits // max(1, vocabulary * longest))
 
     @property

@@ -184,7 +184,7 @@ class View(Protocol):
         ...
 
     def loss(self, num_sequences: int, start: int = 0) -> Callable[[], Tensor]:
-        """Return a closure: mean loss (nats) over the predictions of `num_sequences` panel sequences from `start` on."""
+        """Return a closure: mean loss (nats) over the predictions of `num_sequences` panel sequences from `start` on, in a random order."""
         ...
 
     def loss_parts(self, num_sequences: int, size: int) -> list[tuple[float, Callable[[], Tensor]]]:

@@ -161,10 +161,10 @@ class MeasurementView:
         return sites[site].module
 
     def loss(self, num_sequences: int, start: int = 0) -> Callable[[], Tensor]:
-        """Closure: mean loss over the valid predictions of `num_sequences` panel sequences from `start` on."""
+        """Closure: mean loss over the valid predictions of `num_sequences` panel sequences, in the order of `shuffled`."""
         model, measurement = self.model, self.measurement
-        rows = range(start, min(start + num_sequences, self.panel.num_sentences))
-        batches = list(self.panel.batches(num_sequences, indices=rows)) if rows else []
+        rows = self.panel.shuffled[start : start + num_sequences]
+        batches = list(self.panel.batches(num_sequences, indices=rows)) if len(rows) else []
         if len(batches) != 1 or len(batches[0].index) == 0:
             raise DataError(f"the {num_sequences} panel sequences from {start} on hold nothing to predict")
         inputs = inputs_of(batches[0], device_of(model))
@@ -181,7 +181,7 @@ class MeasurementView:
         number = min(num_sequences, self.panel.num_sentences)
         counts = {}
         for start in range(0, number, size):
-            rows = range(start, min(start + size, number))
+            rows = self.panel.shuffled[start : min(start + size, number)]
             [batch] = self.panel.batches(size, indices=rows)
             if len(batch.index):
                 counts[start] = (len(rows), len(batch.index))

@@ -123,7 +123,7 @@ class Curvature(Signal):
         Any of "spectrum", "trace", "components", "alignment", "landscape", "component_spectrum", "preconditioned",
         "density".
     sequences
-        Panel sequences of the curvature batch, and training sequences of the landscape.
+        Panel sequences of the curvature batch, drawn at random and the same at every step; training sequences of the landscape.
     top
         How many of the largest eigenvalues.
     num_probes

@@ -1,6 +1,6 @@
 """The gradient of the panel's loss: how large it is where, how noisy, and whether it still points where it did.
 
-On a fixed run of panel sequences, in micro-batches: the norm of the mean gradient, whole, per component and per block; the gradient
+On a fixed random sample of panel sequences, in micro-batches: the norm of the mean gradient, whole, per component and per block; the gradient
 noise scale ``tr(S) / |G|^2`` in sequences (equation: `lmtrace.numerics.gradient_noise`); the cosine with the gradient of the
 measurement before. Gradients are taken with `torch.autograd.grad`; `.grad` is not touched.
 
@@ -33,7 +33,7 @@ class Gradient(Signal):
     Parameters
     ----------
     num_sequences
-        Panel sequences, the first ones; the panel's order is random.
+        Panel sequences, drawn at random; the same ones at every step.
     num_batches
         Micro-batches that they are divided into.
     """

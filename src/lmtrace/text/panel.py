@@ -292,6 +292,14 @@ class Panel:
         return np.where(word >= 0, codes[np.maximum(word, 0)], -1)
 
     @cached_property
+    def shuffled(self) -> np.ndarray:
+        """[sentences] int64: the order in which sequences are taken where not all of them are read.
+
+        `sentences` keeps the order of its source, whose beginning may be one document, or its shortest sentences.
+        """
+        return np.random.default_rng(self.settings.seed).permutation(self.num_sentences)
+
+    @cached_property
     def training_texts(self) -> frozenset[str] | None:
         """Training sentences, words joined by a space; None where the panel was built without the training corpus."""
         if self._training is None:

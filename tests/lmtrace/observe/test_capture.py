@@ -170,7 +170,7 @@ def test_loss_closure_equals_the_models_own_loss(panel, tokenizer):
         loss = MeasurementView(measurement, Needy(), 0, Needy().needs(panel)).loss(5)()
         assert loss.requires_grad
         total, count = 0.0, 0
-        for ids in panel.encoder.ids[:5]:
+        for ids in [panel.encoder.ids[i] for i in panel.shuffled[:5]]:
             row = torch.as_tensor(ids)[None]
             total += float(model(input_ids=row, labels=row).loss.detach()) * (len(ids) - 1)
             count += len(ids) - 1

@@ -12,6 +12,7 @@ from lmtrace.errors import ConfigError
 from lmtrace.instrument import Instrument
 from lmtrace.observe.forward import inputs_of, logits_of, mean_loss
 from lmtrace.signals.gradient import Gradient
+from lmtrace.text.panel import Panel
 from lmtrace_helpers import tiny
 from planted_view import find
 
@@ -20,7 +21,7 @@ def by_backward(model, panel, start: int, size: int) -> dict[str, torch.Tensor]:
     """The gradient of one micro-batch, the plain way."""
     model.eval()
     model.zero_grad()
-    batch = next(iter(panel.batches(size, indices=range(start, start + size))))
+    batch = next(iter(panel.batches(size, indices=panel.shuffled[start : start + size])))
     inputs = inputs_of(batch, torch.device("cpu"))
     mean_loss(logits_of(model(**inputs, use_cache=False), inputs), batch).backward()
     found = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
@@ -58,6 +59,21 @@ def test_norms_are_those_of_backward(style, panel, tokenizer):
         assert scale.value == pytest.approx(4 * (squares - pairs) / pairs, rel=1e-3)
     else:
         assert "do not agree" in scale.missing
+
+
+def test_a_source_in_documents_is_sampled_at_random(gpt2, panel):
+    short = sorted(panel.sentences, key=len)[:8]  # two documents, each of few sentences said over and over
+    long = sorted(panel.sentences, key=len)[-8:]
+    documents = Panel.from_annotated([*(4 * short), *(4 * long)], panel.tokenizer, size=64)
+    instrument = Instrument(gpt2, documents, [Gradient(num_sequences=64, num_batches=8)], on_error="raise")
+    records = [r for r in instrument.measure(0) if r.signal == "gradient"]
+    each = torch.stack([flat(by_backward(gpt2, documents, i, 1)) for i in range(64)])
+    exact = float(each.var(0, correction=0).sum() / each.mean(0).square().sum())
+    scale = find(records, "noise_scale")
+    assert abs(scale.value - exact) < 4 * scale.stderr
+    assert scale.value < 2.5 * exact
+    read = {len(documents.sentences[i]) for i in documents.shuffled[:16]}
+    assert min(read) <= max(map(len, short)) and max(read) >= min(map(len, long))
 
 
 def test_the_cosine_with_the_gradient_before(gpt2, panel):
