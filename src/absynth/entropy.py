@@ -219,11 +219,14 @@ def _splits(oracle: Oracle, samples: int, seed: int, factor: float) -> tuple[dic
     return by_category, tuple(by_position.tolist())
 
 
-def solve(grammar: Grammar, bits_per_token: float, dial: str = "alpha", tolerance: float = 1e-4) -> Grammar:
-    """Return a grammar with the wanted entropy per token, by bisection on the exact value.
+def solve(grammar: Grammar, bits_per_token: float, dial: str = "alpha", tolerance: float | None = None) -> Grammar:
+    """Return a grammar with the wanted entropy per token, by false position (Illinois) on the exact value.
 
-    Where strings are ambiguous H(derivation | string) is estimated at each candidate by the same sampled streams.
+    Where strings are ambiguous H(derivation | string) is estimated at each candidate by the same sampled streams. The
+    tolerance is then 1e-4 bits by default, and 1e-9 where the value is exact.
     """
+    if tolerance is None:
+        tolerance = 1e-9 if is_unambiguous(grammar) else 1e-4
     if (
         isinstance(bits_per_token, bool)
         or not isinstance(bits_per_token, (int, float))
@@ -244,19 +247,29 @@ def solve(grammar: Grammar, bits_per_token: float, dial: str = "alpha", toleranc
 
     low, high = DIALS[dial]
     (first, top), (last, bottom) = at(low), at(high)
-    if not bottom - tolerance <= bits_per_token <= top + tolerance:
+    if not bottom - 1e-4 <= bits_per_token <= top + 1e-4:
         raise AbsynthError(
             "bits_per_token",
             bits_per_token,
             f"a value from {bottom:.3f} to {top:.3f}: what the dial {dial!r} reaches here",
         )
-    best, found = (first, top) if abs(top - bits_per_token) < abs(bottom - bits_per_token) else (last, bottom)
-    for _ in range(60):
-        if abs(found - bits_per_token) <= tolerance:
+    above, below = top - bits_per_token, bottom - bits_per_token
+    if above <= tolerance:
+        return first
+    if below >= -tolerance:
+        return last
+    best, side = first, 0
+    for _ in range(100):
+        middle = (low * below - high * above) / (below - above)
+        best, value = at(middle)
+        found = value - bits_per_token
+        if abs(found) <= tolerance:
             break
-        middle = 0.5 * (low + high)
-        best, found = at(middle)
-        low, high = (middle, high) if found > bits_per_token else (low, middle)
+        # An end that stays twice weighs half, so that both ends move.
+        if found > 0:
+            low, above, below, side = middle, found, below / 2 if side > 0 else below, 1
+        else:
+            high, below, above, side = middle, found, above / 2 if side < 0 else above, -1
     return best
 
 

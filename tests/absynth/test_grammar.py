@@ -135,9 +135,9 @@ def test_forms_are_distinct(surface):
 
 def test_with_entropy_reaches_its_target():
     grammar = Grammar.preset("small").with_entropy(4.5)
-    assert float(absynth.Oracle(grammar).entropy_rate(samples=100)) == pytest.approx(4.5, abs=1e-3)
+    assert float(absynth.Oracle(grammar).entropy_rate(samples=100)) == pytest.approx(4.5, abs=1e-8)
     by_strength = Grammar.preset("tiny").with_entropy(2.8, dial="strength")
-    assert float(absynth.Oracle(by_strength).entropy_rate(samples=100)) == pytest.approx(2.8, abs=1e-3)
+    assert float(absynth.Oracle(by_strength).entropy_rate(samples=100)) == pytest.approx(2.8, abs=1e-8)
     with pytest.raises(AbsynthError, match=r"a value from \d\.\d+ to \d\.\d+"):
         Grammar.preset("tiny").with_entropy(9.0)
     with pytest.raises(AbsynthError, match="dial"):

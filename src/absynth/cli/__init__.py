@@ -46,6 +46,7 @@ _USAGE = {
     "suffix",
     "chunk",
     "usage",
+    "bits_per_token",
 }
 """Fields of errors that are the caller's: exit code 2."""
 

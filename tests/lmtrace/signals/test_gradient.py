@@ -73,7 +73,8 @@ def test_a_source_in_documents_is_sampled_at_random(gpt2, panel):
     assert abs(scale.value - exact) < 4 * scale.stderr
     assert scale.value < 2.5 * exact
     read = {len(documents.sentences[i]) for i in documents.shuffled[:16]}
-    assert min(read) <= max(map(len, short)) and max(read) >= min(map(len, long))
+    assert min(read) <= max(map(len, short))
+    assert max(read) >= min(map(len, long))
 
 
 def test_the_cosine_with_the_gradient_before(gpt2, panel):
