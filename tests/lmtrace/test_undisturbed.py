@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import lmtrace
 from lmtrace.errors import SignalError
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import generator_fingerprint, undisturbed
@@ -282,6 +283,25 @@ def test_a_hook_that_is_left_behind_is_removed_and_said(kind, gpt2):
     assert list(block._forward_hooks) == [mine.id], "the user's own hook stays"
     assert not block._forward_pre_hooks
     assert not block._backward_hooks
+
+
+@pytest.mark.parametrize(
+    ("style", "flag"),
+    [("gpt2", "output_hidden_states"), ("bert", "output_hidden_states"), ("mixtral", "output_router_logits")],
+)
+def test_a_configuration_that_asks_for_more_outputs_is_measured_and_left_alone(style, flag, panel, tokenizer, tmp_path):
+    model = tiny(style, tokenizer)
+    setattr(model.config, flag, True)
+    with lmtrace.analyze(model, panel, run=tmp_path / "first", signals="output,lens,attention") as run:
+        assert np.isfinite(run.series(signal="output", metric="loss", label=None).values).all()
+    assert not any(module._forward_hooks for module in model.modules())
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():  # transformers puts its hooks on now, and they stay
+        before = model.train()(input_ids=ids)
+        lmtrace.analyze(model, panel, run=tmp_path / "second", signals="output,lens,attention").close()
+        after = model(input_ids=ids)
+    assert set(before) == set(after)
+    assert any(module._forward_hooks for module in model.modules())
 
 
 def test_a_weight_or_an_optimizer_that_was_changed_is_said(gpt2):

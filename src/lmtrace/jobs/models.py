@@ -77,7 +77,8 @@ def check_size(style: str, size: str) -> tuple[int, int]:
         if layers >= 1 and width >= 32 and width % 32 == 0:
             return layers, width
     raise ConfigError(
-        f"no model size {size!r}", f"Choose from {', '.join(SIZES)}, or LAYERSxWIDTH with a width that 32 divides"
+        f"no model size {size!r}",
+        f"Choose from {', '.join(SIZES)}, or LAYERSxWIDTH such as 2x64, the width a multiple of 32",
     )
 
 

@@ -233,7 +233,8 @@ class _Ledger:
             self._header = before.header
             if not self._header.settings.get("sweep"):
                 raise ConfigError(
-                    f"{self.folder} holds a run that is not a sweep", "Choose another folder, or pass overwrite=True"
+                    f"{self.folder} holds a run that is not a sweep",
+                    "Choose another folder, or pass overwrite=True (--overwrite)",
                 )
             for event in before.events():
                 self._last = max(self._last, event.step)
@@ -306,7 +307,7 @@ class _Ledger:
             if mine != theirs:
                 raise ConfigError(
                     f"the run in {self.folder} was made with other {what}",
-                    "Choose another folder, or pass overwrite=True",
+                    "Choose another folder, or pass overwrite=True (--overwrite)",
                 )
 
     def _data(self, checkpoint: Checkpoint, weights: str) -> dict[str, Any]:

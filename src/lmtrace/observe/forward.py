@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from lmtrace.errors import ModelError
 from lmtrace.text.panel import Objective, PanelBatch
 
-INSTALLED = "_output_capturing_hooks_installed"
-"""How transformers 5 marks a model that has its output-capturing hooks."""
-
 Forward = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 """(model, inputs) -> logits [sequences, length, vocabulary]; inputs hold input_ids, attention_mask and, for
 encoder-decoder models, decoder_input_ids and decoder_attention_mask; position_ids only with padding on the left."""
@@ -134,7 +131,7 @@ def mean_loss(logits: Tensor, batch: PanelBatch) -> Tensor:
 
 @contextlib.contextmanager
 def eager_attention(model: nn.Module) -> Iterator[None]:
-    """Switch a Hugging Face model to the attention that returns its maps; isolation restores the flags.
+    """Switch a Hugging Face model to the attention that returns its maps; isolation restores flags and hooks.
 
     Raises
     ------
@@ -145,16 +142,9 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
     if switch is None:
         raise ModelError(f"{type(model).__name__} has no set_attn_implementation, so its attention maps cannot be read")
     before = getattr(model.config, "_attn_implementation", None)
-    modules = [(module, set(module._forward_hooks), INSTALLED in vars(module)) for module in model.modules()]
     switch("eager")
     try:
         yield
     finally:
         if before is not None:
             switch(before)
-        # Asked for maps, transformers 5 puts hooks on the model for good, and remembers that it did.
-        for module, hooks, installed in modules:
-            for key in set(module._forward_hooks) - hooks:
-                del module._forward_hooks[key]
-            if INSTALLED in vars(module) and not installed:
-                delattr(module, INSTALLED)

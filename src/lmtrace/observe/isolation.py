@@ -24,6 +24,10 @@ _HOOKS = (
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
 )
+_CAPTURING = "transformers.utils.output_capturing"
+_CAPTURES = "_output_capturing_hooks_installed"
+"""Where transformers 5 keeps the hooks that record hidden states, maps and router logits, and how it marks a model that has
+them: put on at the first forward that asks for those, by an argument or by the configuration, and never taken off."""
 
 
 @contextlib.contextmanager
@@ -32,7 +36,8 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 
     Saved and restored: the training flag of every module, the state of every generator (Python, NumPy, torch on every
     device), `.grad` and `requires_grad` of every parameter, grad and autocast mode, buffers, the attention
-    implementation and the cache flag of every configuration, and hooks. Inside, gradients are enabled only where
+    implementation and the cache flag of every configuration, and hooks, those that transformers puts on by itself
+    included. Inside, gradients are enabled only where
     the body enables them, autocast is off (the autocast that accelerate wraps around a forward as well), and
     `torch.compile`d code runs eagerly.
 
@@ -46,6 +51,7 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
     training = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     hooks = [(module, name, dict(getattr(module, name, {}))) for module in model.modules() for name in _HOOKS]
+    capturing = {id(module) for module in model.modules() if _CAPTURES in vars(module)}
     configs = _configurations(model)
     optimizer_versions = _optimizer_versions(optimizer)
     generators = _generator_states()
@@ -68,9 +74,14 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
         for module, name, before in hooks:
             now = getattr(module, name, None)
             if now is not None and set(now) != set(before):
-                problem = f"a hook was left on {type(module).__name__}.{name}"
+                added = [hook for key, hook in now.items() if key not in before]
+                if set(before) - set(now) or any(getattr(hook, "__module__", "") != _CAPTURING for hook in added):
+                    problem = f"a hook was left on {type(module).__name__}.{name}"
                 now.clear()
                 now.update(before)
+        for module in model.modules():
+            if _CAPTURES in vars(module) and id(module) not in capturing:
+                delattr(module, _CAPTURES)
         for p, grad, requires_grad, version, pointer in saved_parameters:
             p.requires_grad_(requires_grad)
             p.grad = grad
