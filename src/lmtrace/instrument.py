@@ -99,15 +99,26 @@ class Instrument:
             for name in needs.sites if needs.sites != "all" else ():
                 if name not in self.known_sites:
                     self.known_sites[name] = sub_site(self.known_sites, name)
-        self._check_vocabulary()
+        self._check_sizes()
 
-    def _check_vocabulary(self) -> None:
-        size = getattr(getattr(self.model, "config", None), "vocab_size", None)
-        largest = max((int(ids.max()) for ids in self.panel.encoder.ids if len(ids)), default=0)
+    def _check_sizes(self) -> None:
+        """Say before the first pass what would be an index error in it (and on a GPU the end of the process)."""
+        config = getattr(self.model, "config", None)
+        size = getattr(config, "vocab_size", None)
+        streams = [side for side in (self.panel.encoder, self.panel.decoder) if side is not None]
+        largest = max((int(ids.max()) for side in streams for ids in side.ids if len(ids)), default=0)
         if isinstance(size, int) and largest >= size:
             raise ModelError(
                 f"the panel holds token id {largest} but the model's vocabulary has {size}",
                 "Build the panel with the model's own tokenizer",
+            )
+        limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+        limit = next((n for n in limits if isinstance(n, int) and n > 0), None)
+        longest = max((len(ids) for side in streams for ids in side.ids), default=0)
+        if limit is not None and longest > limit and _has_position_table(self.model, limit):
+            raise ModelError(
+                f"the panel holds a sequence of {longest} tokens but the model's context has {limit}",
+                f"Build the panel with max_length={limit}",
             )
 
     @property
@@ -291,3 +302,10 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text.lower():
         return f"out of memory: {text}"[:300]
     return text[:300] if isinstance(error, TraceError) else f"{type(error).__name__}: {text}"[:300]
+
+
+def _has_position_table(model: nn.Module, limit: int) -> bool:
+    """Return whether positions are looked up in a table, which ends; rotary ones and biases go on."""
+    words = getattr(model, "get_input_embeddings", lambda: None)()
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module is not words]
+    return any(limit <= table.num_embeddings <= limit + 2 for table in tables)  # OPT's has two rows more

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import lmtrace
 from lmtrace.errors import ConfigError, DataError, ModelError, RunError
@@ -145,6 +146,13 @@ def test_wrong_wishes_are_one_line(gpt2, panel, tokenizer, tmp_path):
         Tracer(gpt2, panel, budget=3, run=tmp_path / "r")
     with pytest.raises(ModelError, match=r"vocabulary has .*tokenizer"):
         Tracer(tiny("gpt2", lmtrace.WordTokenizer(["a"])), panel, run=tmp_path / "r")
+
+    long = max(len(ids) for ids in panel.encoder.ids)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=long - 1)
+    with pytest.raises(
+        ModelError, match=rf"sequence of {long} tokens .* context has {long - 1}.*max_length={long - 1}"
+    ):
+        Tracer(GPT2LMHeadModel(config), panel, run=tmp_path / "r")
 
     class Wants(Counter):
         def needs(self, panel):

@@ -151,6 +151,10 @@ class Attention(Signal):
         total = counts.sum()
         mean = sums.sum(axis=0) / total
         n = int(total)
+        if not np.isfinite(mean).all():
+            for name in (metric, f"{metric}_heads"):
+                yield self.record(view, name, split=stream.rstrip(".") or None, missing="maps that are not finite")
+            return
         yield self.record(
             view, f"{metric}_heads", array=mean.T.copy(), split=stream.rstrip(".") or None, n=n, null=null
         )

@@ -11,6 +11,7 @@ later kinds are hidden behind earlier ones. Diversity near its null and novelty 
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ class Errors(Signal):
             return
         oracle = view.truth.oracle
         longest = max((len(s.tokens) for s in view.panel.sentences), default=1)
-        limit = self.max_words or math.ceil(1.5 * longest)
+        limit = min(self.max_words or math.ceil(1.5 * longest), _context(view.model) - 2)
         sentences = sample_sentences(view, self.samples, limit)
         diagnoses = diagnose(oracle, sentences)
         n = len(sentences)
@@ -203,6 +204,13 @@ def sample_sentences(view: View, samples: int, max_words: int) -> list[tuple[str
         row = row[: row.index(eos)] if eos in row else row
         sentences.append(tuple(str(word) for word in tokenizer.convert_ids_to_tokens(row)))
     return sentences
+
+
+def _context(model: Any) -> int:
+    """Return how many tokens the model can read; without a stated limit, as many as one likes."""
+    config = getattr(model, "config", None)
+    stated = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((n for n in stated if isinstance(n, int) and n > 2), sys.maxsize)
 
 
 def _generate(model: Any, start: Tensor, max_words: int, eos: int, pad: int | None, seed: int) -> Tensor:

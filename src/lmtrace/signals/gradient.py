@@ -87,6 +87,10 @@ class Gradient(Signal):
                 yield self.record(view, field.metric, missing=f"the panel has fewer than {self.num_batches} sequences")
             return
         parameters = view.parameters()
+        if not parameters:
+            for field in self.fields:
+                yield self.record(view, field.metric, missing="no parameter requires a gradient")
+            return
         mean = {name: torch.zeros_like(p) for name, p in parameters.items()}
         squares, sketches = [], []
         for i in range(self.num_batches):

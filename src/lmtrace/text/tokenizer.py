@@ -119,8 +119,13 @@ class WordTokenizer:
         return [self._ids.get(token, self.unk_token_id) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: Any) -> Any:
-        """Return the word of an id, or the words of several."""
-        return self.words[ids] if isinstance(ids, (int, np.integer)) else [self.words[int(i)] for i in ids]
+        """Return the word of an id, or the words of several; `<unk>` for ids beyond the vocabulary.
+
+        Such ids come from models whose vocabulary has been rounded up, for speed.
+        """
+        if isinstance(ids, (int, np.integer)):
+            return self.words[ids] if 0 <= ids < len(self.words) else self.unk_token
+        return [self.convert_ids_to_tokens(int(i)) for i in ids]
 
     def encode(self, text: str | Sequence[str], add_special_tokens: bool = False) -> list[int]:
         """Return the ids of a sentence, given as words or as text with spaces between words."""
@@ -129,9 +134,11 @@ class WordTokenizer:
         return [self.bos_token_id, *ids, self.eos_token_id] if add_special_tokens else ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """Return the words of the ids, joined by spaces."""
+        """Return the words of the ids, joined by spaces; `<unk>`, never skipped, for ids beyond the vocabulary."""
         known = (int(i) for i in ids)
-        return " ".join(self.words[i] for i in known if not (skip_special_tokens and i < len(SPECIALS)))
+        return " ".join(
+            self.convert_ids_to_tokens(i) for i in known if not (skip_special_tokens and 0 <= i < len(SPECIALS))
+        )
 
     def batch_decode(self, sequences: Iterable[Iterable[int]], skip_special_tokens: bool = False) -> list[str]:
         """Return one decoded text per sequence."""

@@ -167,6 +167,14 @@ def test_models_without_maps_give_the_reason(panel, tokenizer):
     assert "has no set_attn_implementation" in reasons.pop()
 
 
+def test_maps_that_are_not_finite_are_a_reason(panel, tokenizer):
+    model = tiny("gpt2", tokenizer)
+    with torch.no_grad():
+        model.transformer.h[1].attn.c_attn.bias[0] = torch.nan
+    found = [r for r in Instrument(model, panel, [Attention()], on_error="raise").measure(0) if r.signal == "attention"]
+    assert {r.missing for r in found if r.metric in ("entropy", "entropy_heads")} == {"maps that are not finite"}
+
+
 def test_panels_without_trees_or_roles_give_the_reason(sentences, tokenizer, gpt2):
     plain = [SimpleNamespace(tokens=s.tokens, labels={"upos": s.labels["upos"]}) for s in sentences[:40]]
     bare = Panel.from_annotated(plain, tokenizer, size=40, seed=0)

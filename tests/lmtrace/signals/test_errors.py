@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import absynth
 from lmtrace.instrument import Instrument
@@ -98,6 +99,25 @@ def test_records_of_an_untrained_model(language, panel):
     (kind, _, data) = view.measurement.notes[0]
     assert kind == "examples"
     assert all(0 <= e["position"] <= len(e["tokens"]) for e in data["examples"])
+
+
+@pytest.mark.parametrize("extra", [0, 50])
+def test_a_model_with_a_short_context_or_a_wide_vocabulary_is_sampled(extra, language, panel):
+    tokenizer = language[2]
+    longest = max(len(ids) for ids in panel.encoder.ids)
+    config = GPT2Config(
+        vocab_size=len(tokenizer) + extra,
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        n_positions=longest,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    signal = Errors(samples=64)
+    by = {(r.metric, r.label): r for r in signal.measure(view_of(GPT2LMHeadModel(config), panel, signal))}
+    assert by["well_formed", None].value is not None
+    assert (by["rate", "type=unknown word"].value > 0.3) or not extra
 
 
 @pytest.mark.parametrize("style", ["bert", "t5"])

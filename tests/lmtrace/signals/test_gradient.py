@@ -101,6 +101,13 @@ def test_a_gradient_that_is_not_finite_is_missing(gpt2, panel):
     assert {r.missing for r in records if r.signal == "gradient"} == {"the gradient is not finite"}
 
 
+def test_a_frozen_model_has_no_gradient(gpt2, panel):
+    gpt2.requires_grad_(False)
+    records = Instrument(gpt2, panel, [Gradient()], on_error="raise").measure(0)
+    gpt2.requires_grad_(True)
+    assert {r.missing for r in records if r.signal == "gradient"} == {"no parameter requires a gradient"}
+
+
 def test_wrong_settings_are_errors():
     with pytest.raises(ConfigError, match="num_batches must be from 2 to num_sequences, got 1 and 32"):
         Gradient(num_batches=1)

@@ -52,3 +52,10 @@ def test_calls_pad_and_decode():
     assert tokenizer([["a", "b"]], add_special_tokens=True)["input_ids"] == [[2, 5, 6, 3]]
     assert tokenizer.batch_decode(np.array([[2, 5, 3]]), skip_special_tokens=True) == ["a"]
     assert tokenizer.convert_ids_to_tokens([5, 0]) == ["a", "<pad>"]
+
+
+def test_ids_of_a_vocabulary_that_was_rounded_up_are_unknown_words():
+    tokenizer = WordTokenizer(["a", "b"])
+    assert tokenizer.convert_ids_to_tokens([5, 63, -1]) == ["a", "<unk>", "<unk>"]
+    assert tokenizer.convert_ids_to_tokens(64) == "<unk>"
+    assert tokenizer.decode([2, 5, 63, 3], skip_special_tokens=True) == "a <unk>"
