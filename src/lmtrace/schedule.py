@@ -22,7 +22,8 @@ class Schedule:
     per_decade
         Measurements per factor of ten of the step, or 0: dense early, sparse late.
     strides
-        Signal -> measured at every n-th due step only (and at step 0, and at the last one where that is known).
+        Signal -> measured at every n-th due step only (and at step 0, and at the last one where that is known). Signals have
+        strides of their own as well, which a mere list of steps overrides: what is listed is measured.
     """
 
     every: int = 0
@@ -64,6 +65,10 @@ class Schedule:
     def _bin(self, step: int) -> int:
         return -1 if step < 1 else math.floor(self.per_decade * math.log10(step) + 1e-9)
 
-    def signal_due(self, name: str, stride: int, count: int) -> bool:
+    def stride(self, name: str, own: int) -> int:
+        """Return at every how many due steps a signal, whose own stride is `own`, takes part."""
+        return self.strides.get(name, own if self.every or self.per_decade else 1)
+
+    def signal_due(self, name: str, own: int, count: int) -> bool:
         """Return whether a signal takes part in the measurement number `count` (0 is that of step 0)."""
-        return count % self.strides.get(name, stride) == 0
+        return count % self.stride(name, own) == 0

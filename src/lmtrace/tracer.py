@@ -54,7 +54,8 @@ class Tracer:
     signals
         A preset ("light", "standard", "full"), names, or `Signal` objects.
     every
-        Optimizer steps between measurements, a list of steps, or a `Schedule`. Step 0 and the last step are always measured.
+        Optimizer steps between measurements, a list of steps (where every signal is measured, also those that are otherwise due
+        every fifth time), or a `Schedule`. Step 0 and the last step are always measured.
     run
         Folder of the run.
     optimizer
@@ -269,7 +270,7 @@ class Tracer:
 
     @property
     def _strides(self) -> list[int]:
-        return [self.schedule.strides.get(signal.name, signal.stride) for signal in self.instrument.signals]
+        return [self.schedule.stride(signal.name, signal.stride) for signal in self.instrument.signals]
 
     def _due(self) -> list[bool]:
         """Return which signals are due; where a budget leaves measurements out, by the number of due steps."""

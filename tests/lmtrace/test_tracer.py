@@ -75,6 +75,16 @@ def test_strides_thin_out_expensive_signals(gpt2, panel, tmp_path):
     assert run.series(signal="rare", metric="calls").steps.tolist() == [0, 4, 8, 12]
 
 
+def test_what_is_listed_is_measured_whatever_the_strides(gpt2, panel, tmp_path):
+    class Rare(Counter):
+        name, stride = "rare", 5
+
+    loop(Tracer(gpt2, panel, signals=[Counter(), Rare()], every=[1, 4, 10], run=tmp_path / "r"), 12)
+    with open_run(tmp_path / "r") as run:
+        assert run.series(signal="rare", metric="calls").steps.tolist() == [0, 1, 4, 10, 12]
+    assert [Schedule(steps=frozenset([4]), strides={"rare": 2}).signal_due("rare", 5, n) for n in range(3)] == [1, 0, 1]
+
+
 def test_list_of_steps_and_decades(gpt2, panel, tmp_path):
     assert [s for s in range(30) if Schedule.of([3, 7]).due(s)] == [0, 3, 7]
     dense = [s for s in range(1001) if Schedule(per_decade=4).due(s)]

@@ -165,7 +165,12 @@ def plan(
         share=total / training if training else float("inf"),
         memory=memory.peak,
         signals=[
-            SignalCost(signal=s.name, stride=s.stride, seconds=spent.get(s.name, 0.0), num_measurements=sum(column))
+            SignalCost(
+                signal=s.name,
+                stride=schedule.stride(s.name, s.stride),
+                seconds=spent.get(s.name, 0.0),
+                num_measurements=sum(column),
+            )
             for s, column in zip(chosen, zip(*due), strict=True)
         ],
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError
+from lmtrace.observe.isolation import captures_removed
 from lmtrace.text.panel import Objective, PanelBatch
 
 Forward = Callable[[nn.Module, dict[str, Tensor]], Tensor]
@@ -131,7 +132,7 @@ def mean_loss(logits: Tensor, batch: PanelBatch) -> Tensor:
 
 @contextlib.contextmanager
 def eager_attention(model: nn.Module) -> Iterator[None]:
-    """Switch a Hugging Face model to the attention that returns its maps; isolation restores flags and hooks.
+    """Switch a Hugging Face model to the attention that returns its maps; isolation restores the flags.
 
     Raises
     ------
@@ -144,7 +145,8 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
     before = getattr(model.config, "_attn_implementation", None)
     switch("eager")
     try:
-        yield
+        with captures_removed(model):
+            yield
     finally:
         if before is not None:
             switch(before)

@@ -24,10 +24,26 @@ _HOOKS = (
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
 )
-_CAPTURING = "transformers.utils.output_capturing"
 _CAPTURES = "_output_capturing_hooks_installed"
-"""Where transformers 5 keeps the hooks that record hidden states, maps and router logits, and how it marks a model that has
-them: put on at the first forward that asks for those, by an argument or by the configuration, and never taken off."""
+"""How transformers 5 marks a model that has its hooks for hidden states, maps and router logits."""
+
+
+@contextlib.contextmanager
+def captures_removed(model: nn.Module) -> Iterator[None]:
+    """Take off again what transformers puts on at the first forward that asks for more outputs, and leaves there for good.
+
+    An argument asks (`output_attentions=True`), or the configuration.
+    """
+    modules = [(module, set(module._forward_hooks), _CAPTURES in vars(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, hooks, marked in modules:
+            for key, hook in list(module._forward_hooks.items()):
+                if key not in hooks and getattr(hook, "__module__", "") == "transformers.utils.output_capturing":
+                    del module._forward_hooks[key]
+            if _CAPTURES in vars(module) and not marked:
+                delattr(module, _CAPTURES)
 
 
 @contextlib.contextmanager
@@ -51,7 +67,6 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
     training = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     hooks = [(module, name, dict(getattr(module, name, {}))) for module in model.modules() for name in _HOOKS]
-    capturing = {id(module) for module in model.modules() if _CAPTURES in vars(module)}
     configs = _configurations(model)
     optimizer_versions = _optimizer_versions(optimizer)
     generators = _generator_states()
@@ -66,6 +81,7 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
             _device_autocast_off(parameters),
             torch.compiler.set_stance("force_eager"),
             _own_forward(model),
+            captures_removed(model),
         ):
             yield
     finally:
@@ -74,14 +90,9 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
         for module, name, before in hooks:
             now = getattr(module, name, None)
             if now is not None and set(now) != set(before):
-                added = [hook for key, hook in now.items() if key not in before]
-                if set(before) - set(now) or any(getattr(hook, "__module__", "") != _CAPTURING for hook in added):
-                    problem = f"a hook was left on {type(module).__name__}.{name}"
+                problem = f"a hook was left on {type(module).__name__}.{name}"
                 now.clear()
                 now.update(before)
-        for module in model.modules():
-            if _CAPTURES in vars(module) and id(module) not in capturing:
-                delattr(module, _CAPTURES)
         for p, grad, requires_grad, version, pointer in saved_parameters:
             p.requires_grad_(requires_grad)
             p.grad = grad
