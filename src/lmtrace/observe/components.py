@@ -35,7 +35,8 @@ _PROJECTIONS = {
 _ATTENTION = ("attn", "attention")
 _MLP = ("mlp", "ffn", "feed_forward", "feedforward", "densereludense", "intermediate", "output", "expert", "moe")
 _MLP_LEAVES = ("fc", "up", "down", "gate", "wi", "wo", "linear1", "linear2", "lin1", "lin2", "c_fc", "c_proj")
-_HEAD = ("head", "cls", "classifier", "score", "embed_out", "output_projection", "unembed")
+_HEAD = ("head", "cls", "classifier", "score", "embed_out", "output_projection", "unembed", "logits")
+_HEAD_LEAVES = ("out", "output", "decoder", "readout", "fc_out", "proj_out", "to_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ def _component(owner: nn.Module, path: str, leaf: str, in_block: bool) -> str:
     if in_block:
         known = any(word in part for part in words for word in _MLP) or last.startswith(_MLP_LEAVES)
         return "mlp" if known else "other"
-    return "head" if any(word in part for part in words for word in _HEAD) else "other"
+    head = any(word in part for part in words for word in _HEAD) or last in _HEAD_LEAVES
+    return "head" if head else "other"
 
 
 def _thirds(owner: nn.Module, leaf: str, p: Tensor) -> list[tuple[slice, ...]] | None:

@@ -80,3 +80,13 @@ def test_a_model_without_blocks_has_none():
         "0.weight": {("embedding", None)}, "1.weight": {("norm", None)}, "1.bias": {("norm", None)},
         "2.weight": {("other", None)}, "2.bias": {("other", None)},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["out", "output", "decoder", "fc_out", "to_logits", "lm_head"])
+def test_the_last_map_of_a_plain_model_is_its_head(name):
+    model = nn.Module()
+    model.emb, model.layers = nn.Embedding(9, 4), nn.ModuleList([nn.TransformerEncoderLayer(4, 2, 8)])
+    model.add_module(name, nn.Linear(4, 9))
+    got = components(model)
+    assert got[f"{name}.weight"] == got[f"{name}.bias"] == {("head", None)}
+    assert got["layers.0.self_attn.out_proj.weight"] == {("attention.o", "block.0")}
