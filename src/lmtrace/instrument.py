@@ -112,10 +112,9 @@ class Instrument:
                 f"the panel holds token id {largest} but the model's vocabulary has {size}",
                 "Build the panel with the model's own tokenizer",
             )
-        limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-        limit = next((n for n in limits if isinstance(n, int) and n > 0), None)
+        limit = context_of(self.model)
         longest = max((len(ids) for side in streams for ids in side.ids), default=0)
-        if limit is not None and longest > limit and _has_position_table(self.model, limit):
+        if limit is not None and longest > limit:
             raise ModelError(
                 f"the panel holds a sequence of {longest} tokens but the model's context has {limit}",
                 f"Build the panel with max_length={limit}",
@@ -304,8 +303,17 @@ def _one_line(error: Exception) -> str:
     return text[:300] if isinstance(error, TraceError) else f"{type(error).__name__}: {text}"[:300]
 
 
-def _has_position_table(model: nn.Module, limit: int) -> bool:
-    """Return whether positions are looked up in a table, which ends; rotary ones and biases go on."""
+def context_of(model: nn.Module) -> int | None:
+    """Return how many positions a table holds; None where they are not looked up (rotary ones and biases go on)."""
+    config = getattr(model, "config", None)
+    stated = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+    limit = next((n for n in stated if isinstance(n, int) and n > 0), None)
     words = getattr(model, "get_input_embeddings", lambda: None)()
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module is not words]
-    return any(limit <= table.num_embeddings <= limit + 2 for table in tables)  # OPT's has two rows more
+    for table in model.modules():
+        if not isinstance(table, nn.Embedding) or table is words or limit is None:
+            continue
+        if (
+            limit <= table.num_embeddings <= limit + 2
+        ):  # OPT's has two rows more; RoBERTa counts from its padding's id on
+            return limit if table.padding_idx is None else min(limit, table.num_embeddings - table.padding_idx - 1)
+    return None

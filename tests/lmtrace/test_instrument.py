@@ -6,11 +6,13 @@ import threading
 
 import pytest
 import torch
+from transformers import RobertaConfig, RobertaForMaskedLM
 
-from lmtrace.instrument import Instrument
+from lmtrace.instrument import Instrument, context_of
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.records.schema import Field
 from lmtrace.signals import resolve
+from lmtrace_helpers import PlainModel, tiny
 
 NAMES = ["output", "probe", "dimension", "similarity", "lens"]
 
@@ -90,3 +92,13 @@ def test_a_signal_that_breaks_beside_others_is_missing_and_they_are_not(gpt2, pa
     assert all(r.value is not None for r in records if r.signal == "thread")
     with pytest.raises(RuntimeError, match="no luck"):
         Instrument(gpt2, panel, [Broken(), Thread()], on_error="raise").measure(0)
+
+
+def test_the_context_is_what_the_table_of_positions_holds(tokenizer):
+    size = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    roberta = RobertaConfig(**size, intermediate_size=32, max_position_embeddings=34, pad_token_id=1)
+    assert context_of(RobertaForMaskedLM(roberta)) == 32  # its positions begin after the padding's id
+    for style in ("gpt2", "opt", "bert"):
+        assert context_of(tiny(style, tokenizer)) == 32
+    for style in ("llama", "t5", "mamba", "plain"):
+        assert context_of(PlainModel(len(tokenizer)) if style == "plain" else tiny(style, tokenizer)) is None

@@ -70,6 +70,7 @@ class ChangeDetector:
     -----
     Deterministic, constant cost per measurement. A smooth rise out of a flat stretch is reported too: at that time nobody can
     know whether it is abrupt. `change_points` looks back and can. Tested on iid, AR(.5) and AR(.8) noise and on smooth decays.
+    Noise with spikes rings more often than stated (Student's t with 3 degrees of freedom, 30 measurements: 13 % at 5 %).
     """
 
     def __init__(self, false_alarm: float = 0.05, horizon: int = 200, covariates: Sequence[float] = ()) -> None:
