@@ -133,6 +133,11 @@ def train(
         resume=config.resume,
         data={"corpus": config.data.corpus, "sentences": len(rows), "tokens_known": True},
     )
+
+    def label(path: Path, step: int) -> None:
+        tokenizer.save_pretrained(path)
+        write_card(path, config.data, task=task, step=step, run=folder.name, seed=config.seed)
+
     with disk_failures("train in", folder):
         trainer = Trainer(
             model=model,
@@ -142,6 +147,7 @@ def train(
             callbacks=[
                 callback,
                 _Progress(tell),
+                _Label(label),
                 _SaveAt(config.save_every if isinstance(config.save_every, list) else ()),
             ],
         )
@@ -151,8 +157,7 @@ def train(
     def keep(path: Path, step: int) -> None:
         def write(partial: Path) -> None:
             model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            write_card(partial, config.data, task=task, step=step, run=folder.name, seed=config.seed)
+            label(partial, step)
 
         save_whole(path, write)
 
@@ -289,6 +294,17 @@ class _SaveAt(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask for a checkpoint."""
         control.should_save |= state.global_step in self.steps
+
+
+class _Label(TrainerCallback):
+    """Puts tokenizer and card beside the Trainer's checkpoints, so that each can be read by itself."""
+
+    def __init__(self, label: Callable[[Path, int], None]) -> None:
+        self.label = label
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write both, once the checkpoint is there."""
+        self.label(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
 
 
 class _Progress(TrainerCallback):

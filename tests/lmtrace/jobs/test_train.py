@@ -31,7 +31,7 @@ def same_numbers(live, later, step):
     compared = 0
     found = {(r.signal, r.metric, r.site, r.label, r.split): r for r in later.records() if r.step == step}
     for r in live.records(step):
-        if r.signal == "cost" or r.metric == "gain_over_start":
+        if r.step != step or r.signal == "cost" or r.metric == "gain_over_start":
             continue  # time, and what is relative to the first measurement of a run
         other = found.pop((r.signal, r.metric, r.site, r.label, r.split))
         if other.missing and other.missing.startswith(LATER_LACKS):
@@ -60,6 +60,15 @@ def test_analyze_gives_the_numbers_of_the_live_run(tmp_path):
     floor = live.header.data["floor_nats"]
     assert (loss.values[:, 0] > floor - 3 * loss.stderr[:, 0]).all()
     assert loss.values[-1, 0] < loss.values[0, 0] - 0.5
+
+
+def test_every_checkpoint_can_be_measured_by_itself(tmp_path):
+    live = train(settings(tmp_path, signals="output", steps=20, save_every=10))
+    for step in (0, 10, 20):
+        path = tmp_path / "run" / "checkpoints" / f"checkpoint-{step}"
+        later = analyze_checkpoint(str(path), run=tmp_path / f"later-{step}", signals="output")
+        assert later.steps.tolist() == [step]
+        assert same_numbers(live, later, step) > 20
 
 
 OFTEN = ("llama", "bert", "t5")
