@@ -99,13 +99,16 @@ def open_tokenizer(folder: str | Path, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder), revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision)
     except (OSError, ValueError) as error:
         if not Path(folder).is_dir():
             raise DataError(
                 f"no tokenizer: {folder} is neither word, bpe nor a folder here, nor can it be had from the Hub"
             ) from error
         raise DataError(f"no tokenizer in {folder}: {str(error).splitlines()[0]}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes an empty one up where there is no file
+        raise DataError(f"no tokenizer in {folder}", "Save it beside the model: tokenizer.save_pretrained(folder)")
+    return tokenizer
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> Any:

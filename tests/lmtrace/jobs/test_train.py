@@ -14,6 +14,7 @@ from lmtrace.errors import ConfigError, DataError
 from lmtrace.jobs.analyze import analyze_checkpoint
 from lmtrace.jobs.models import STYLES
 from lmtrace.jobs.train import config_of, train
+from lmtrace_helpers import tiny
 
 
 def settings(tmp_path, **more):
@@ -161,3 +162,11 @@ def test_the_command_line(tmp_path):
     assert (run / "report.html").stat().st_size > 10_000
     assert (run / "records.csv").exists()
     assert runner.invoke(app, ["train", "--nonsense"]).exit_code == 2
+
+
+def test_a_checkpoint_without_a_tokenizer_says_so(data_dir, tmp_path, tokenizer):
+    tiny("gpt2", tokenizer).save_pretrained(tmp_path / "bare")
+    with pytest.raises(DataError, match=r"no tokenizer in .*bare.*tokenizer.save_pretrained"):
+        analyze_checkpoint(
+            str(tmp_path / "bare"), run=tmp_path / "run", panel=str(data_dir / "en_ewt-ud-dev.conllu"), signals="output"
+        )
