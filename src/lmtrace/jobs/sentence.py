@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import DataError, ModelError
-from lmtrace.observe.capture import attention_maps
+from lmtrace.observe.capture import attention_maps, check_eager
 from lmtrace.observe.forward import default_forward, device_of, eager_attention, inputs_of, logits_of
 from lmtrace.observe.sites import Site
 from lmtrace.observe.view import pool
@@ -178,9 +178,11 @@ def _plain_pass(
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None, str]:
     """Return the residual stream at every site, and the attention maps or why there are none."""
     try:
+        own = logits_of(default_forward(model, reading.plain), reading.plain)
         with eager_attention(model), _kept(sites) as hidden:
             output = default_forward(model, reading.plain, output_attentions=True)
             maps = attention_maps(output, model)
+        check_eager(own, logits_of(output, reading.plain))
     except (ModelError, ValueError, TypeError) as error:
         # Models without attention refuse the switch or the argument, each in its own way.
         with _kept(sites) as hidden:

@@ -144,7 +144,8 @@ def capture(
     Raises
     ------
     ModelError
-        Where a site did not fire, fired with another shape than its stream's tokens, or maps are missing.
+        Where a site did not fire, fired with another shape than its stream's tokens, or maps are missing or are not those
+        of the model's own attention.
     """
     device = device_of(model)
     result = Captured()
@@ -156,7 +157,10 @@ def capture(
     seconds: dict[int | str, float] = {"pass": 0.0, **{i: 0.0 for i, _, _ in reducers}}
     with contextlib.ExitStack() as stack:
         if attention:
+            own = None if forward is not None else _two_sequences(model, panel, device)
             stack.enter_context(eager_attention(model))
+            if own is not None:
+                check_eager(own, _two_sequences(model, panel, device, output_attentions=True))
         stack.enter_context(recorder.hooked())
         for panel_batch in panel.batches(batch_size):
             start = time.perf_counter()
@@ -186,6 +190,22 @@ def capture(
     result.reduced = {i: parts.tensors() for i, parts in joined.items() if i not in result.failures}
     result.seconds = seconds
     return result
+
+
+def _two_sequences(model: nn.Module, panel: Panel, device: torch.device, **extra: Any) -> Tensor:
+    """Return the logits at the real tokens of a short and a long sequence, padded to one length."""
+    lengths = np.array([len(ids) for ids in panel.encoder.ids])
+    batch = next(panel.batches(2, indices=np.unique([lengths.argmin(), lengths.argmax()])))
+    inputs = inputs_of(batch, device)
+    logits = logits_of(default_forward(model, inputs, **extra), inputs)
+    return logits[inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()]
+
+
+def check_eager(own: Tensor, eager: Tensor) -> None:
+    """Refuse maps of an attention that is not the model's: the eager one of some families has no causal mask."""
+    difference = float((eager.float() - own.float()).norm() / own.float().norm().clamp(min=1e-30))
+    if difference > (0.02 if own.dtype in (torch.float32, torch.float64) else 0.1):
+        raise ModelError(f"eager attention is not the model's own: its logits differ by {difference:.0%}")
 
 
 class _Recorder:

@@ -26,9 +26,9 @@ COMPONENTS = (
 """All names, in the order in which figures show them; "attention.qkv" is a fused projection of unknown layout."""
 
 _PROJECTIONS = {
-    "q": ("q", "q_proj", "query", "wq", "to_q", "q_lin", "q_attn"),
-    "k": ("k", "k_proj", "key", "wk", "to_k", "k_lin"),
-    "v": ("v", "v_proj", "value", "wv", "to_v", "v_lin"),
+    "q": ("q", "q_proj", "query", "query_proj", "wq", "to_q", "q_lin", "q_attn"),
+    "k": ("k", "k_proj", "key", "key_proj", "wk", "to_k", "k_lin"),
+    "v": ("v", "v_proj", "value", "value_proj", "wv", "to_v", "v_lin"),
     "qkv": ("c_attn", "qkv", "qkv_proj", "query_key_value", "wqkv", "in_proj", "in_proj_weight", "in_proj_bias"),
     "o": ("o", "o_proj", "out_proj", "c_proj", "dense", "wo", "out_lin", "to_out", "proj"),
 }

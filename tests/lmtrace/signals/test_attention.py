@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import FalconConfig, FalconForCausalLM
 
+import lmtrace
 from lmtrace.errors import ConfigError
 from lmtrace.instrument import Instrument
 from lmtrace.signals.attention import Attention
@@ -173,6 +175,23 @@ def test_maps_that_are_not_finite_are_a_reason(panel, tokenizer):
         model.transformer.h[1].attn.c_attn.bias[0] = torch.nan
     found = [r for r in Instrument(model, panel, [Attention()], on_error="raise").measure(0) if r.signal == "attention"]
     assert {r.missing for r in found if r.metric in ("entropy", "entropy_heads")} == {"maps that are not finite"}
+
+
+def test_an_eager_attention_that_is_not_the_models_own_is_refused_and_changes_no_other_number(
+    panel, tokenizer, tmp_path
+):
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0, "bos_token_id": 2}
+    model = FalconForCausalLM(
+        FalconConfig(vocab_size=len(tokenizer), eos_token_id=3, **size)
+    )  # its eager maps see the future
+    first = lmtrace.analyze(model, panel, run=tmp_path / "first", signals="output")
+    second = lmtrace.analyze(model, panel, run=tmp_path / "second", signals="output,attention")
+    loss = [run.series(signal="output", metric="loss", label=None).values.item() for run in (first, second)]
+    assert loss[0] == pytest.approx(loss[1], abs=1e-6)
+    reasons = {r.missing for r in second.records() if r.signal == "attention"}
+    assert len(reasons) == 1
+    assert "eager attention is not the model's own: its logits differ by" in reasons.pop()
 
 
 def test_panels_without_trees_or_roles_give_the_reason(sentences, tokenizer, gpt2):
