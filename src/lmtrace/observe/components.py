@@ -109,7 +109,7 @@ def _component(owner: nn.Module, path: str, leaf: str, in_block: bool) -> str:
     if "norm" in kind or "norm" in last or last.startswith("ln"):
         return "norm"
     for letter, names in _PROJECTIONS.items():
-        plain = len(last) > 1 and letter in "qkv" and last in names
+        plain = len(last) > 1 and letter in "qkv" and last in names and last != "in_proj"  # Mamba has one
         if (attention and (last in names or leaf in names)) or (in_block and plain):
             return f"attention.{letter}"
     if attention:

@@ -90,3 +90,8 @@ def test_the_last_map_of_a_plain_model_is_its_head(name):
     got = components(model)
     assert got[f"{name}.weight"] == got[f"{name}.bias"] == {("head", None)}
     assert got["layers.0.self_attn.out_proj.weight"] == {("attention.o", "block.0")}
+
+
+def test_a_model_without_attention_has_no_part_of_it(tokenizer):
+    found = {component for parts in components(tiny("mamba", tokenizer)).values() for component, _ in parts}
+    assert not any(component.startswith("attention") for component in found)
