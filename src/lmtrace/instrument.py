@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, TraceError
 from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture
+from lmtrace.observe.causality import future_seen
 from lmtrace.observe.forward import Forward, TrainLoss, device_of, objective_of
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
@@ -83,6 +84,7 @@ class Instrument:
     train_batches: list[dict[str, Any]] = field(default_factory=list)
     notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     loss: TrainLoss | None = None
+    _looked_ahead: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.model, self.optimizer = unwrap(self.model), unwrap_optimizer(self.optimizer)
@@ -159,6 +161,7 @@ class Instrument:
                 step, self.model, self.panel, self.known_sites, captured, self.seed, self.forward,
                 optimizer or self.optimizer, self.train_batches, loss=self.loss,
             )  # fmt: skip
+            self._look_ahead(measurement, step)
             seconds: dict[str, float] = {"pass": float(captured.seconds.get("pass", 0.0))}
             for i, (found, spent) in self._run(active, measurement).items():
                 records.extend(found)
@@ -170,6 +173,20 @@ class Instrument:
         for label, value in seconds.items():
             records.append(Record(step=step, signal="cost", metric="seconds", label=label, value=value, n=1))
         return records
+
+    def _look_ahead(self, measurement: Measurement, step: int) -> None:
+        """Say once, at the first measurement, when the model sees the tokens that it is asked to predict."""
+        if self._looked_ahead:
+            return
+        self._looked_ahead = True
+        change = future_seen(self.model, self.panel, self.forward)
+        if change is not None:
+            text = (
+                f"The model sees the future: another last token changes what it predicts before it by {change:.0%}. "
+                "Its losses and accuracies are not those of a language model; look at its attention mask."
+            )
+            logger.warning("step %d: %s", step, text)
+            measurement.notes.append(("leak", text, {"change": change}))
 
     def _capture(self, active: list[int], step: int, records: list[Record]) -> Captured:
         """Run the shared pass; where attention maps cannot be had, run it without those that need them."""

@@ -41,7 +41,7 @@ def findings(run: Readable) -> list[Finding]:
         Alerts, loss against its floor, emergence and its order, contextual gain, phases, compression, memorisation,
         curvature, convergence. Every finding has at least one series that it rests on.
     """
-    found = [*_alerts(run), *_switched_off(run), *_floor(run)]
+    found = [*_future(run), *_alerts(run), *_switched_off(run), *_floor(run)]
     emerged = list(emergence_findings(run))
     found += [finding for finding, _ in emerged]
     found += [
@@ -85,6 +85,20 @@ def _switched_off(run: Readable) -> Iterator[Finding]:
                     kind="alert", sentence=f"The signal {key.signal} is {why}.", numbers={"step": int(last or 0)},
                     series=(key,), caveats=("Its curves end there: later values are not known.",),
                 )  # fmt: skip
+
+
+def _future(run: Readable) -> Iterator[Finding]:
+    """Yield the leak that the instrument saw in the model itself."""
+    loss, keys = whole(run, "output", "loss"), run.keys()
+    events = run.events("leak") if hasattr(run, "events") else ()  # pyright: ignore[reportAttributeAccessIssue]
+    for event in events[:1]:
+        yield Finding(
+            kind="leak",
+            sentence=event.text,
+            numbers={"step": event.step, **event.data},
+            null="rounding",
+            series=keys[:1] if loss is None else (loss.key,),
+        )
 
 
 def _floor(run: Readable) -> Iterator[Finding]:
