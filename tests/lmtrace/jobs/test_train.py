@@ -44,7 +44,9 @@ def same_numbers(live, later, step):
             if mine is not None:
                 assert theirs == pytest.approx(mine, abs=1e-5, rel=1e-5), (r, name)
                 compared += 1
-    assert {key[0] for key in found} <= {"cost"}
+    # The control task is due at the first measurement of a run, which the later one is.
+    first_only = {("probe", "control_accuracy"), ("probe", "selectivity")}
+    assert {key[:2] for key in found if key[0] != "cost"} <= first_only
     return compared
 
 
