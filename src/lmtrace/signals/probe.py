@@ -49,6 +49,7 @@ from lmtrace.records.schema import Field, Record
 from lmtrace.text.edges import candidates
 from lmtrace.text.label_sets import coarsen, layer_of
 from lmtrace.text.panel import LabelLayer, Panel
+from lmtrace.text.spans import POOLS, Spans, find_spans
 
 DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "number", "Tense", "tense")
 """Layers that a probe without `labels` reads: the first `NUM_DEFAULT` that the panel has; upos only without category."""
@@ -90,6 +91,11 @@ class Probe(Signal):
         predicate governs an argument (labels "predicate", whose values are places in the sentence): of every word with
         a role and every predicate of its sentence, side by side with their product, whether they belong together. Its
         classes are "yes" and "no"; sentences with one predicate ask nothing.
+    span
+        "" reads the labelled word alone. "mean", "first" and "last" read the whole span that carries the label: a chunk of a
+        layer in B-, I-, O form, else the word with all that depends on it; as the mean of its words, or by its first or
+        last word. In an edge the span takes the word's place. The labels of its records end in ":span-mean" (or -first,
+        -last), so that a probe of words may run beside it.
     control
         The control task (sentence split only) is fitted at the first and at every so many further measurements, because
         it costs as much as the probe and moves slowly; 1 is always, 0 is never.
@@ -106,6 +112,7 @@ class Probe(Signal):
     split: SplitName | None = None
     sites: Sites = "all"
     pair: Literal["", "head", "predicate"] = ""
+    span: Literal["", "mean", "first", "last"] = ""
     control: int = 5
     bits: bool = False
     keep_at: tuple[int, ...] = ()
@@ -148,6 +155,8 @@ class Probe(Signal):
             raise ConfigError(f"probe: pair is {self.pair!r}", "Choose '', 'head' or 'predicate'")
         if self.pair == "predicate" and self.labels not in (None, "predicate"):
             raise ConfigError(f"probe: pair 'predicate' asks of the layer 'predicate', labels is {self.labels!r}")
+        if self.span not in ("", *POOLS):
+            raise ConfigError(f"probe: span is {self.span!r}", f"Choose '', {', '.join(map(repr, POOLS))}")
         if self.keep_at and self.kind == "mlp":
             raise ConfigError("probe: keep_at works with linear probes, kind is 'mlp'", "Choose another kind")
         for label in self._asked():
@@ -191,9 +200,9 @@ class Probe(Signal):
             layer = coarsen(view.labels(layer_of(label)), label)
             yield from self._ceiling(view, label)
             for split in self.splits(label):
-                task = _task(view.panel, layer, label, split, self.seed, self.pair)
+                task = _task(view.panel, layer, label, split, self.seed, self.pair, self.span)
                 if task.reason:
-                    yield self.record(view, "accuracy", label=label, split=split, missing=task.reason)
+                    yield self.record(view, "accuracy", label=task.label, split=split, missing=task.reason)
                 else:
                     tasks.append(task)
         at_embed: dict[tuple[str, _Task], np.ndarray] = {}
@@ -296,9 +305,9 @@ class Probe(Signal):
 
     def _design(self, view: View, x: Tensor, task: _Task) -> Design:
         """Return the task's rows with their statistics: one per site and set of rows, shared by all instances."""
-        if not self.pair:
+        if not self.pair and not self.span:
             return shared_design(view.cache, x, task.rows, task.test)
-        key = ("signals.probe", id(x), self.pair, task.row_key)
+        key = ("signals.probe", id(x), self.pair, self.span, task.row_key)
         if key not in view.cache:
             view.cache[key] = (x, Design(task.inputs(x), task.test))
         return view.cache[key][1]
@@ -333,7 +342,7 @@ class Probe(Signal):
             view.memory[f"{key}|weight"], view.memory[f"{key}|bias"] = weight.float().cpu(), bias.float().cpu()
 
     def _ceiling(self, view: View, label: str) -> Iterator[Record]:
-        if view.panel.truth is None or "/" in label or self.pair == "predicate":
+        if view.panel.truth is None or "/" in label or self.pair == "predicate" or self.span:
             return
         known = _CEILINGS.setdefault(view.truth, {})
         if label not in known:
@@ -362,38 +371,56 @@ _CEILINGS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 _TASKS: WeakKeyDictionary[Panel, dict[tuple[Any, ...], _Task]] = WeakKeyDictionary()
 
 
-def _task(panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str) -> _Task:
+def _task(panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str, span: str) -> _Task:
     """Return the task; made once per panel, because it is the same at every step."""
     known = _TASKS.setdefault(panel, {})
-    key = (label, split, seed, pair)
+    key = (label, split, seed, pair, span)
     if key not in known:
-        known[key] = _Task(panel, layer, label, split, seed, pair)
+        known[key] = _Task(panel, layer, label, split, seed, pair, span)
     return known[key]
 
 
 class _Task:
     """One label layer under one split: which words, which part, which classes. The same at every site and step."""
 
-    def __init__(self, panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str) -> None:
-        self.label, self.split, self.seed, self.pair = label, split, seed, pair
-        self.key = f"{label}|{split}|{pair}"
+    def __init__(
+        self, panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str, span: str = ""
+    ) -> None:
+        self.label, self.split, self.seed, self.pair, self.span = label, split, seed, pair, span
+        if span:
+            self.label = f"{label}:span-{span}"
+        self.key = f"{self.label}|{split}|{pair}"
         self.reason = ""
         self.partners: np.ndarray | None = None
-        labelled = layer.codes >= 0
+        self.spans: Spans | None = None
+        if span:
+            found = find_spans(panel, panel.labels("role") if pair == "predicate" and "role" in panel.layers else layer)
+            if isinstance(found, str):
+                self.reason = found
+                return
+            self.spans = found
         if pair == "predicate":
-            self.rows, self.partners, right = candidates(panel, layer)
+            self.rows, self.partners, right = candidates(panel, layer, self.spans)
             present, self.codes = np.unique(right, return_inverse=True)
             self.names = tuple(("no", "yes")[int(i)] for i in present)
         else:
+            rows, codes = (
+                (np.arange(panel.num_words), layer.codes) if self.spans is None else (self.spans.head, self.spans.codes)
+            )
+            labelled = codes >= 0
             if pair:
                 if panel.heads is None:
                     self.reason = "the panel has no syntactic heads"
                     return
-                labelled &= (panel.heads >= 0) & (panel.encoder.word_first[panel.heads] >= 0)
-            self.rows = np.flatnonzero(labelled)
+                heads = panel.heads[rows]
+                labelled &= (heads >= 0) & (panel.encoder.word_first[heads] >= 0)
+            self.rows = rows[labelled]
             self.partners = panel.heads[self.rows] if pair and panel.heads is not None else None
-            present, self.codes = np.unique(layer.codes[self.rows], return_inverse=True)
-            self.names = tuple(layer.names[i] for i in present)
+            names = layer.names if self.spans is None else self.spans.names
+            present, self.codes = np.unique(codes[labelled], return_inverse=True)
+            self.names = tuple(names[i] for i in present)
+        if self.spans is not None:
+            self.spans = self.spans.take(np.searchsorted(self.spans.head, self.rows))
         self.groups, self.types = panel.word_sentence[self.rows], panel.word_types[self.rows]
         if pair == "predicate":
             self.types = self.types * len(panel.type_names) + panel.word_types[self.partners]
@@ -412,9 +439,12 @@ class _Task:
     def inputs(self, x: Tensor) -> Tensor:
         """Return [labelled words, d] (twice as wide for edges) of x: [words, d]."""
         index = torch.as_tensor(self.rows, device=x.device)
-        if self.partners is None:
+        if self.partners is None and self.spans is None:
             return x[index] if len(self.rows) < len(x) else x
-        word, partner = x[index], x[torch.as_tensor(self.partners, device=x.device)]
+        word = x[index] if self.spans is None else self.spans.pool(x, self.span)
+        if self.partners is None:
+            return word
+        partner = x[torch.as_tensor(self.partners, device=x.device)]
         if self.pair == "head":
             return torch.cat([word, partner], 1)
         # Whether two words belong together is a question of both at once, which no sum of two readings answers.
