@@ -16,6 +16,7 @@ words by heart.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ from torch import Tensor
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
 from lmtrace.numerics.moments import all_finite
+from lmtrace.numerics.probe_files import load_probes
 from lmtrace.numerics.probing import (
     KINDS,
     SPLITS,
@@ -41,6 +43,7 @@ from lmtrace.numerics.probing import (
     obstacle,
     shared_design,
 )
+from lmtrace.numerics.ridge import Linear
 from lmtrace.numerics.scores import Tally, bootstrap_weights, f1_scores, gain, share
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from lmtrace.observe.interface import Needs, Signal, Sites, View
@@ -56,6 +59,9 @@ DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "numb
 
 NUM_DEFAULT = 4
 """More would cost more than the panel's forward pass on short sentences."""
+
+KEPT = "kept|"
+"""Beginning of the names under which kept probes lie in a run's memory: "kept|step|site|label|split|pair"."""
 
 LEXICAL_LAYERS = ("category", "upos", "xpos", "deprel")
 """Layers that the word type decides wholly or in large part: judged under both splits."""
@@ -102,7 +108,12 @@ class Probe(Signal):
     bits
         Whether to measure the description length too; costs about ten logistic fits per site and layer.
     keep_at
-        Steps whose probes are kept and applied, unchanged, at every later step (metric `transfer`).
+        Steps whose probes are kept and applied, unchanged, at every later step (metric `transfer`); `lmtrace.kept_probes`
+        gives them back.
+    apply
+        File of `functional.save_probes` whose probes are applied, unchanged, at every measurement (metric `transfer`): of
+        another run on the same panel, with the same seed. The checkpoints of a sweep are measured one by one, so there
+        this is the way, and it reaches steps before the probe's own.
     seed
         Of splits, control labels and bootstrap; the same at every step.
     """
@@ -116,6 +127,7 @@ class Probe(Signal):
     control: int = 5
     bits: bool = False
     keep_at: tuple[int, ...] = ()
+    apply: str = ""
     seed: int = 0
 
     name = "probe"
@@ -157,6 +169,14 @@ class Probe(Signal):
             raise ConfigError(f"probe: pair 'predicate' asks of the layer 'predicate', labels is {self.labels!r}")
         if self.span not in ("", *POOLS):
             raise ConfigError(f"probe: span is {self.span!r}", f"Choose '', {', '.join(map(repr, POOLS))}")
+        if not isinstance(self.keep_at, tuple | list) or not all(type(s) is int and s >= 0 for s in self.keep_at):
+            raise ConfigError(
+                f"probe: keep_at is {self.keep_at!r}", "Pass a tuple of steps, each a whole number from 0 on"
+            )
+        if self.apply:
+            for name in self._saved:
+                if name.count("|") != 3 or not name.rpartition("|")[2].isdigit():
+                    raise ConfigError(f"probe: {self.apply} holds {name!r}", "Name probes 'site|label|split|step'")
         if self.keep_at and self.kind == "mlp":
             raise ConfigError("probe: keep_at works with linear probes, kind is 'mlp'", "Choose another kind")
         for label in self._asked():
@@ -166,6 +186,10 @@ class Probe(Signal):
         if self.pair == "predicate":
             return ("predicate",)
         return (self.labels,) if isinstance(self.labels, str) else tuple(self.labels or ())
+
+    @cached_property
+    def _saved(self) -> dict[str, Linear]:
+        return load_probes(self.apply) if self.apply else {}
 
     def layers(self, panel: Panel) -> tuple[str, ...]:
         """Return the labels that it reads on this panel, in the order of the records."""
@@ -323,23 +347,41 @@ class Probe(Signal):
     def _transfer(
         self, view: View, design: Design, fitted: Fit, task: _Task, where: dict[str, Any]
     ) -> Iterator[Record]:
-        if not self.keep_at:
-            return
-        test = design.test.double()
-        for step in sorted(s for s in self.keep_at if s < view.step):
-            key = f"kept|{step}|{where['site']}|{task.key}"
-            if f"{key}|weight" not in view.memory:
-                continue
-            weight, bias = (view.memory[f"{key}|{part}"].to(test) for part in ("weight", "bias"))
-            predicted = (test @ weight + bias).argmax(1).cpu().numpy()
-            right = np.bincount(task.test_group, weights=predicted == task.codes[task.test])
-            value, _ = share(right, np.bincount(task.test_group).astype(np.float64), task.weights)
+        """Yield the accuracies of probes of other steps, and keep today's where that was asked."""
+        name = f"{where['site']}|{task.label}|{task.split}"
+        kept: dict[int, Linear | None] = {}
+        for step in sorted({s for s in self.keep_at if s < view.step}):
+            kept[step] = _kept(view.memory, f"{KEPT}{step}|{where['site']}|{task.key}")
+        saved = {
+            int(key.rpartition("|")[2]): probe for key, probe in self._saved.items() if key.rpartition("|")[0] == name
+        }
+        if self.apply and not saved:
+            reason = f"{self.apply} holds no probe of this site, label and split"
+            yield self.record(view, "transfer", missing=reason, **where)
+        for step, probe in {**saved, **kept}.items():
             here = {**where, "split": f"{task.split}@{step}"}
-            yield self.record(view, "transfer", value.value, stderr=value.stderr, n=value.n, null=task.majority, **here)
+            width = design.test.shape[1]
+            if probe is None:
+                reason = f"no probe of step {step} was kept: that step was not measured here before this one"
+                yield self.record(view, "transfer", missing=reason, **here)
+            elif len(probe.weight) != width:
+                reason = f"the probe of step {step} reads {len(probe.weight)} numbers, this site has {width}"
+                yield self.record(view, "transfer", missing=reason, **here)
+            else:
+                moved = Linear(probe.weight.to(design.test.device), probe.bias.to(design.test.device), 0.0, 0.0)
+                chosen = moved.scores(design.test.double()).argmax(1).cpu().numpy()
+                predicted = np.array(probe.names or task.names)[chosen]
+                truth = np.array(task.names)[task.codes[task.test]]
+                right = np.bincount(task.test_group, weights=predicted == truth)
+                value, _ = share(right, np.bincount(task.test_group).astype(np.float64), task.weights)
+                yield self.record(
+                    view, "transfer", value.value, stderr=value.stderr, n=value.n, null=task.majority, **here
+                )
         if view.step in self.keep_at and fitted.linear is not None:
-            weight, bias = fitted.linear.weight, fitted.linear.bias
-            key = f"kept|{view.step}|{where['site']}|{task.key}"
-            view.memory[f"{key}|weight"], view.memory[f"{key}|bias"] = weight.float().cpu(), bias.float().cpu()
+            key = f"{KEPT}{view.step}|{where['site']}|{task.key}"
+            for part in ("weight", "bias"):
+                view.memory[f"{key}|{part}"] = getattr(fitted.linear, part).float().cpu()
+            view.memory[f"{key}|names"] = torch.tensor(list(json.dumps(task.names).encode()), dtype=torch.uint8)
 
     def _ceiling(self, view: View, label: str) -> Iterator[Record]:
         if view.panel.truth is None or "/" in label or self.pair == "predicate" or self.span:
@@ -355,6 +397,15 @@ class Probe(Signal):
         value = getattr(found, reach, found)
         stderr = getattr(found, f"{reach}_stderr", None)
         yield self.record(view, "ceiling", float(value), stderr=stderr, label=label, n=view.panel.num_words)
+
+
+def _kept(memory: dict[str, Tensor], key: str) -> Linear | None:
+    """Return a probe out of a memory, None where it is not there."""
+    if f"{key}|weight" not in memory:
+        return None
+    names = tuple(json.loads(bytes(memory[f"{key}|names"].tolist())))
+    weight, bias = (memory[f"{key}|{part}"].double() for part in ("weight", "bias"))
+    return Linear(weight, bias, 0.0, 0.0, names)
 
 
 def _same_rows(tasks: list[_Task]) -> list[list[_Task]]:
