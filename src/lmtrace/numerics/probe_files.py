@@ -33,6 +33,11 @@ def save_probes(path: str | Path, probes: Mapping[str, Linear]) -> None:
     ------
     ConfigError, DataError
         Where there is no probe, something else than a linear probe, or the file cannot be written.
+
+    Examples
+    --------
+    >>> import lmtrace
+    >>> save_probes("probes.safetensors", lmtrace.kept_probes("runs/first"))  # doctest: +SKIP
     """
     if not probes:
         raise ConfigError("save_probes: there are no probes to save", "Pass a mapping of names to probes")
@@ -60,6 +65,11 @@ def load_probes(path: str | Path) -> dict[str, Linear]:
     ------
     DataError
         Where the file holds something else.
+
+    Examples
+    --------
+    >>> probes = load_probes("probes.safetensors")  # doctest: +SKIP
+    >>> probes["block.0|role|sentence|100"].scores(x).argmax(1)  # doctest: +SKIP
     """
     try:
         tensors = load_file(str(path))
