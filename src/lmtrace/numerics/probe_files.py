@@ -87,11 +87,20 @@ def load_probes(path: str | Path) -> dict[str, Linear]:
     found = {}
     for name in names:
         weight, bias = tensors[f"{name}|weight"].double(), tensors[f"{name}|bias"].double()
-        of_classes = tuple(json.loads(classes.get(name, "[]")))
+        of_classes = _names(classes.get(name, "[]"))
         if weight.ndim != 2 or bias.shape != weight.shape[1:] or len(of_classes) not in (0, len(bias)):
-            raise DataError(f"{path}: the shapes of probe {name!r} do not fit", "Pass a file that save_probes wrote")
+            raise DataError(f"{path}: the parts of probe {name!r} do not fit", "Pass a file that save_probes wrote")
         found[name] = Linear(weight, bias, *tensors[f"{name}|settings"].tolist(), names=of_classes)
     return found
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the classes that the file names; something else there counts as one class, which fits no probe."""
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return ("",)
+    return tuple(found) if isinstance(found, list) and all(isinstance(name, str) for name in found) else ("",)
 
 
 def _line(error: Exception) -> str:
