@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -396,6 +397,8 @@ class Probe(Signal):
         reach = "prefix" if view.panel.objective == "causal" else "sentence"
         value = getattr(found, reach, found)
         stderr = getattr(found, f"{reach}_stderr", None)
+        if stderr is not None and not math.isfinite(stderr):  # of one sentence
+            stderr = None
         yield self.record(view, "ceiling", float(value), stderr=stderr, label=label, n=view.panel.num_words)
 
 
