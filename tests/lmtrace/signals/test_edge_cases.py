@@ -406,3 +406,78 @@ def test_errors_of_a_panel_of_one_sentence_and_a_model_that_says_nothing_or_neve
         assert found["diversity", None, None, None].value == 1 / 8
         assert found["diversity", None, None, None].null is None, "one sentence cannot be as many as the samples"
         assert found["novelty", None, None, None].value in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("style", ["gpt2", "llama"])
+def test_errors_of_a_model_whose_context_is_shorter_than_the_sentences(style):
+    import transformers as t
+
+    words = WordTokenizer.from_corpus(corpus())
+    panel = Panel.from_annotated(corpus(), words, size=50, max_length=6, training=corpus()[:100])
+    shared = {"vocab_size": len(words), "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
+    if style == "gpt2":
+        model = t.GPT2LMHeadModel(t.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=6, **shared))
+    else:
+        model = t.LlamaForCausalLM(
+            t.LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=6, **shared)
+        )  # fmt: skip
+    instrument = Instrument(model.eval(), panel, [Errors(samples=64, examples=64)], on_error="raise")
+    found = comparable(r for r in instrument.measure(0) if r.signal == "errors")
+    assert found["well_formed", None, None, None].n == 64
+    examples = instrument.notes[0][2]["examples"]
+    assert 4 < max(len(e["tokens"]) for e in examples) <= 6
+
+
+def test_a_text_that_does_not_end_is_no_sentence():
+    from lmtrace.signals.errors import diagnose
+
+    sentence = list(corpus()[0].tokens)
+    assert diagnose(corpus().oracle, [sentence, sentence], [True, True]) == [None, None]
+    [fine, endless] = diagnose(corpus().oracle, [sentence, sentence], [True, False])
+    assert fine is None
+    assert (endless.kind, endless.position) == ("unfinished sentence", len(sentence))
+
+
+@pytest.mark.parametrize("case", ["plain", "one sentence", "ten subwords", "longer than the context"])
+def test_an_encoder_and_its_decoder_read_the_same_in_any_batch_and_on_either_side(case, monkeypatch):
+    """T5, which answers with the sentence itself: one sentence at a time, several, and padded on the left."""
+    import transformers as t
+
+    panel = panel_of(case, "seq2seq")
+    torch.manual_seed(0)
+    pad = panel.tokenizer.pad_token_id
+    model = t.T5ForConditionalGeneration(
+        t.T5Config(
+            vocab_size=len(panel.tokenizer), d_model=32, d_ff=64, num_layers=2, num_decoder_layers=2, num_heads=2, d_kv=16,
+            pad_token_id=pad, decoder_start_token_id=pad, eos_token_id=panel.tokenizer.eos_token_id,
+        )
+    ).eval()  # fmt: skip
+    signals = [
+        Probe(labels=("role", "upos"), split="sentence", control=False),
+        TreeProbe(num_steps=5),
+        Belief(),
+        Output(),
+        Ladder(),
+    ]
+    found = []
+    for max_logits, side in ((1, "right"), (10**8, "right"), (10**8, "left")):
+        monkeypatch.setattr(Panel, "batches", functools.partialmethod(_BATCHES, padding_side=side))
+        instrument = Instrument(model, panel, signals, on_error="raise", max_logits=max_logits)
+        records = [r for r in instrument.measure(0) if r.signal != "cost"]
+        found.append({(r.signal, *key): r for r in records for key in comparable([r])})
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        for key, record in other.items():
+            assert record.missing == found[0][key].missing, key
+            assert record.n == found[0][key].n, key
+            if record.missing is None:
+                slack = {"probe": 1.5 / max(1, record.n or 1), "tree_probe": 2e-2}.get(record.signal, 1e-4)
+                assert record.value == pytest.approx(found[0][key].value, abs=slack, rel=1e-4), key
+    assert any(r.signal == "output" and r.metric == "exact_match" and r.value is not None for r in found[0].values())
+    if case not in ("one sentence",):
+        assert any(
+            r.signal == "probe" and r.site == "decoder.block.1" and r.value is not None for r in found[0].values()
+        )
+
+
+_BATCHES = Panel.batches

@@ -93,7 +93,7 @@ def test_samples_follow_the_models_law(language, panel):
         def forward(self, ids):
             return super().forward(ids) * 0 + torch.log(law.clamp(min=1e-9))
 
-    sentences = sample_sentences(view_of(Fixed(len(tokenizer)), panel, Errors()), 4000, 20)
+    sentences, _ = sample_sentences(view_of(Fixed(len(tokenizer)), panel, Errors()), 4000, 20)
     words = np.concatenate([list(s) for s in sentences if s])
     assert np.mean(words == tokenizer.words[7]) == pytest.approx(2 / 3, abs=0.02)
     assert np.mean([len(s) == 0 for s in sentences]) == pytest.approx(0.25, abs=0.03)
@@ -102,11 +102,11 @@ def test_samples_follow_the_models_law(language, panel):
     with torch.no_grad():
         model.transformer.ln_f.weight.zero_()
         model.transformer.ln_f.bias.zero_()
-    uniform = sample_sentences(view_of(model, panel, Errors()), 3000, 8)
+    uniform, _ = sample_sentences(view_of(model, panel, Errors()), 3000, 8)
     first = [s[0] if s else "</s>" for s in uniform]
     share = np.array([first.count(w) for w in tokenizer.words[5:]]) / len(first)
     assert share.max() < 3.5 / len(tokenizer), "no top-k, no top-p, temperature 1"
-    again = sample_sentences(view_of(model, panel, Errors()), 3000, 8)
+    again, _ = sample_sentences(view_of(model, panel, Errors()), 3000, 8)
     assert again == uniform
 
 
