@@ -274,9 +274,10 @@ def ceiling(oracle: Oracle, layer: str, corpus: Corpus | None = None, weights: n
         raise AbsynthError("corpus", "no sentences", "at least one sentence")
     found = np.zeros((n, 6))  # prefix, sentence, next: best and evidence
     label_mass = np.zeros(len(mix.names))
-    lengths = corpus.lengths
+    ids, offsets = oracle.encode(corpus)
+    lengths = np.diff(offsets)
     share = np.full(n, 1.0 / n) if weights is None else weights / weights.sum()
-    for step in oracle.walk(corpus.ids, corpus.offsets):
+    for step in oracle.walk(ids, offsets):
         if step.depth:
             law = mix.last(step.states)[:, :-1]
             found[step.sentence, 0] += law.max(axis=1)[step.state]
@@ -316,7 +317,7 @@ def _ratio(best: np.ndarray, evidence: np.ndarray, share: np.ndarray, exact: boo
         raise AbsynthError("layer", "no labels", "a layer that some word of the sentences has")
     value = float(share @ best) / mean
     if exact or len(best) < 2:
-        return value, 0.0
+        return value, 0.0 if exact else math.nan
     residual = best - value * evidence
     return value, float(residual.std(ddof=1) / math.sqrt(len(best)) / mean)
 

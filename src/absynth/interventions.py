@@ -11,9 +11,9 @@ import numpy as np
 
 from absynth.categories import CATEGORIES
 from absynth.corpus import Corpus
-from absynth.diagnosis import _Grounds, _grounds_of, argument_phrases, phrase_slots, selection_log_odds
 from absynth.edits import exchanges, in_order, with_slot, without_slots
 from absynth.errors import AbsynthError
+from absynth.explanations import Grounds, argument_phrases, grounds_of, phrase_slots, selection_log_odds
 from absynth.oracle import Oracle
 from absynth.pairs import MinimalPair, PairSet
 from absynth.sentence import Derivation
@@ -299,7 +299,7 @@ def _finish(
     good = [corpus.derivation(i) for i in rows]
     bad = [chosen[i].derivation for i in rows]
     log2 = oracle.log2_probability([d.tokens for d in (*good, *bad, *(controls[i] for i in rows))]).reshape(3, -1)
-    grounds = _grounds_of(oracle)
+    grounds = grounds_of(oracle)
     pairs = []
     for k, i in enumerate(rows):
         candidate = chosen[i]
@@ -323,22 +323,18 @@ def _finish(
     return pairs
 
 
-def _determined(grounds: _Grounds, oracle: Oracle, candidate: _Candidate) -> str | None:
-    """Return the expected diagnosis, or None where the string has an explanation of another kind."""
+def _determined(grounds: Grounds, oracle: Oracle, candidate: _Candidate) -> str | None:
+    """Return the expected diagnosis, or None where one change of another kind, or elsewhere, explains the string."""
     if candidate.expected is None:
         return None
-    tokens = candidate.derivation.tokens
+    tokens, wanted = candidate.derivation.tokens, (candidate.expected, candidate.position)
     ids, _ = oracle.encode([tokens])
-    readings = grounds.readings(ids)
-    if any(reading in grounds.whole for reading in readings):
-        return candidate.expected if candidate.expected in ("agreement violation", "selectional violation") else None
-    missing, extra = grounds.missing_places(readings), grounds.extra_places(readings)
-    if candidate.expected == "missing argument":
-        return candidate.expected if missing == {candidate.position} and not extra else None
-    if candidate.expected == "category impossible here":
-        reach = max(grounds.reach(reading) for reading in readings)
-        return candidate.expected if not missing and not extra and reach == candidate.position else None
-    return None
+    explained = {(m.diagnosis.kind, m.diagnosis.position) for m in grounds.misfits(tokens, ids) if m.mended}
+    explained |= {("missing argument", at) for _, _, at, _ in grounds.missing(ids)}
+    explained |= {("extra argument", -start) for _, start in grounds.extra(ids)}
+    found = oracle.parse(tokens).diagnosis
+    alone = found is not None and (found.kind, found.position) == wanted and explained <= {wanted}
+    return candidate.expected if alone else None
 
 
 class _ControlPool:

@@ -24,6 +24,7 @@ _LAZY = {
     "analyze": "lmtrace.jobs.analyze",
     "sweep": "lmtrace.jobs.sweep",
     "inspect": "lmtrace.jobs.inspect",
+    "kept_probes": "lmtrace.jobs.probes",
     "plan": "lmtrace.jobs.plan",
     "verify": "lmtrace.jobs.verify",
     "functional": "lmtrace.functional",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from lmtrace.jobs.analyze import analyze as analyze
     from lmtrace.jobs.inspect import inspect as inspect
     from lmtrace.jobs.plan import plan as plan
+    from lmtrace.jobs.probes import kept_probes as kept_probes
     from lmtrace.jobs.sweep import sweep as sweep
     from lmtrace.jobs.verify import verify as verify
     from lmtrace.observe.interface import Needs as Needs

@@ -14,6 +14,7 @@ from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.hessian import hessian_density, hessian_spectrum, hessian_trace
 from lmtrace.numerics.lanczos import Spectrum
 from lmtrace.numerics.pairs import minimal_pair_accuracy
+from lmtrace.numerics.probe_files import load_probes, save_probes, transfer_matrix
 from lmtrace.numerics.probing import ProbeResult, linear_probe
 from lmtrace.numerics.similarity import linear_cka
 
@@ -40,11 +41,14 @@ __all__ = [
     "hessian_trace",
     "linear_cka",
     "linear_probe",
+    "load_probes",
     "minimal_pair_accuracy",
     "mle",
     "online_changes",
     "participation_ratio",
     "pca_dimension",
+    "save_probes",
+    "transfer_matrix",
     "two_nn",
     "two_nn_ml",
 ]

@@ -197,7 +197,7 @@ class Instrument:
             names = tuple(self.known_sites) if union.sites == "all" else union.sites
             chosen = {name: site for name, site in self.known_sites.items() if name in names}
             vocabulary = int(getattr(getattr(self.model, "config", None), "vocab_size", 0) or 1024)
-            longest = max((len(ids) for ids in self.panel.encoder.ids), default=1)
+            longest = self.panel.longest
             try:
                 return capture(
                     self.model,

@@ -48,8 +48,7 @@ def read_words(
     if not layers:
         return {}
     known = {name: site for name, site in sites.items() if name in hidden}
-    longest = max(len(ids) for ids in panel.encoder.ids)
-    captured = capture(model, panel, known, [], batch_size=batch_size_for(len(panel.tokenizer), longest))
+    captured = capture(model, panel, known, [], batch_size=batch_size_for(len(panel.tokenizer), panel.longest))
     same = np.array([tuple(s.tokens) == tuple(words) for s in panel.sentences])
     usable = ~same[panel.word_sentence]
     groups: dict[bytes, list[LabelLayer]] = {}

@@ -32,12 +32,15 @@ class Linear:
         The penalty that was chosen, per training row.
     dof
         Effective degrees of freedom, the constant included.
+    names
+        Of the classes, where they are known: what column of the scores stands for what.
     """
 
     weight: Tensor
     bias: Tensor
     penalty: float
     dof: float
+    names: tuple[str, ...] = ()
 
     def scores(self, x: Tensor) -> Tensor:
         """Return [n, classes] in the precision of x: [n, d]."""

@@ -30,6 +30,10 @@ def tree_distances(heads: np.ndarray) -> np.ndarray | None:
     return distance if np.isfinite(distance).all() else None
 
 
+NO_VARIANCE = 1e-2
+"""A direction in which words differ by less than this share of the widest one is left out."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sentences:
     """Sentences of different lengths as one padded index.
@@ -122,12 +126,14 @@ def structural_probe(
     directions = directions[:, :size]
     words = torch.cat([group.words for group in groups]) @ directions.float()
     unit = words.square().mean(0).sqrt()
-    unit = torch.where(unit > 0, unit, torch.ones_like(unit))
-    words = words / unit
+    # What a layer norm has taken away holds rounding only; on one scale with the rest, the last bit would decide the tree.
+    alive = unit > NO_VARIANCE * unit.max()
+    unit = torch.where(alive, unit, torch.ones_like(unit))
+    words = words / unit * alive
     # A direction of no or negative value still begins a little away from zero, where the gradient is none.
     kept = values[:rank].clamp(min=1e-4 * float(values.abs().max().clamp(min=1e-12)))
     b = torch.zeros(size, rank, device=x.device)
-    b[:rank] = torch.diag(kept.sqrt().float() * unit[:rank])
+    b[:rank] = torch.diag(kept.sqrt().float() * (unit * alive)[:rank])
     b = b * _scale(words, b, groups) ** 0.5
     mean, square = torch.zeros_like(b), torch.zeros_like(b)
     value = float("nan")
@@ -136,7 +142,7 @@ def structural_probe(
         mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope.square()
         move = (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
         b = b - rate * (1 - (step - 1) / num_steps) * move
-    return StructuralProbe((directions / unit.double()).float() @ b, value)
+    return StructuralProbe((directions / unit.double() * alive).float() @ b, value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -47,7 +47,8 @@ class Errors(Signal):
     samples
         Sentences to generate.
     max_words
-        Longest sentence; None takes one and a half times the panel's longest.
+        Longest sentence; None takes one and a half times the panel's longest. No more than the model's context holds. What has not
+        ended by then is unfinished, whatever its words are.
     examples
         How many of the worst are kept as an event, their error marked.
     """
@@ -115,8 +116,8 @@ class Errors(Signal):
         oracle = view.truth.oracle
         longest = max((len(s.tokens) for s in view.panel.sentences), default=1)
         limit = min(self.max_words or math.ceil(1.5 * longest), _context(view.model) - 2)
-        sentences = sample_sentences(view, self.samples, limit)
-        diagnoses = diagnose(oracle, sentences)
+        sentences, ended = sample_sentences(view, self.samples, limit)
+        diagnoses = diagnose(oracle, sentences, ended)
         n = len(sentences)
         good = sum(d is None for d in diagnoses)
         yield self.record(
@@ -175,21 +176,36 @@ class Errors(Signal):
         return float(view.memory[key])
 
 
-def diagnose(oracle: Any, sentences: Sequence[Sequence[str]]) -> list[Any]:
-    """Return the diagnosis of every sentence, None where it is well-formed; only the ill-formed ones are parsed."""
+@dataclass(frozen=True, slots=True)
+class Endless:
+    """The diagnosis of a text whose words are a sentence, but which did not end."""
+
+    position: int
+    kind: str = "unfinished sentence"
+    message: str = "a sentence could end here, and the text went on to the limit of its length"
+
+
+def diagnose(oracle: Any, sentences: Sequence[Sequence[str]], ended: Sequence[bool] | None = None) -> list[Any]:
+    """Return the diagnosis of every sentence, None where it is well-formed; only the ill-formed ones are parsed.
+
+    Parameters
+    ----------
+    ended : [sentences]
+        Whether each came to its end; all of them by default.
+    """
     derived = np.isfinite(np.asarray(oracle.log2_probability([list(s) for s in sentences])))
     cache: dict[tuple[str, ...], Any] = {}
     found: list[Any] = []
-    for sentence, fine in zip(sentences, derived, strict=True):
+    for sentence, fine, whole in zip(sentences, derived, ended or [True] * len(sentences), strict=True):
         key = tuple(sentence)
         if not fine and key not in cache:
             cache[key] = oracle.parse(list(sentence)).diagnosis
-        found.append(None if fine else cache[key])
+        found.append(cache[key] if not fine else None if whole else Endless(len(sentence)))
     return found
 
 
-def sample_sentences(view: View, samples: int, max_words: int) -> list[tuple[str, ...]]:
-    """Return sampled sentences as words; the model's own `generate` is used where it has one."""
+def sample_sentences(view: View, samples: int, max_words: int) -> tuple[list[tuple[str, ...]], list[bool]]:
+    """Return (sampled sentences as words, whether each ended); the model's own `generate` is used where it has one."""
     tokenizer = view.panel.tokenizer
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     device = next(view.model.parameters()).device
@@ -199,11 +215,12 @@ def sample_sentences(view: View, samples: int, max_words: int) -> list[tuple[str
         ids = _generate(view.model, start, max_words, eos, tokenizer.pad_token_id, seed)
     else:
         ids = _sample_loop(view, start, max_words, eos, seed)
-    sentences = []
+    sentences, ended = [], []
     for row in ids[:, 1:].tolist():
+        ended.append(eos in row)
         row = row[: row.index(eos)] if eos in row else row
         sentences.append(tuple(str(word) for word in tokenizer.convert_ids_to_tokens(row)))
-    return sentences
+    return sentences, ended
 
 
 def _context(model: Any) -> int:

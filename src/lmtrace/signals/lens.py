@@ -129,15 +129,20 @@ class Lens(Signal):
         n = len(targets)
         right, agree = choices == targets, choices == choices[-1]
         nulls = (math.log(vocabulary), _majority(targets), _majority(choices[-1]))
+        # The most probable of probabilities that are not numbers is nothing, though argmax names one.
+        broken = [bool(np.isnan(loss).any()) for loss in losses]
         for i, block in enumerate(blocks):
             for metric, values, null in zip(("loss", "accuracy", "agreement"), (losses[i], right[i], agree[i]), nulls):
-                if not np.isfinite(values).all():
+                if not np.isfinite(values).all() or broken[i] or (metric == "agreement" and broken[-1]):
                     yield self.record(view, metric, site=block, missing="the loss is not finite")
                     continue
                 mean = clustered_mean(values, sentence)
                 yield self.record(view, metric, mean.value, site=block, stderr=mean.stderr, n=n, null=null)
         # Going down from the last block, agreement holds without a break up to this depth.
         unbroken = np.cumprod(agree[::-1], axis=0).sum(axis=0)
+        if any(broken):
+            yield self.record(view, "depth", missing="the loss is not finite")
+            return
         depth = clustered_mean(len(blocks) - unbroken + 1, sentence)
         yield self.record(view, "depth", depth.value, stderr=depth.stderr, n=n)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from lmtrace.numerics.prediction import (
 from lmtrace.observe.interface import Batch, Needs, Signal, View
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import LabelLayer, Panel
+from lmtrace.text.sequences import special_id
 
 UNIFORM = "the uniform law over the vocabulary"
 TOKEN_KINDS = ("end", "first", "continuation")
@@ -82,9 +84,9 @@ class Output(Signal):
         Field(metric="perplexity", title="Perplexity", low=1.0, better="down", null=UNIFORM,
               meaning="Exponential of the mean loss."),
         Field(metric="exact_match", title="Exact match", low=0.0, high=1.0, better="up",
-              meaning="Share of targets that greedy decoding gets wholly right."),
+              meaning="Share of targets that greedy decoding gets wholly right, end included; those cut at max_length are left out."),
         Field(metric="bleu", title="BLEU", low=0.0, high=1.0, better="up",
-              meaning="n-gram overlap of the teacher-forced most probable tokens with the target."),
+              meaning="n-gram overlap with the target of the teacher-forced most probable tokens, up to the first end."),
     )  # fmt: skip
     cost = "about four passes over the logits, less than a tenth of the forward pass"
     source = "Guo et al. 2017 (calibration); Papineni et al. 2002 (BLEU)"
@@ -101,10 +103,12 @@ class Output(Signal):
         laws, targets, lexicon = batch.laws, batch.targets, batch.panel.lexicon
         rank = [target_rank(laws.log_probs[s], targets[s], limit=5) for s in row_chunks(laws.log_probs)]
         ahead = torch.cat(rank) if rank else targets
+        # Nothing is ahead of a token whose probability is not a number: without this, a diverged model is always right.
+        known = laws.confidence.isfinite()
         result = {
             "loss": -laws.log_probs.gather(1, targets[:, None])[:, 0].double(),
-            "accuracy": (ahead == 0).double(),
-            "top5": (ahead < 5).double(),
+            "accuracy": (ahead == 0).double().where(known, math.nan),
+            "top5": (ahead < 5).double().where(known, math.nan),
             "entropy": laws.entropy.double(),
             "confidence": laws.confidence.double(),
             "vocabulary": torch.full_like(targets, laws.log_probs.shape[1]),
@@ -116,7 +120,9 @@ class Output(Signal):
             gold = torch.as_tensor(lexicon.gold, device=mass.device)[batch.index]
             right = mass.gather(1, gold.clamp(min=0)[:, None])[:, 0].double()
             result["category_mass"] = right.clamp(0.0, 1.0)
-            result["category_accuracy"] = (mass.argmax(1) == gold).double()
+            result["category_accuracy"] = (
+                (mass.argmax(1) == gold).double().where(result["accuracy"].isfinite(), math.nan)
+            )
         return result
 
     def measure(self, view: View) -> Iterator[Record]:
@@ -190,20 +196,39 @@ class Output(Signal):
 
     def _whole_targets(self, view: View, reduced: dict[str, np.ndarray]) -> Iterator[Record]:
         """Exact match and BLEU. Greedy decoding equals the target just where every teacher-forced argmax is right."""
-        predictions = view.panel.predictions
-        sentences, start = np.unique(predictions.sentence, return_index=True)
-        right = np.minimum.reduceat(reduced["accuracy"], start)
+        predictions, end = view.panel.predictions, special_id(view.panel.tokenizer, "eos", "sep")
+        start = np.unique(predictions.sentence, return_index=True)[1]
+        spans = [slice(a, b) for a, b in pairwise([*start.tolist(), len(predictions)])]
+        longest = view.panel.settings.max_length or math.inf
+        # A target that was cut has lost its end: what the model says after it is not known.
+        whole = [
+            s
+            for s in spans
+            if (predictions.target[s.stop - 1] == end if end is not None else s.stop - s.start < longest)
+        ]
+        reason = "" if whole else "every target was cut at max_length"
+        if not np.isfinite(reduced["accuracy"]).all():
+            reason = "the model's log-probabilities are not finite"
+        if reason:
+            yield self.record(view, "exact_match", missing=reason)
+            yield self.record(view, "bleu", missing=reason)
+            return
+        right = np.array([reduced["accuracy"][s].min() for s in whole])
         stderr = float(right.std(ddof=1) / math.sqrt(len(right))) if len(right) > 1 else None
-        yield self.record(view, "exact_match", float(right.mean()), stderr=stderr, n=len(sentences))
-        ends = [*start[1:].tolist(), len(predictions)]
-        spans = [slice(a, b) for a, b in zip(start.tolist(), ends, strict=True)]
+        yield self.record(view, "exact_match", float(right.mean()), stderr=stderr, n=len(right))
         bleu = corpus_bleu(
-            [reduced["predicted"][s].tolist() for s in spans], [predictions.target[s].tolist() for s in spans]
+            [_until(reduced["predicted"][s].tolist(), end) for s in whole],
+            [_until(predictions.target[s].tolist(), end) for s in whole],
         )
         if bleu.value is None:
             yield self.record(view, "bleu", missing=bleu.note)
         else:
             yield self.record(view, "bleu", bleu.value, stderr=bleu.stderr, n=bleu.n)
+
+
+def _until(tokens: list[int], end: int | None) -> list[int]:
+    """Return the tokens before the first end of sentence: where decoding stops, and n-grams end."""
+    return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ words by heart.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +31,7 @@ from torch import Tensor
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
 from lmtrace.numerics.moments import all_finite
+from lmtrace.numerics.probe_files import load_probes
 from lmtrace.numerics.probing import (
     KINDS,
     SPLITS,
@@ -41,6 +44,7 @@ from lmtrace.numerics.probing import (
     obstacle,
     shared_design,
 )
+from lmtrace.numerics.ridge import Linear
 from lmtrace.numerics.scores import Tally, bootstrap_weights, f1_scores, gain, share
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from lmtrace.observe.interface import Needs, Signal, Sites, View
@@ -49,12 +53,16 @@ from lmtrace.records.schema import Field, Record
 from lmtrace.text.edges import candidates
 from lmtrace.text.label_sets import coarsen, layer_of
 from lmtrace.text.panel import LabelLayer, Panel
+from lmtrace.text.spans import POOLS, Spans, find_spans
 
 DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "number", "Tense", "tense")
 """Layers that a probe without `labels` reads: the first `NUM_DEFAULT` that the panel has; upos only without category."""
 
 NUM_DEFAULT = 4
 """More would cost more than the panel's forward pass on short sentences."""
+
+KEPT = "kept|"
+"""Beginning of the names under which kept probes lie in a run's memory: "kept|step|site|label|split|pair"."""
 
 LEXICAL_LAYERS = ("category", "upos", "xpos", "deprel")
 """Layers that the word type decides wholly or in large part: judged under both splits."""
@@ -90,13 +98,23 @@ class Probe(Signal):
         predicate governs an argument (labels "predicate", whose values are places in the sentence): of every word with
         a role and every predicate of its sentence, side by side with their product, whether they belong together. Its
         classes are "yes" and "no"; sentences with one predicate ask nothing.
+    span
+        "" reads the labelled word alone. "mean", "first" and "last" read the whole span that carries the label: a chunk of a
+        layer in B-, I-, O form, else the word with all that depends on it; as the mean of its words, or by its first or
+        last word. In an edge the span takes the word's place. The labels of its records end in ":span-mean" (or -first,
+        -last), so that a probe of words may run beside it.
     control
         The control task (sentence split only) is fitted at the first and at every so many further measurements, because
         it costs as much as the probe and moves slowly; 1 is always, 0 is never.
     bits
         Whether to measure the description length too; costs about ten logistic fits per site and layer.
     keep_at
-        Steps whose probes are kept and applied, unchanged, at every later step (metric `transfer`).
+        Steps whose probes are kept and applied, unchanged, at every later step (metric `transfer`); `lmtrace.kept_probes`
+        gives them back.
+    apply
+        File of `functional.save_probes` whose probes are applied, unchanged, at every measurement (metric `transfer`): of
+        another run on the same panel, with the same seed. The checkpoints of a sweep are measured one by one, so there
+        this is the way, and it reaches steps before the probe's own.
     seed
         Of splits, control labels and bootstrap; the same at every step.
     """
@@ -106,9 +124,11 @@ class Probe(Signal):
     split: SplitName | None = None
     sites: Sites = "all"
     pair: Literal["", "head", "predicate"] = ""
+    span: Literal["", "mean", "first", "last"] = ""
     control: int = 5
     bits: bool = False
     keep_at: tuple[int, ...] = ()
+    apply: str = ""
     seed: int = 0
 
     name = "probe"
@@ -148,6 +168,16 @@ class Probe(Signal):
             raise ConfigError(f"probe: pair is {self.pair!r}", "Choose '', 'head' or 'predicate'")
         if self.pair == "predicate" and self.labels not in (None, "predicate"):
             raise ConfigError(f"probe: pair 'predicate' asks of the layer 'predicate', labels is {self.labels!r}")
+        if self.span not in ("", *POOLS):
+            raise ConfigError(f"probe: span is {self.span!r}", f"Choose '', {', '.join(map(repr, POOLS))}")
+        if not isinstance(self.keep_at, tuple | list) or not all(type(s) is int and s >= 0 for s in self.keep_at):
+            raise ConfigError(
+                f"probe: keep_at is {self.keep_at!r}", "Pass a tuple of steps, each a whole number from 0 on"
+            )
+        if self.apply:
+            for name in self._saved:
+                if name.count("|") != 3 or not name.rpartition("|")[2].isdigit():
+                    raise ConfigError(f"probe: {self.apply} holds {name!r}", "Name probes 'site|label|split|step'")
         if self.keep_at and self.kind == "mlp":
             raise ConfigError("probe: keep_at works with linear probes, kind is 'mlp'", "Choose another kind")
         for label in self._asked():
@@ -157,6 +187,10 @@ class Probe(Signal):
         if self.pair == "predicate":
             return ("predicate",)
         return (self.labels,) if isinstance(self.labels, str) else tuple(self.labels or ())
+
+    @cached_property
+    def _saved(self) -> dict[str, Linear]:
+        return load_probes(self.apply) if self.apply else {}
 
     def layers(self, panel: Panel) -> tuple[str, ...]:
         """Return the labels that it reads on this panel, in the order of the records."""
@@ -191,9 +225,9 @@ class Probe(Signal):
             layer = coarsen(view.labels(layer_of(label)), label)
             yield from self._ceiling(view, label)
             for split in self.splits(label):
-                task = _task(view.panel, layer, label, split, self.seed, self.pair)
+                task = _task(view.panel, layer, label, split, self.seed, self.pair, self.span)
                 if task.reason:
-                    yield self.record(view, "accuracy", label=label, split=split, missing=task.reason)
+                    yield self.record(view, "accuracy", label=task.label, split=split, missing=task.reason)
                 else:
                     tasks.append(task)
         at_embed: dict[tuple[str, _Task], np.ndarray] = {}
@@ -296,9 +330,9 @@ class Probe(Signal):
 
     def _design(self, view: View, x: Tensor, task: _Task) -> Design:
         """Return the task's rows with their statistics: one per site and set of rows, shared by all instances."""
-        if not self.pair:
+        if not self.pair and not self.span:
             return shared_design(view.cache, x, task.rows, task.test)
-        key = ("signals.probe", id(x), self.pair, task.row_key)
+        key = ("signals.probe", id(x), self.pair, self.span, task.row_key)
         if key not in view.cache:
             view.cache[key] = (x, Design(task.inputs(x), task.test))
         return view.cache[key][1]
@@ -314,26 +348,44 @@ class Probe(Signal):
     def _transfer(
         self, view: View, design: Design, fitted: Fit, task: _Task, where: dict[str, Any]
     ) -> Iterator[Record]:
-        if not self.keep_at:
-            return
-        test = design.test.double()
-        for step in sorted(s for s in self.keep_at if s < view.step):
-            key = f"kept|{step}|{where['site']}|{task.key}"
-            if f"{key}|weight" not in view.memory:
-                continue
-            weight, bias = (view.memory[f"{key}|{part}"].to(test) for part in ("weight", "bias"))
-            predicted = (test @ weight + bias).argmax(1).cpu().numpy()
-            right = np.bincount(task.test_group, weights=predicted == task.codes[task.test])
-            value, _ = share(right, np.bincount(task.test_group).astype(np.float64), task.weights)
+        """Yield the accuracies of probes of other steps, and keep today's where that was asked."""
+        name = f"{where['site']}|{task.label}|{task.split}"
+        kept: dict[int, Linear | None] = {}
+        for step in sorted({s for s in self.keep_at if s < view.step}):
+            kept[step] = _kept(view.memory, f"{KEPT}{step}|{where['site']}|{task.key}")
+        saved = {
+            int(key.rpartition("|")[2]): probe for key, probe in self._saved.items() if key.rpartition("|")[0] == name
+        }
+        if self.apply and not saved:
+            reason = f"{self.apply} holds no probe of this site, label and split"
+            yield self.record(view, "transfer", missing=reason, **where)
+        for step, probe in {**saved, **kept}.items():
             here = {**where, "split": f"{task.split}@{step}"}
-            yield self.record(view, "transfer", value.value, stderr=value.stderr, n=value.n, null=task.majority, **here)
+            width = design.test.shape[1]
+            if probe is None:
+                reason = f"no probe of step {step} was kept: that step was not measured here before this one"
+                yield self.record(view, "transfer", missing=reason, **here)
+            elif len(probe.weight) != width:
+                reason = f"the probe of step {step} reads {len(probe.weight)} numbers, this site has {width}"
+                yield self.record(view, "transfer", missing=reason, **here)
+            else:
+                moved = Linear(probe.weight.to(design.test.device), probe.bias.to(design.test.device), 0.0, 0.0)
+                chosen = moved.scores(design.test.double()).argmax(1).cpu().numpy()
+                predicted = np.array(probe.names or task.names)[chosen]
+                truth = np.array(task.names)[task.codes[task.test]]
+                right = np.bincount(task.test_group, weights=predicted == truth)
+                value, _ = share(right, np.bincount(task.test_group).astype(np.float64), task.weights)
+                yield self.record(
+                    view, "transfer", value.value, stderr=value.stderr, n=value.n, null=task.majority, **here
+                )
         if view.step in self.keep_at and fitted.linear is not None:
-            weight, bias = fitted.linear.weight, fitted.linear.bias
-            key = f"kept|{view.step}|{where['site']}|{task.key}"
-            view.memory[f"{key}|weight"], view.memory[f"{key}|bias"] = weight.float().cpu(), bias.float().cpu()
+            key = f"{KEPT}{view.step}|{where['site']}|{task.key}"
+            for part in ("weight", "bias"):
+                view.memory[f"{key}|{part}"] = getattr(fitted.linear, part).float().cpu()
+            view.memory[f"{key}|names"] = torch.tensor(list(json.dumps(task.names).encode()), dtype=torch.uint8)
 
     def _ceiling(self, view: View, label: str) -> Iterator[Record]:
-        if view.panel.truth is None or "/" in label or self.pair == "predicate":
+        if view.panel.truth is None or "/" in label or self.pair == "predicate" or self.span:
             return
         known = _CEILINGS.setdefault(view.truth, {})
         if label not in known:
@@ -345,7 +397,18 @@ class Probe(Signal):
         reach = "prefix" if view.panel.objective == "causal" else "sentence"
         value = getattr(found, reach, found)
         stderr = getattr(found, f"{reach}_stderr", None)
+        if stderr is not None and not math.isfinite(stderr):  # of one sentence
+            stderr = None
         yield self.record(view, "ceiling", float(value), stderr=stderr, label=label, n=view.panel.num_words)
+
+
+def _kept(memory: dict[str, Tensor], key: str) -> Linear | None:
+    """Return a probe out of a memory, None where it is not there."""
+    if f"{key}|weight" not in memory:
+        return None
+    names = tuple(json.loads(bytes(memory[f"{key}|names"].tolist())))
+    weight, bias = (memory[f"{key}|{part}"].double() for part in ("weight", "bias"))
+    return Linear(weight, bias, 0.0, 0.0, names)
 
 
 def _same_rows(tasks: list[_Task]) -> list[list[_Task]]:
@@ -362,38 +425,56 @@ _CEILINGS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 _TASKS: WeakKeyDictionary[Panel, dict[tuple[Any, ...], _Task]] = WeakKeyDictionary()
 
 
-def _task(panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str) -> _Task:
+def _task(panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str, span: str) -> _Task:
     """Return the task; made once per panel, because it is the same at every step."""
     known = _TASKS.setdefault(panel, {})
-    key = (label, split, seed, pair)
+    key = (label, split, seed, pair, span)
     if key not in known:
-        known[key] = _Task(panel, layer, label, split, seed, pair)
+        known[key] = _Task(panel, layer, label, split, seed, pair, span)
     return known[key]
 
 
 class _Task:
     """One label layer under one split: which words, which part, which classes. The same at every site and step."""
 
-    def __init__(self, panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str) -> None:
-        self.label, self.split, self.seed, self.pair = label, split, seed, pair
-        self.key = f"{label}|{split}|{pair}"
+    def __init__(
+        self, panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str, span: str = ""
+    ) -> None:
+        self.label, self.split, self.seed, self.pair, self.span = label, split, seed, pair, span
+        if span:
+            self.label = f"{label}:span-{span}"
+        self.key = f"{self.label}|{split}|{pair}"
         self.reason = ""
         self.partners: np.ndarray | None = None
-        labelled = layer.codes >= 0
+        self.spans: Spans | None = None
+        if span:
+            found = find_spans(panel, panel.labels("role") if pair == "predicate" and "role" in panel.layers else layer)
+            if isinstance(found, str):
+                self.reason = found
+                return
+            self.spans = found
         if pair == "predicate":
-            self.rows, self.partners, right = candidates(panel, layer)
+            self.rows, self.partners, right = candidates(panel, layer, self.spans)
             present, self.codes = np.unique(right, return_inverse=True)
             self.names = tuple(("no", "yes")[int(i)] for i in present)
         else:
+            rows, codes = (
+                (np.arange(panel.num_words), layer.codes) if self.spans is None else (self.spans.head, self.spans.codes)
+            )
+            labelled = codes >= 0
             if pair:
                 if panel.heads is None:
                     self.reason = "the panel has no syntactic heads"
                     return
-                labelled &= (panel.heads >= 0) & (panel.encoder.word_first[panel.heads] >= 0)
-            self.rows = np.flatnonzero(labelled)
+                heads = panel.heads[rows]
+                labelled &= (heads >= 0) & (panel.encoder.word_first[heads] >= 0)
+            self.rows = rows[labelled]
             self.partners = panel.heads[self.rows] if pair and panel.heads is not None else None
-            present, self.codes = np.unique(layer.codes[self.rows], return_inverse=True)
-            self.names = tuple(layer.names[i] for i in present)
+            names = layer.names if self.spans is None else self.spans.names
+            present, self.codes = np.unique(codes[labelled], return_inverse=True)
+            self.names = tuple(names[i] for i in present)
+        if self.spans is not None:
+            self.spans = self.spans.take(np.searchsorted(self.spans.head, self.rows))
         self.groups, self.types = panel.word_sentence[self.rows], panel.word_types[self.rows]
         if pair == "predicate":
             self.types = self.types * len(panel.type_names) + panel.word_types[self.partners]
@@ -412,9 +493,12 @@ class _Task:
     def inputs(self, x: Tensor) -> Tensor:
         """Return [labelled words, d] (twice as wide for edges) of x: [words, d]."""
         index = torch.as_tensor(self.rows, device=x.device)
-        if self.partners is None:
+        if self.partners is None and self.spans is None:
             return x[index] if len(self.rows) < len(x) else x
-        word, partner = x[index], x[torch.as_tensor(self.partners, device=x.device)]
+        word = x[index] if self.spans is None else self.spans.pool(x, self.span)
+        if self.partners is None:
+            return word
+        partner = x[torch.as_tensor(self.partners, device=x.device)]
         if self.pair == "head":
             return torch.cat([word, partner], 1)
         # Whether two words belong together is a question of both at once, which no sum of two readings answers.

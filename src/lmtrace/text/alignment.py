@@ -115,6 +115,30 @@ def _word_encoding(ids: np.ndarray) -> Encoding:
     return Encoding(ids, rows, rows, rows)
 
 
+def whole_word_ids(
+    forms: Sequence[str], tokenizer: Any, sentences: Sequence[AnnotatedSentence], encodings: Sequence[Encoding]
+) -> np.ndarray | str:
+    """Return [forms] the one token of every form, or why forms cannot be told by tokens.
+
+    -1 where a form is not one token, or unknown. Byte-level tokenizers may spell a word without a space before it differently, so the
+    tokens are compared with those that the words have in the sentences.
+    """
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if isinstance(tokenizer, WordTokenizer):
+        ids = np.asarray(tokenizer.encode(list(forms)), np.int64)
+    else:
+        spelt = tokenizer(list(forms), add_special_tokens=False)["input_ids"] if len(forms) else []
+        ids = np.array([row[0] if len(row) == 1 else -1 for row in spelt], np.int64)
+    if unknown is not None:
+        ids[ids == unknown] = -1
+    of = dict(zip(forms, ids.tolist(), strict=True))
+    for sentence, e in zip(sentences, encodings, strict=True):
+        for word, first in zip(sentence.tokens, e.first.tolist(), strict=True):
+            if of.get(word, -1) >= 0 and first >= 0 and e.ids[first] != of[word]:
+                return f"the tokenizer spells {word!r} in several ways, so that one word is several tokens"
+    return ids
+
+
 def coverage(encodings: Sequence[Encoding]) -> float:
     """Return the share of words that reach at least one token; 1.0 for no words at all."""
     words = sum(len(e.first) for e in encodings)

@@ -265,6 +265,12 @@ class Panel:
         return self.encoder.num_tokens
 
     @property
+    def longest(self) -> int:
+        """Return the number of tokens of the longest sequence of either stream."""
+        sides = [side for side in (self.encoder, self.decoder) if side is not None]
+        return max((len(ids) for side in sides for ids in side.ids), default=1)
+
+    @property
     def coverage(self) -> float:
         """Return the share of words that reach at least one token, before cutting."""
         return self.provenance["coverage"]

@@ -17,6 +17,7 @@ import numpy as np
 
 from lmtrace.numerics.ngram import NGram, discount, fit
 from lmtrace.numerics.sparse_rows import SparseRows
+from lmtrace.text.alignment import whole_word_ids
 from lmtrace.text.lexicon import END, LAYERS
 from lmtrace.text.sentences import iterate_labels, iterate_words
 from lmtrace.text.sequences import causal_affixes, encode_causal, special_id
@@ -166,8 +167,16 @@ def _construction(panel: Panel, training: Any) -> tuple[np.ndarray, np.ndarray] 
     panel_paths = [_path(values) for values in iterate_labels(panel.sentences, layer)]
     names = sorted({c for path in (*paths, *panel_paths) for c in path})
     code = {name: i for i, name in enumerate(names)}
-    words = itertools.islice(iterate_words(training), MAX_SENTENCES)
-    ids = [i for sentence in words for i in (*panel.tokenizer.convert_tokens_to_ids(list(sentence)), eos)]
+    words = [list(sentence) for sentence in itertools.islice(iterate_words(training), MAX_SENTENCES)]
+    forms = sorted({word for sentence in words for word in sentence})
+    known = whole_word_ids(forms, panel.tokenizer, panel.sentences, panel.encodings)
+    if isinstance(known, str):
+        return known
+    unknown = special_id(panel.tokenizer, "unk")
+    if (known < 0).any() and (unknown is None or not isinstance(panel.tokenizer, WordTokenizer)):
+        return "the tokenizer splits words of the training corpus; categories are of words"
+    of = dict(zip(forms, np.where(known < 0, unknown or 0, known).tolist(), strict=True))
+    ids = [i for sentence in words for i in (*(of[word] for word in sentence), eos)]
     counts = np.zeros((len(names), len(panel.tokenizer)))
     np.add.at(counts, ([code[c] for path in paths for c in path], ids), 1.0)
     follow = _CategoryLaw(paths, code)

@@ -11,6 +11,7 @@ import numpy as np
 from lmtrace.errors import DataError
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.sparse_rows import SparseRows
+from lmtrace.text.alignment import whole_word_ids
 from lmtrace.text.sentences import take
 from lmtrace.text.sequences import special_id
 
@@ -35,9 +36,10 @@ def find_truth(panel: Panel, oracle: Any, originals: Any) -> tuple[Truth | None,
     if eos is None:
         return None, "the tokenizer has no end of sentence, which the exact law includes"
     forms = [str(form) for form in oracle.vocabulary]
-    ids = np.asarray(panel.tokenizer.convert_tokens_to_ids(forms), np.int64)
-    unknown = special_id(panel.tokenizer, "unk")
-    lost = int((ids == unknown).sum()) if unknown is not None else 0
+    ids = whole_word_ids(forms, panel.tokenizer, panel.sentences, panel.encodings)
+    if isinstance(ids, str):
+        return None, f"{ids} (use lmtrace.WordTokenizer)"
+    lost = int((ids < 0).sum())
     if lost or len(np.unique(ids)) != len(ids):
         return None, (
             f"the tokenizer does not know {lost} of the grammar's {len(forms)} forms; "

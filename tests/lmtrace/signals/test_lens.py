@@ -141,3 +141,15 @@ def test_prediction_rows_point_at_the_token_before(panel):
 def test_wrong_settings_are_errors():
     with pytest.raises(ConfigError, match="num_predictions must be at least 2, got 1"):
         Lens(num_predictions=1)
+
+
+def test_a_model_that_broke_on_one_word_agrees_with_nothing(panel, tokenizer):
+    """The last block is not finite after a word that the first sentence does not have: argmax would still name a token."""
+    model = tiny("gpt2", tokenizer)
+    word = next(i for i in range(5, len(tokenizer)) if i not in panel.encoder.ids[0])
+    with torch.no_grad():
+        model.transformer.wte.weight[word] = math.nan
+    model.lm_head.weight = nn.Parameter(torch.randn(model.lm_head.weight.shape))
+    records, _ = run(model, panel)
+    assert {r.metric for r in records} == {"loss", "accuracy", "agreement", "depth"}
+    assert all(r.missing == "the loss is not finite" for r in records)

@@ -113,3 +113,17 @@ def test_contract_on_a_model(panel):
 
     records = check_signal(TreeProbe(num_steps=5), PlainModel(len(panel.tokenizer)), panel)
     assert by(records, "uuas", site="final").n == 40
+
+
+@pytest.mark.parametrize("noise", [1e-7, 1e-6, 1e-5])
+def test_rounding_does_not_decide_the_tree(noise):
+    """Words after a layer norm do not differ in one direction; what rounding leaves there must not be read."""
+    panel = word_panel(num_sentences=80)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(len(panel.type_names), 24, generator=generator)[torch.as_tensor(panel.word_types)]
+    x = torch.nn.functional.layer_norm(x + 0.1 * torch.randn(x.shape, generator=generator), (24,))
+    found = []
+    for activations in (x, x + noise * torch.randn(x.shape, generator=generator)):
+        records = list(TreeProbe(num_steps=5).measure(PlantedView(panel, {"embed": activations})))
+        found.append([by(records, metric).value for metric in ("uuas", "spearman")])
+    assert found[1] == pytest.approx(found[0], abs=2e-3)

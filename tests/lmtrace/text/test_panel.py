@@ -338,3 +338,11 @@ def test_description_is_plain_data(word_panel):
     assert described["layers"]["category"] == ["noun", "verb"]
     assert described["truth"] == "exact"
     assert described["num_words"] == word_panel.num_words
+
+
+def test_the_longest_sequence_is_that_of_either_stream():
+    corpus = toy(20)
+    panel = Panel.from_annotated(corpus, WordTokenizer.from_corpus(corpus, targets=True), size=20)
+    assert panel.longest == max(map(len, panel.encoder.ids))
+    seq = panel.with_objective("seq2seq")
+    assert seq.longest == max(map(len, seq.decoder.ids)) > max(map(len, seq.encoder.ids))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from lmtrace.errors import DataError
 from lmtrace.text.readers.lines import numbered
 from lmtrace.text.sentences import AnnotatedSentence, tree_problem
+
+MISC_LAYERS = ("Category", "Role", "Predicate", "Frame", "Cluster", "NER", "Chunk")
+"""Attributes of MISC that are read as layers, in lower case: those of ABSynth, and two of spans (B-, I-, O). What UD keeps there
+besides is about spelling and editing."""
 
 COLUMNS = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 Row = tuple[int, list[str]]
 
 
 def sentences(path: Path) -> Iterator[AnnotatedSentence]:
-    """Yield the sentences: layers "upos", "xpos", "lemma", "deprel" and one per feature ("Number").
+    """Yield the sentences: layers "upos", "xpos", "lemma", "deprel", one per feature ("Number"), and `MISC_LAYERS`.
 
     Multiword ranges give the text, their words the annotation; empty nodes (8.1) are left out. Comments `# key =
     value` named construction, complexity or frame become labels of the sentence, `# logical_form = ...` its target.
@@ -125,6 +130,10 @@ def _labels(path: Path, words: list[Row]) -> dict[str, tuple[str | None, ...]]:
             if not sign or not name or not value:
                 raise DataError(f"{path}, line {number}: feature {feature!r}, expected Name=Value in column 6 (FEATS)")
             values[name] = value
+        for attribute in columns[9].split("|"):
+            name, sign, value = attribute.partition("=")
+            if sign and value and name in MISC_LAYERS:
+                values[name.lower()] = unquote(value)
         for name, value in values.items():
             if value != "_":
                 layers.setdefault(name, [None] * len(words))[i] = "_" if value == "\x00" else value

@@ -1,0 +1,47 @@
+"""The probes that a run has kept (`Probe(keep_at=...)`), to be saved and applied elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from lmtrace.errors import DataError
+from lmtrace.numerics.ridge import Linear
+from lmtrace.records.run import Run, open_run
+from lmtrace.signals.probe import KEPT
+
+
+def kept_probes(run: Run | str | Path) -> dict[str, Linear]:
+    """Return the linear probes of the steps in `keep_at`: "block.0|role|sentence|100" (site, label, split, step) -> probe.
+
+    `functional.save_probes` writes them to a file, and `Probe(apply=file)` measures them, unchanged, at other steps and on other
+    checkpoints. Penalty and degrees of freedom are not kept and are NaN.
+
+    Parameters
+    ----------
+    run
+        A run or its folder.
+
+    Raises
+    ------
+    DataError
+        Where the run has kept none.
+    """
+    opened = run if isinstance(run, Run) else open_run(run)
+    found: dict[str, Linear] = {}
+    for memory in opened.read_memory().values():
+        for name in memory:
+            if not name.startswith(KEPT) or not name.endswith("|weight"):
+                continue
+            key = name.removesuffix("|weight")
+            _, step, site, label, split, _ = key.split("|")
+            classes = tuple(json.loads(memory[f"{key}|names"].tobytes().decode()))
+            weight, bias = (torch.as_tensor(memory[f"{key}|{part}"]).double() for part in ("weight", "bias"))
+            found[f"{site}|{label}|{split}|{step}"] = Linear(weight, bias, float("nan"), float("nan"), names=classes)
+    if not found:
+        raise DataError(
+            f"{opened.folder} has kept no probes", "Measure with Probe(keep_at=(step, ...)) at one of these steps"
+        )
+    return dict(sorted(found.items()))
