@@ -37,7 +37,8 @@ class ProbeResult:
     Attributes
     ----------
     accuracy, stderr, interval
-        Share of test rows predicted right, its bootstrap standard error and 95 % interval over sentences.
+        Share of test rows predicted right, its bootstrap standard error and 95 % interval over the units of the split:
+        sentences, or word types.
     macro_f1, f1
         Estimates: mean over classes, and per class with its support as n; missing below 10 test rows.
     confidence
@@ -298,10 +299,10 @@ def linear_probe(
     y : [n]
         Labels: ints or strings.
     groups : [n]
-        Sentence of every row; never split between training and test part under `split="sentence"`, and the unit of the
-        bootstrap.
+        Sentence of every row; never split between training and test part under `split="sentence"`, and there the unit of
+        the bootstrap.
     types : [n] or None
-        Word type of every row; needed for the control task and for `split="lexical"`.
+        Word type of every row; needed for the control task and for `split="lexical"`, where it is the unit of the bootstrap.
     split
         "sentence", or "lexical": word types of the test part never occur in the training part.
     kind
@@ -356,14 +357,16 @@ def linear_probe(
     if kinds is not None:
         tasks.append((control_labels(codes, kinds, len(names), seed), len(names)))
     fitted, *others = fit(design, tasks, test, kind, seed)
-    tally = Tally.of(codes[test], fitted.predicted, fitted.probability, group[test], len(names))
+    # Words of a type that was not seen succeed or fail together, as words of a sentence do otherwise.
+    unit = kinds if split == "lexical" and kinds is not None else group
+    tally = Tally.of(codes[test], fitted.predicted, fitted.probability, unit[test], len(names))
     weights = bootstrap_weights(len(tally.total), seed)
     accuracy, interval = share(tally.correct, tally.total, weights)
     f1, macro = f1_scores(tally, weights, names)
     control = selectivity = None
     if others:
         right = others[0].predicted == tasks[1][0][test]
-        correct = np.bincount(np.unique(group[test], return_inverse=True)[1], weights=right)
+        correct = np.bincount(np.unique(unit[test], return_inverse=True)[1], weights=right)
         control = float(right.mean())
         selectivity, _ = gain(tally.correct, correct, tally.total, weights)
     return ProbeResult(

@@ -1,4 +1,4 @@
-"""Accuracy and F1 of predicted classes, with bootstrap errors over sentences."""
+"""Accuracy and F1 of predicted classes, with bootstrap errors over groups of rows: sentences, or word types."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bootstrap_weights(num_groups: int, seed: int = 0, num_resamples: int = NUM_R
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """Counts per sentence of the test part, enough for every score and its bootstrap.
+    """Counts per group of the test part (sentence or word type), enough for every score and its bootstrap.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Tally:
     def of(
         cls, gold: np.ndarray, predicted: np.ndarray, probability: np.ndarray, groups: np.ndarray, num_classes: int
     ) -> Tally:
-        """Return the counts of rows with gold and predicted classes: [n], gold probability: [n], sentence: [n]."""
+        """Return the counts of rows with gold and predicted classes: [n], gold probability: [n], group: [n]."""
         names, group = np.unique(groups, return_inverse=True)
         size, right = len(names), gold == predicted
 
@@ -68,8 +68,8 @@ class Tally:
 def share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> tuple[Estimate, tuple[float, float]]:
     """Return sum(part) / sum(whole) over groups, its bootstrap standard error, and its 95 % interval.
 
-    Where all resamples agree (every row right, or none) the bootstrap knows nothing; the error is then that of a
-    binomial with two rows of either kind added (Agresti and Coull 1998).
+    Where all resamples agree (every row right, or none, or one group only) the bootstrap knows nothing; the error is then
+    that of a binomial over the groups, with two of either kind added (Agresti and Coull 1998).
 
     Parameters
     ----------
@@ -84,8 +84,9 @@ def share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> tuple[Est
     stderr = float(resampled.std(ddof=1))
     low, high = _quantiles(resampled, 0.025, 0.975)
     if stderr == 0.0 and 0.0 <= value <= 1.0:
-        centre = (value * n + 2) / (n + 4)
-        stderr = float(np.sqrt(centre * (1 - centre) / (n + 4)))
+        groups = len(whole)
+        centre = (value * groups + 2) / (groups + 4)
+        stderr = float(np.sqrt(centre * (1 - centre) / (groups + 4)))
         low, high = max(0.0, min(value, centre - 1.96 * stderr)), min(1.0, max(value, centre + 1.96 * stderr))
     return Estimate(value, stderr, round(n)), (low, high)
 

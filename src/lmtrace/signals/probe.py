@@ -15,7 +15,6 @@ words by heart.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -41,19 +40,17 @@ from lmtrace.numerics.probing import (
     SplitName,
     fit,
     majority,
-    obstacle,
     shared_design,
 )
 from lmtrace.numerics.ridge import Linear
-from lmtrace.numerics.scores import Tally, bootstrap_weights, f1_scores, gain, share
-from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
+from lmtrace.numerics.scores import Tally, f1_scores, gain, share
 from lmtrace.observe.interface import Needs, Signal, Sites, View
 from lmtrace.observe.sites import embed_of
 from lmtrace.records.schema import Field, Record
-from lmtrace.text.edges import candidates
 from lmtrace.text.label_sets import coarsen, layer_of
-from lmtrace.text.panel import LabelLayer, Panel
-from lmtrace.text.spans import POOLS, Spans, find_spans
+from lmtrace.text.panel import Panel
+from lmtrace.text.probe_task import ProbeTask, probe_task
+from lmtrace.text.spans import POOLS
 
 DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "number", "Tense", "tense")
 """Layers that a probe without `labels` reads: the first `NUM_DEFAULT` that the panel has; upos only without category."""
@@ -220,17 +217,17 @@ class Probe(Signal):
             reason = f"the panel has none of the layers {', '.join(wanted)}"
             yield self.record(view, "accuracy", missing=reason)
             return
-        tasks: list[_Task] = []
+        tasks: list[ProbeTask] = []
         for label in labels:
             layer = coarsen(view.labels(layer_of(label)), label)
             yield from self._ceiling(view, label)
             for split in self.splits(label):
-                task = _task(view.panel, layer, label, split, self.seed, self.pair, self.span)
+                task = probe_task(view.panel, layer, label, split, self.seed, self.pair, self.span)
                 if task.reason:
                     yield self.record(view, "accuracy", label=task.label, split=split, missing=task.reason)
                 else:
                     tasks.append(task)
-        at_embed: dict[tuple[str, _Task], np.ndarray] = {}
+        at_embed: dict[tuple[str, ProbeTask], np.ndarray] = {}
         controlled = self._controlled(view)
         sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
@@ -268,7 +265,7 @@ class Probe(Signal):
         view.memory["measurements"] = torch.tensor(done + 1)
         return self.control > 0 and done % self.control == 0
 
-    def _fit(self, design: Design, group: list[_Task], control: bool) -> tuple[list[Fit], dict[_Task, Fit]]:
+    def _fit(self, design: Design, group: list[ProbeTask], control: bool) -> tuple[list[Fit], dict[ProbeTask, Fit]]:
         """Return the probes of tasks on the same rows, and those of their control tasks where they are due."""
         # Under the lexical split the classes of unseen types cannot be known: the control is at chance by construction.
         controlled = [task for task in group if control and task.split == "sentence"]
@@ -278,7 +275,7 @@ class Probe(Signal):
         return fits[: len(group)], dict(zip(controlled, fits[len(group) :], strict=True))
 
     def _judge(
-        self, view: View, tally: Tally, task: _Task, where: dict[str, Any], embed: np.ndarray | None
+        self, view: View, tally: Tally, task: ProbeTask, where: dict[str, Any], embed: np.ndarray | None
     ) -> Iterator[Record]:
         """Yield the records of one task at one site; `embed`: how many words the embedding got right per sentence."""
         n = int(tally.total.sum())
@@ -296,12 +293,12 @@ class Probe(Signal):
             value, _ = gain(tally.correct, start, tally.total, task.weights)
             yield self.record(view, "gain_over_start", value.value, stderr=value.stderr, n=n, null=0.0, **where)
 
-    def _bits(self, view: View, x: Tensor, task: _Task, where: dict[str, Any]) -> Iterator[Record]:
+    def _bits(self, view: View, x: Tensor, task: ProbeTask, where: dict[str, Any]) -> Iterator[Record]:
         length = codelength(task.inputs(x), task.codes, task.groups, self.seed)
         reason = {"missing": length.note} if length.ratio is None else {}
         yield self.record(view, "codelength", length.ratio, n=length.n, null=1.0, **where, **reason)
 
-    def _f1(self, view: View, tally: Tally, task: _Task, where: dict[str, Any]) -> Iterator[Record]:
+    def _f1(self, view: View, tally: Tally, task: ProbeTask, where: dict[str, Any]) -> Iterator[Record]:
         per_class, macro = f1_scores(tally, task.weights, task.names)
         null = task.f1_null
         if macro.value is None:
@@ -318,7 +315,9 @@ class Probe(Signal):
             else:
                 yield self.record(view, "f1", f1.value, stderr=f1.stderr, n=f1.n, null=null[name], **here)
 
-    def _control(self, view: View, fitted: Fit, tally: Tally, task: _Task, where: dict[str, Any]) -> Iterator[Record]:
+    def _control(
+        self, view: View, fitted: Fit, tally: Tally, task: ProbeTask, where: dict[str, Any]
+    ) -> Iterator[Record]:
         labels = task.control
         right = np.bincount(task.test_group, weights=fitted.predicted == labels[task.test])
         value, _ = share(right, tally.total, task.weights)
@@ -328,7 +327,7 @@ class Probe(Signal):
         difference, _ = gain(tally.correct, right, tally.total, task.weights)
         yield self.record(view, "selectivity", difference.value, stderr=difference.stderr, n=n, null=0.0, **where)
 
-    def _design(self, view: View, x: Tensor, task: _Task) -> Design:
+    def _design(self, view: View, x: Tensor, task: ProbeTask) -> Design:
         """Return the task's rows with their statistics: one per site and set of rows, shared by all instances."""
         if not self.pair and not self.span:
             return shared_design(view.cache, x, task.rows, task.test)
@@ -346,7 +345,7 @@ class Probe(Signal):
         return view.memory[key].double().cpu().numpy()
 
     def _transfer(
-        self, view: View, design: Design, fitted: Fit, task: _Task, where: dict[str, Any]
+        self, view: View, design: Design, fitted: Fit, task: ProbeTask, where: dict[str, Any]
     ) -> Iterator[Record]:
         """Yield the accuracies of probes of other steps, and keep today's where that was asked."""
         name = f"{where['site']}|{task.label}|{task.split}"
@@ -411,9 +410,9 @@ def _kept(memory: dict[str, Tensor], key: str) -> Linear | None:
     return Linear(weight, bias, 0.0, 0.0, names)
 
 
-def _same_rows(tasks: list[_Task]) -> list[list[_Task]]:
+def _same_rows(tasks: list[ProbeTask]) -> list[list[ProbeTask]]:
     """Return the tasks in groups of the same rows and parts: their probes share all products."""
-    groups: dict[bytes, list[_Task]] = {}
+    groups: dict[bytes, list[ProbeTask]] = {}
     for task in tasks:
         groups.setdefault(task.row_key, []).append(task)
     return list(groups.values())
@@ -421,125 +420,3 @@ def _same_rows(tasks: list[_Task]) -> list[list[_Task]]:
 
 _CEILINGS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 """The oracle is asked once: a ceiling is the same at every step."""
-
-_TASKS: WeakKeyDictionary[Panel, dict[tuple[Any, ...], _Task]] = WeakKeyDictionary()
-
-
-def _task(panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str, span: str) -> _Task:
-    """Return the task; made once per panel, because it is the same at every step."""
-    known = _TASKS.setdefault(panel, {})
-    key = (label, split, seed, pair, span)
-    if key not in known:
-        known[key] = _Task(panel, layer, label, split, seed, pair, span)
-    return known[key]
-
-
-class _Task:
-    """One label layer under one split: which words, which part, which classes. The same at every site and step."""
-
-    def __init__(
-        self, panel: Panel, layer: LabelLayer, label: str, split: SplitName, seed: int, pair: str, span: str = ""
-    ) -> None:
-        self.label, self.split, self.seed, self.pair, self.span = label, split, seed, pair, span
-        if span:
-            self.label = f"{label}:span-{span}"
-        self.key = f"{self.label}|{split}|{pair}"
-        self.reason = ""
-        self.partners: np.ndarray | None = None
-        self.spans: Spans | None = None
-        if span:
-            found = find_spans(panel, panel.labels("role") if pair == "predicate" and "role" in panel.layers else layer)
-            if isinstance(found, str):
-                self.reason = found
-                return
-            self.spans = found
-        if pair == "predicate":
-            self.rows, self.partners, right = candidates(panel, layer, self.spans)
-            present, self.codes = np.unique(right, return_inverse=True)
-            self.names = tuple(("no", "yes")[int(i)] for i in present)
-        else:
-            rows, codes = (
-                (np.arange(panel.num_words), layer.codes) if self.spans is None else (self.spans.head, self.spans.codes)
-            )
-            labelled = codes >= 0
-            if pair:
-                if panel.heads is None:
-                    self.reason = "the panel has no syntactic heads"
-                    return
-                heads = panel.heads[rows]
-                labelled &= (heads >= 0) & (panel.encoder.word_first[heads] >= 0)
-            self.rows = rows[labelled]
-            self.partners = panel.heads[self.rows] if pair and panel.heads is not None else None
-            names = layer.names if self.spans is None else self.spans.names
-            present, self.codes = np.unique(codes[labelled], return_inverse=True)
-            self.names = tuple(names[i] for i in present)
-        if self.spans is not None:
-            self.spans = self.spans.take(np.searchsorted(self.spans.head, self.rows))
-        self.groups, self.types = panel.word_sentence[self.rows], panel.word_types[self.rows]
-        if pair == "predicate":
-            self.types = self.types * len(panel.type_names) + panel.word_types[self.partners]
-        if len(self.rows) == 0:
-            several = "no sentence has two predicates and an argument that is labelled"
-            self.reason = several if pair == "predicate" else "no word has a label"
-            return
-        # Drawn over the whole panel, so that all layers are judged on the same sentences or types.
-        whole = (
-            sentence_split(panel.word_sentence, seed) if split == "sentence" else lexical_split(panel.word_types, seed)
-        )
-        self.test = whole[self.rows]
-        self.row_key = hashlib.blake2b(self.rows.tobytes() + self.test.tobytes()).digest()
-        self.reason = obstacle(self.codes, self.test, self.groups, self.names, split)
-
-    def inputs(self, x: Tensor) -> Tensor:
-        """Return [labelled words, d] (twice as wide for edges) of x: [words, d]."""
-        index = torch.as_tensor(self.rows, device=x.device)
-        if self.partners is None and self.spans is None:
-            return x[index] if len(self.rows) < len(x) else x
-        word = x[index] if self.spans is None else self.spans.pool(x, self.span)
-        if self.partners is None:
-            return word
-        partner = x[torch.as_tensor(self.partners, device=x.device)]
-        if self.pair == "head":
-            return torch.cat([word, partner], 1)
-        # Whether two words belong together is a question of both at once, which no sum of two readings answers.
-        mean = x[index.unique()].mean(0)
-        return torch.cat([word, partner, (word - mean) * (partner - mean)], 1)
-
-    def tally(self, fitted: Fit) -> Tally:
-        """Return the counts of a fitted probe on the test words."""
-        return Tally.of(
-            self.codes[self.test], fitted.predicted, fitted.probability, self.groups[self.test], len(self.names)
-        )
-
-    @cached_property
-    def test_group(self) -> np.ndarray:
-        """Return [test words]: index of the sentence among those of the test part."""
-        return np.unique(self.groups[self.test], return_inverse=True)[1]
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """Return the bootstrap's draws."""
-        return bootstrap_weights(int(self.test_group.max()) + 1, self.seed)
-
-    @cached_property
-    def control(self) -> np.ndarray:
-        """Return the labels of the control task."""
-        return control_labels(self.codes, self.types, len(self.names), self.seed)
-
-    @cached_property
-    def majority(self) -> float:
-        """Return the accuracy of the majority class."""
-        return majority(self.codes, self.test)
-
-    @cached_property
-    def prior(self) -> float:
-        """Return the mean training share of the right class over the test words."""
-        share_of = np.bincount(self.codes[~self.test], minlength=len(self.names)) / (~self.test).sum()
-        return float(share_of[self.codes[self.test]].mean())
-
-    @cached_property
-    def f1_null(self) -> dict[str, float]:
-        """Return the F1 of always naming the majority class: 2 p / (1 + p) for that class, 0 for the others."""
-        most = int(np.bincount(self.codes[~self.test]).argmax())
-        p = self.majority
-        return {name: 2 * p / (1 + p) if i == most else 0.0 for i, name in enumerate(self.names)}

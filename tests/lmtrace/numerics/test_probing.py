@@ -232,6 +232,20 @@ def test_planted_null_logistic_and_perceptron(null):
     assert mlp.accuracy > 0.9
 
 
+@pytest.mark.statistical
+def test_the_interval_of_unseen_types_covers_chance():
+    hits = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed + 70)
+        p = np.arange(1, 301) ** -1.05
+        kind = rng.choice(300, 4000, p=p / p.sum())
+        x = rng.standard_normal((300, 16))[kind] + 0.3 * rng.standard_normal((4000, 16))
+        y = rng.integers(0, 4, 300)[kind]  # one random label per type
+        result = linear_probe(x, y, np.arange(4000) // 12, kind, split="lexical", seed=seed)
+        hits += result.interval[0] <= 0.25 <= result.interval[1]
+    assert hits >= 48  # over sentences, 13 % of the intervals cover
+
+
 def test_a_random_label_per_token_is_at_chance(null):
     x, labels, kind, groups = null
     for split in ("sentence", "lexical"):
