@@ -21,6 +21,7 @@ class PlantedView:
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
     cache: dict[Any, Any] = field(default_factory=dict)
     truth: Any = None
+    last: bool = False
 
     @property
     def sites(self):

@@ -139,7 +139,9 @@ class Instrument:
             union = union | self.needs[i]
         return union
 
-    def measure(self, step: int, chosen: Sequence[int] | None = None, optimizer: Any = None) -> list[Record]:
+    def measure(
+        self, step: int, chosen: Sequence[int] | None = None, optimizer: Any = None, *, last: bool = False
+    ) -> list[Record]:
         """Return the records of one measurement, costs included; the model is left as it was found.
 
         Parameters
@@ -148,6 +150,8 @@ class Instrument:
             Positions of the signals that are due; all by default.
         optimizer
             What the signals see as the optimizer; by default the one that trains.
+        last
+            Whether training ends here.
         """
         positions = range(len(self.signals)) if chosen is None else chosen
         active = [i for i in positions if self.failures.get(i, 0) < MOST_FAILURES]
@@ -159,7 +163,7 @@ class Instrument:
             captured = self._capture(active, step, records)
             measurement = Measurement(
                 step, self.model, self.panel, self.known_sites, captured, self.seed, self.forward,
-                optimizer or self.optimizer, self.train_batches, loss=self.loss,
+                optimizer or self.optimizer, self.train_batches, loss=self.loss, last=last,
             )  # fmt: skip
             self._look_ahead(measurement, step)
             seconds: dict[str, float] = {"pass": float(captured.seconds.get("pass", 0.0))}

@@ -299,7 +299,7 @@ class Tracer:
         step = self.current_step
         self._write_scalars(self._writer, scalars)  # first: whatever becomes of the measurement, they are kept
         adapted = self.budget.adapt(step, self.instrument.signals, self.instrument.spent, self._strides)
-        records = self.instrument.measure(step, chosen, optimizer)
+        records = self.instrument.measure(step, chosen, optimizer, last=step == self.last_step)
         asked, decision = not self.should_stop, self._decide(step, records, scalars)
         if self._writer is not None:
             events = [*adapted, *self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]

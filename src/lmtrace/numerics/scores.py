@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.special import stdtrit
 
 from lmtrace.numerics.estimate import Estimate
 
@@ -80,14 +81,16 @@ def share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> tuple[Est
     """
     n = float(whole.sum())
     value = float(part.sum()) / n
-    resampled = _ratio(weights @ part, weights @ whole)
-    stderr = float(resampled.std(ddof=1))
-    low, high = _quantiles(resampled, 0.025, 0.975)
-    if stderr == 0.0 and 0.0 <= value <= 1.0:
+    resampled, wider = _ratio(weights @ part, weights @ whole), _widening(whole)
+    stderr = float(resampled.std(ddof=1)) * wider
+    low, high = (value + wider * (q - value) for q in _quantiles(resampled, 0.025, 0.975))
+    if stderr < 1e-12 and 0.0 <= value <= 1.0:
         groups = len(whole)
         centre = (value * groups + 2) / (groups + 4)
         stderr = float(np.sqrt(centre * (1 - centre) / (groups + 4)))
-        low, high = max(0.0, min(value, centre - 1.96 * stderr)), min(1.0, max(value, centre + 1.96 * stderr))
+        low, high = min(value, centre - 1.96 * stderr), max(value, centre + 1.96 * stderr)
+    if 0.0 <= value <= 1.0:
+        low, high = max(0.0, low), min(1.0, high)
     return Estimate(value, stderr, round(n)), (low, high)
 
 
@@ -100,9 +103,10 @@ def gain(a: np.ndarray, b: np.ndarray, whole: np.ndarray, weights: np.ndarray) -
         Rows right under two predictors, on the same rows.
     """
     n = float(whole.sum())
+    value, wider = float((a - b).sum()) / n, _widening(whole)
     resampled = _ratio(weights @ (a - b), weights @ whole)
     (low,) = _quantiles(resampled, 0.025)
-    return Estimate(float((a - b).sum()) / n, float(resampled.std(ddof=1)), round(n)), low
+    return Estimate(value, float(resampled.std(ddof=1)) * wider, round(n)), value + wider * (low - value)
 
 
 def f1_scores(
@@ -117,7 +121,8 @@ def f1_scores(
     denominator = support + tally.predicted.sum(0)
     values = _ratio(2 * tally.hits.sum(0), denominator)
     resampled = _ratio(2 * weights @ tally.hits, weights @ (tally.support + tally.predicted))
-    spread = resampled.std(0, ddof=1)
+    wider = _widening(tally.total)
+    spread = resampled.std(0, ddof=1) * wider
     per_class = {
         name: Estimate(float(values[i]), float(spread[i]), int(support[i]))
         if support[i] >= min_support
@@ -129,13 +134,23 @@ def f1_scores(
     note = f"classes with fewer than {min_support} test rows left out: {', '.join(rare)}" if rare else ""
     if not kept.any():
         return per_class, Estimate(None, None, int(support.sum()), note)
-    spread_of_mean = float(resampled[:, kept].mean(1).std(ddof=1))
+    spread_of_mean = float(resampled[:, kept].mean(1).std(ddof=1)) * wider
     return per_class, Estimate(float(values[kept].mean()), spread_of_mean, int(support[kept].sum()), note)
 
 
 def too_few(name: str, support: int, min_support: int = MIN_SUPPORT) -> str:
     """Return the reason why a class has no score."""
     return f"class {name} has {support} test rows, fewer than {min_support}"
+
+
+def _widening(whole: np.ndarray) -> float:
+    """Return by how much a bootstrap's error of few or unequal groups is too small, for 95 % intervals.
+
+    With m = (sum w)^2 / sum w^2 groups in effect (Kish 1965): sqrt(m / (m - 1)), and Student's quantile for m - 1 degrees of
+    freedom over the normal one. 1.01 for a hundred sentences; 1.2 for a test part of twelve word types.
+    """
+    freedom = max(float(whole.sum()) ** 2 / float(np.square(whole).sum()) - 1, 0.5)
+    return float(np.sqrt((freedom + 1) / freedom) * stdtrit(freedom, 0.975) / stdtrit(np.inf, 0.975))
 
 
 def _quantiles(values: np.ndarray, *shares: float) -> tuple[float, ...]:

@@ -132,6 +132,11 @@ class View(Protocol):
         ...
 
     @property
+    def last(self) -> bool:
+        """Return whether training ends here, as far as is known: what is due now and then is due at the end as well."""
+        ...
+
+    @property
     def panel(self) -> Panel:
         """Return the panel: words, types, sentences, labels, predictions (see `lmtrace.text.panel`)."""
         ...

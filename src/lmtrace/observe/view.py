@@ -45,6 +45,7 @@ class Measurement:
     cache: dict[Any, Any] = field(default_factory=dict)
     notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     loss: TrainLoss | None = None
+    last: bool = False
 
 
 @dataclass(eq=False)
@@ -61,6 +62,11 @@ class MeasurementView:
     def step(self) -> int:
         """The optimizer step."""
         return self.measurement.step
+
+    @property
+    def last(self) -> bool:
+        """Whether training ends here, as far as is known."""
+        return self.measurement.last
 
     @property
     def panel(self) -> Panel:

@@ -138,5 +138,5 @@ def _remove_empty(folders: list[Path]) -> None:
 def _taken(folder: Path) -> RunError:
     return RunError(
         f"run folder {folder} already holds a run",
-        "Choose another folder, resume the run, or pass overwrite=True (--overwrite) to replace it",
+        "Choose another folder, resume the run, or pass overwrite=True to replace it",
     )

@@ -101,8 +101,8 @@ class Probe(Signal):
         last word. In an edge the span takes the word's place. The labels of its records end in ":span-mean" (or -first,
         -last), so that a probe of words may run beside it.
     control
-        The control task (sentence split only) is fitted at the first and at every so many further measurements, because
-        it costs as much as the probe and moves slowly; 1 is always, 0 is never.
+        The control task (sentence split only) is fitted at the first measurement, at every so many further ones and at the
+        last, because it costs as much as the probe and moves slowly; 1 is always, 0 is never.
     bits
         Whether to measure the description length too; costs about ten logistic fits per site and layer.
     keep_at
@@ -263,7 +263,7 @@ class Probe(Signal):
         """Return whether this measurement fits the control tasks; counts the measurements."""
         done = int(view.memory.get("measurements", 0))
         view.memory["measurements"] = torch.tensor(done + 1)
-        return self.control > 0 and done % self.control == 0
+        return self.control > 0 and (done % self.control == 0 or view.last)
 
     def _fit(self, design: Design, group: list[ProbeTask], control: bool) -> tuple[list[Fit], dict[ProbeTask, Fit]]:
         """Return the probes of tasks on the same rows, and those of their control tasks where they are due."""

@@ -96,6 +96,15 @@ def test_the_signal_gives_what_the_function_gives(panel, activations):
     assert by(records, "confidence", **at).value == pytest.approx(expected.confidence)
 
 
+def test_the_control_task_is_due_now_and_then_and_at_the_end(panel, activations):
+    view = PlantedView(panel, activations)
+    signal, due = Probe(labels="role", control=3), []
+    for view.step in range(6):
+        view.last = view.step == 5
+        due.append(any(r.metric == "selectivity" for r in signal.measure(view)))
+    assert due == [True, False, False, True, False, True]
+
+
 def test_no_statistic_sees_words_without_a_label(panel, activations):
     broken = {name: x.clone() for name, x in activations.items()}
     outside = torch.as_tensor(panel.labels("role").codes < 0)
@@ -113,9 +122,9 @@ def test_activations_that_are_not_finite_are_missing_at_that_site_only(panel, ac
 
 def test_instances_share_the_statistics_of_a_site(panel, activations):
     view = PlantedView(panel, activations)
-    first = list(Probe(labels="role", control=False).measure(view))
+    first = list(Probe(labels="role", control=0).measure(view))
     num = len(view.cache)
-    again = list(Probe(labels="role", kind="lda", control=False).measure(view))
+    again = list(Probe(labels="role", kind="lda", control=0).measure(view))
     assert len(view.cache) == num == 2
     assert {r.metric for r in first} == {r.metric for r in again}
 
@@ -149,7 +158,7 @@ def test_probes_of_other_steps_are_applied_unchanged(panel, activations):
 
 
 def test_description_length_is_measured_on_request(panel, activations):
-    records = measure(Probe(labels="role", bits=True, control=False), panel, activations)
+    records = measure(Probe(labels="role", bits=True, control=0), panel, activations)
     ratio = {site: by(records, "codelength", site=site).value for site in ("embed", "block.0")}
     assert ratio["block.0"] < 0.6 < ratio["embed"]
 
@@ -157,7 +166,7 @@ def test_description_length_is_measured_on_request(panel, activations):
 def test_an_edge_is_read_from_the_word_and_its_head(panel, activations):
     at = {"site": "embed", "label": "governor"}
     alone, edge = (
-        by(measure(Probe(labels="governor", pair=pair, control=False), panel, activations), "accuracy", **at)
+        by(measure(Probe(labels="governor", pair=pair, control=0), panel, activations), "accuracy", **at)
         for pair in ("", "head")
     )
     assert alone.value < 0.65
