@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lmtrace.errors import ModelError, TraceError
 from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture
 from lmtrace.observe.causality import future_seen
-from lmtrace.observe.forward import Forward, TrainLoss, device_of, objective_of
+from lmtrace.observe.forward import Forward, TrainLoss, device_of, objective_of, table_length
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
 from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap, unwrap_optimizer
@@ -114,7 +114,7 @@ class Instrument:
                 f"the panel holds token id {largest} but the model's vocabulary has {size}",
                 "Build the panel with the model's own tokenizer",
             )
-        limit = context_of(self.model)
+        limit = table_length(self.model)
         longest = max((len(ids) for side in streams for ids in side.ids), default=0)
         if limit is not None and longest > limit:
             raise ModelError(
@@ -322,19 +322,3 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in text.lower():
         return f"out of memory: {text}"[:300]
     return text[:300] if isinstance(error, TraceError) else f"{type(error).__name__}: {text}"[:300]
-
-
-def context_of(model: nn.Module) -> int | None:
-    """Return how many positions a table holds; None where they are not looked up (rotary ones and biases go on)."""
-    config = getattr(model, "config", None)
-    stated = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-    limit = next((n for n in stated if isinstance(n, int) and n > 0), None)
-    words = getattr(model, "get_input_embeddings", lambda: None)()
-    for table in model.modules():
-        if not isinstance(table, nn.Embedding) or table is words or limit is None:
-            continue
-        if (
-            limit <= table.num_embeddings <= limit + 2
-        ):  # OPT's has two rows more; RoBERTa counts from its padding's id on
-            return limit if table.padding_idx is None else min(limit, table.num_embeddings - table.padding_idx - 1)
-    return None

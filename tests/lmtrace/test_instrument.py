@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from lmtrace.instrument import Instrument, context_of
+from lmtrace.instrument import Instrument
+from lmtrace.observe.forward import table_length
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.records.schema import Field
 from lmtrace.signals import resolve
@@ -97,8 +98,8 @@ def test_a_signal_that_breaks_beside_others_is_missing_and_they_are_not(gpt2, pa
 def test_the_context_is_what_the_table_of_positions_holds(tokenizer):
     size = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     roberta = RobertaConfig(**size, intermediate_size=32, max_position_embeddings=34, pad_token_id=1)
-    assert context_of(RobertaForMaskedLM(roberta)) == 32  # its positions begin after the padding's id
+    assert table_length(RobertaForMaskedLM(roberta)) == 32  # its positions begin after the padding's id
     for style in ("gpt2", "opt", "bert"):
-        assert context_of(tiny(style, tokenizer)) == 32
+        assert table_length(tiny(style, tokenizer)) == 32
     for style in ("llama", "t5", "mamba", "plain"):
-        assert context_of(PlainModel(len(tokenizer)) if style == "plain" else tiny(style, tokenizer)) is None
+        assert table_length(PlainModel(len(tokenizer)) if style == "plain" else tiny(style, tokenizer)) is None

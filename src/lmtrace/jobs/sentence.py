@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from lmtrace.errors import DataError, ModelError
 from lmtrace.observe.capture import attention_maps, check_eager
-from lmtrace.observe.forward import default_forward, device_of, eager_attention, inputs_of, logits_of
+from lmtrace.observe.forward import context_length, default_forward, device_of, eager_attention, inputs_of, logits_of
 from lmtrace.observe.sites import Site
 from lmtrace.observe.view import pool
 from lmtrace.signals.lens import tail_of
-from lmtrace.signals.pairs import context_length
 from lmtrace.text.alignment import Encoding, encode
 from lmtrace.text.panel import Panel, PanelSettings
 from lmtrace.text.sentences import AnnotatedSentence

@@ -150,3 +150,27 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
     finally:
         if before is not None:
             switch(before)
+
+
+def table_length(model: nn.Module) -> int | None:
+    """Return how many positions a table holds; None where they are not looked up (rotary ones and biases go on)."""
+    limit = _stated_length(model)
+    words = getattr(model, "get_input_embeddings", lambda: None)()
+    for table in model.modules():
+        if not isinstance(table, nn.Embedding) or table is words or limit is None:
+            continue
+        # OPT's has two rows more; RoBERTa counts from its padding's id on.
+        if limit <= table.num_embeddings <= limit + 2:
+            return limit if table.padding_idx is None else min(limit, table.num_embeddings - table.padding_idx - 1)
+    return None
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Return how many tokens a model is made to read, by its table of positions or its configuration; None if none says."""
+    return table_length(model) or _stated_length(model)
+
+
+def _stated_length(model: nn.Module) -> int | None:
+    config = getattr(model, "config", None)
+    stated = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((n for n in stated if isinstance(n, int) and n > 0), None)

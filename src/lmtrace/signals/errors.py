@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError
 from lmtrace.numerics.pairs import wilson_interval
+from lmtrace.observe.forward import context_length
 from lmtrace.observe.interface import Needs, Signal, View, numpy_generator
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import Panel
@@ -115,7 +116,7 @@ class Errors(Signal):
             return
         oracle = view.truth.oracle
         longest = max((len(s.tokens) for s in view.panel.sentences), default=1)
-        limit = min(self.max_words or math.ceil(1.5 * longest), _context(view.model) - 2)
+        limit = min(self.max_words or math.ceil(1.5 * longest), (context_length(view.model) or sys.maxsize) - 2)
         sentences, ended = sample_sentences(view, self.samples, limit)
         diagnoses = diagnose(oracle, sentences, ended)
         n = len(sentences)
@@ -221,13 +222,6 @@ def sample_sentences(view: View, samples: int, max_words: int) -> tuple[list[tup
         row = row[: row.index(eos)] if eos in row else row
         sentences.append(tuple(str(word) for word in tokenizer.convert_ids_to_tokens(row)))
     return sentences, ended
-
-
-def _context(model: Any) -> int:
-    """Return how many tokens the model can read; without a stated limit, as many as one likes."""
-    config = getattr(model, "config", None)
-    stated = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
-    return next((n for n in stated if isinstance(n, int) and n > 2), sys.maxsize)
 
 
 def _generate(model: Any, start: Tensor, max_words: int, eos: int, pad: int | None, seed: int) -> Tensor:

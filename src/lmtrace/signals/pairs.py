@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError
 from lmtrace.numerics.pairs import minimal_pair_accuracy
+from lmtrace.observe.forward import context_length
 from lmtrace.observe.interface import Needs, Signal, View
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.pairs import MinimalPair, Text, as_pairs
@@ -194,15 +195,6 @@ def log_likelihoods(view: View, sentences: Sequence[Sequence[int]]) -> np.ndarra
     else:
         _causal(view, rows, fits, result)
     return result
-
-
-def context_length(model: torch.nn.Module) -> int | None:
-    """Return how many tokens the model can read, or None where nothing says so."""
-    config = getattr(model, "config", None)
-    for name in ("max_position_embeddings", "n_positions"):
-        if isinstance(value := getattr(config, name, None), int) and value > 0:
-            return value
-    return None
 
 
 def _causal(view: View, rows: list[list[int]], fits: list[int], result: np.ndarray) -> None:
