@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -10,6 +11,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +173,17 @@ def wandb_rows(file: Path) -> list[dict]:
     return rows
 
 
+def when_written(file: Path) -> list[dict]:
+    """Return `wandb_rows`; W&B's own process may still be writing the file when its `finish` returns."""
+    from google.protobuf.message import DecodeError
+
+    for _ in range(50):
+        with contextlib.suppress(DecodeError, struct.error):
+            return wandb_rows(file)
+        time.sleep(0.2)
+    return wandb_rows(file)
+
+
 @pytest.fixture
 def wandb_offline(monkeypatch, tmp_path):
     for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path)}.items():
@@ -184,7 +197,7 @@ def test_wandb_offline_holds_the_curves(tokenizer, panel, tmp_path, wandb_offlin
     found = trace(tokenizer, panel, tmp_path / "run", ["wandb"], steps=(2, 6), resume=True)
     files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
     assert len({file.stem for file in files}) == 1, "a resume goes on with the same W&B run"
-    rows = [row for file in {f.resolve() for f in files} for row in wandb_rows(file)]
+    rows = [row for file in {f.resolve() for f in files} for row in when_written(file)]
     read = {row["lmtrace/step"]: row[f"{ACCURACY}/sentence"] for row in rows if "lmtrace/step" in row}
     assert len(rows) == 4
     assert read == found

@@ -9,7 +9,7 @@ from torch import nn
 from lmtrace.observe.forward import Forward, default_forward, device_of, inputs_of, logits_of
 from lmtrace.text.panel import Panel
 
-MAX_CHANGE = {torch.float64: 1e-3, torch.float32: 1e-3}
+MAX_CHANGE = {torch.float64: 5e-5, torch.float32: 5e-5}
 """Relative change of earlier logits that rounding explains; 0.05 in half precision."""
 
 
