@@ -190,9 +190,9 @@ def order_findings(emerged: list[tuple[Finding, Emergence | None]]) -> Iterator[
 
 # ------------------------------------------------------------------------------------------------------- gains over a null
 _GAINS = {
-    "gain_over_embed": ("contextual gain", "no more can be read from context than from the word itself"),
-    "selectivity": ("selectivity", "the probe reads no more than it can memorise (control task)"),
-    "gain_over_start": ("gain over the untrained model", "the untrained model reads as well"),
+    "gain_over_embed": ("contextual gain", "that the word itself says as much is not excluded"),
+    "selectivity": ("selectivity", "that it memorises (control task) is not excluded"),
+    "gain_over_start": ("gain over the untrained model", "that the untrained model reads as well is not excluded"),
 }
 
 
