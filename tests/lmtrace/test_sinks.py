@@ -178,9 +178,12 @@ def when_written(file: Path) -> list[dict]:
     from google.protobuf.message import DecodeError
 
     for _ in range(50):
+        size = file.stat().st_size
+        time.sleep(0.4)
         with contextlib.suppress(DecodeError, struct.error):
-            return wandb_rows(file)
-        time.sleep(0.2)
+            rows = wandb_rows(file)
+            if rows and file.stat().st_size == size:
+                return rows
     return wandb_rows(file)
 
 
@@ -213,7 +216,7 @@ def test_the_users_own_wandb_run_keeps_its_steps(tokenizer, panel, tmp_path, wan
                 tracer.step(loss=1.0)
         assert wandb_offline.run is mine, "it is the user's to close"
         mine.log({"mine": 7}, step=7)
-    rows = wandb_rows(next(folder.glob("*.wandb")))
+    rows = when_written(next(folder.glob("*.wandb")))
     assert [row["mine"] for row in rows if "mine" in row] == list(range(1, 8))
     assert [row["lmtrace/step"] for row in rows if "lmtrace/step" in row] == [0, 2, 4, 6]
     assert sorted(p.name for p in (tmp_path / "run").glob("wandb*")) == []
