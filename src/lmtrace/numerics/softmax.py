@@ -10,6 +10,9 @@ from torch import Tensor
 from lmtrace.numerics.moments import Moments, centre
 from lmtrace.numerics.ridge import Basis, Linear
 
+IMPOSSIBLE = -60.0
+"""Bias of a class that no row can be of: next to nothing in float32, but not so small that exp takes its slow way."""
+
 
 def softmax_regression(
     x: Tensor, codes: Tensor, num_classes: int, penalty: float = 1.0, max_iter: int = 200, basis: Basis | None = None
@@ -36,10 +39,9 @@ def softmax_regression(
     basis = basis or Basis.of(Moments.of(x))
     z = centre(x, basis.moments.mean).div_(basis.scale.to(x.dtype)).float()
     prior = (torch.bincount(codes, minlength=num_classes) + 0.5) / (len(x) + 0.5 * num_classes)
-    start = z.new_zeros(1, z.shape[1], num_classes, dtype=torch.float64)
-    [weight], [bias] = _fit(z, codes[None], basis, [penalty], max_iter, start, prior.log()[None])
-    weight = weight / basis.scale[:, None]
-    return Linear(weight, bias - basis.moments.mean @ weight, penalty / len(x), float(x.shape[1] + 1))
+    start = torch.zeros(z.shape[1], num_classes, dtype=torch.float64, device=z.device)
+    [(weight, bias)] = _fit(z, codes[None], basis, [penalty], max_iter, [start], [prior.log().double()])
+    return Linear(weight, bias, penalty / len(x), float(x.shape[1] + 1))
 
 
 def refined(
@@ -63,55 +65,59 @@ def refined(
     scale
         The search begins at this multiple of its scores: those lie between 0 and 1, logits do not.
     """
-    found: dict[int, Linear] = {}
+    penalties = [min(1.0, linear.penalty * len(z) / 4) for linear in linears]
+    weight = scale * basis.scale[:, None] * torch.cat([linear.weight for linear in linears], 1)
+    bias = torch.cat([linear.bias for linear in linears]) * scale + basis.moments.mean / basis.scale @ weight
     sizes = [linear.weight.shape[1] for linear in linears]
-    for size in dict.fromkeys(sizes):  # tasks with the same number of classes share their products
-        chosen = [i for i, other in enumerate(sizes) if other == size]
-        penalties = [min(1.0, linears[i].penalty * len(z) / 4) for i in chosen]
-        start = torch.stack([linears[i].weight * basis.scale[:, None] for i in chosen])
-        bias = torch.stack([linears[i].bias + basis.moments.mean @ linears[i].weight for i in chosen])
-        task = torch.stack([codes[i] for i in chosen])
-        weights, biases = _fit(z, task, basis, penalties, max_iter, scale * start, scale * bias)
-        for i, weight, bias, penalty in zip(chosen, weights, biases, penalties, strict=True):
-            weight = weight / basis.scale[:, None]
-            found[i] = Linear(weight, bias - basis.moments.mean @ weight, penalty / len(z), linears[i].dof)
-    return [found[i] for i in range(len(linears))]
+    found = _fit(z, torch.stack(list(codes)), basis, penalties, max_iter, weight.split(sizes, 1), bias.split(sizes))
+    return [
+        Linear(weight, bias, penalty / len(z), linear.dof)
+        for (weight, bias), penalty, linear in zip(found, penalties, linears, strict=True)
+    ]
 
 
 def _fit(
-    z: Tensor, codes: Tensor, basis: Basis, penalties: Sequence[float], max_iter: int, start: Tensor, start_bias: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return weights [tasks, d, classes] and biases [tasks, classes], float64, on the standardised rows z.
+    z: Tensor,
+    codes: Tensor,
+    basis: Basis,
+    penalties: Sequence[float],
+    max_iter: int,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+) -> list[tuple[Tensor, Tensor]]:
+    """Return weights [d, classes] and biases [classes] of each task, float64, for rows as they came.
+
+    The tasks are searched side by side; those with fewer classes are filled up with classes that no row can be of.
 
     Parameters
     ----------
     z : [n, d]
-        float32.
+        Standardised, float32.
     codes : [tasks, n]
-        Of tasks with the same number of classes.
+        int64 class of every row.
     basis
-        Of z.
+        Of the rows.
     penalties
         One per task.
-    start : [tasks, d, classes]
-        Weights where the search begins, on standardised rows.
-    start_bias : [tasks, classes]
+    weights : [d, classes] each
+        Where the search begins, on standardised rows.
+    biases : [classes] each
     """
-    (n, d), (tasks, _, k) = z.shape, start.shape
+    (n, d), tasks, sizes = z.shape, len(codes), [len(bias) for bias in biases]
+    k = max(sizes)
     penalty = torch.tensor(penalties, dtype=torch.float64, device=z.device)[:, None] / n
     curvature = (basis.values / n + 2 * penalty).sqrt()  # [tasks, d]
-    rotate = basis.vectors / curvature[:, None]  # preconditioned -> standardised
-    turn = rotate.float()
-    shrink = (penalty / curvature.square()).float()[:, :, None]
-    gold = codes[:, None]
-    minus = z.new_full((1, 1, 1), -1.0).expand(tasks, 1, n)
+    stretch = (1 / curvature).float()[:, None]  # preconditioned -> eigenbasis
+    vectors = basis.vectors.float()
+    shrink = (penalty / curvature.square()).float()[:, None]
+    gold, minus = codes[:, None], z.new_full((1, 1, 1), -1.0).expand(tasks, 1, n)
     # Rows last: torch's softmax over a last axis of fewer than 16 classes is ten times slower. And kept between calls,
     # because fresh memory costs more than what is done with it.
     logits, logp = z.new_empty(2, tasks, k, n)
 
     def objective(theta: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
-        weight, bias = theta[:, : d * k].view(tasks, d, k), theta[:, d * k :]
-        flat = (turn @ weight).mT.reshape(tasks * k, d)
+        weight, bias = theta[:, : k * d].view(tasks, k, d), theta[:, k * d :]
+        flat = (weight * stretch).view(-1, d) @ vectors.T
         torch.addmm(bias.reshape(-1, 1), flat, z.T, out=logits.view(-1, n))
         torch.log_softmax(logits, 1, out=logp)
         shrunk = shrink * weight
@@ -119,15 +125,25 @@ def _fit(
 
         def gradient() -> Tensor:
             residual = logp.exp_().scatter_add_(1, gold, minus)
-            slope = (residual.view(-1, n) @ z).view(tasks, k, d).mT / n
-            return torch.cat([(turn.mT @ slope + shrunk).reshape(tasks, -1), residual.sum(2) / n], 1)
+            slope = ((residual.view(-1, n) @ z) @ vectors).view(tasks, k, d)
+            return torch.cat([(slope * (stretch / n) + shrunk).view(tasks, -1), residual.sum(2) / n], 1)
 
         return value, gradient
 
-    weight = curvature[:, :, None] * (basis.vectors.T @ start)
-    first = torch.cat([weight.reshape(tasks, -1), start_bias.to(weight)], 1).float()
+    first = z.new_zeros(tasks, k * d + k)
+    first[:, k * d :] = IMPOSSIBLE
+    turned = torch.cat(list(weights), 1).T @ basis.vectors  # [classes of all tasks, d]
+    for i, (weight, bias) in enumerate(zip(turned.split(sizes), biases, strict=True)):
+        first[i, : sizes[i] * d] = (weight * curvature[i]).float().view(-1)
+        first[i, k * d : k * d + sizes[i]] = bias.float()
     theta = minimise(objective, first, max_iter).double()
-    return rotate @ theta[:, : d * k].view(tasks, d, k), theta[:, d * k :]
+    weight = theta[:, : k * d].view(tasks, k, d) / curvature[:, None]
+    kept = torch.cat([weight[i, :size] for i, size in enumerate(sizes)]) @ basis.vectors.T / basis.scale
+    shift = kept @ basis.moments.mean
+    return [
+        (w.T, theta[i, k * d : k * d + size] - s)
+        for i, (w, s, size) in enumerate(zip(kept.split(sizes), shift.split(sizes), sizes, strict=True))
+    ]
 
 
 Objective = Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]
