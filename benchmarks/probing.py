@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks._timing import median, ratio
 from lmtrace.instrument import Instrument
-from lmtrace.numerics.probing import Design, fit
+from lmtrace.numerics.probing import Design, Targets, fit
 from lmtrace.numerics.ridge import ridge
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.observe.forward import default_forward, inputs_of
@@ -90,22 +90,22 @@ def _closed_form(n: int = 20_000, d: int = 256, classes: int = 12) -> list[dict[
     x = torch.as_tensor(rng.standard_normal((n, d))).float()
     codes = (x.numpy() @ rng.standard_normal((d, classes))).argmax(1)
     test = sentence_split(np.arange(n) // 10, 0)
-    target = torch.as_tensor(codes[~test])
+    targets = Targets([(codes, classes)], test)
 
     def bare() -> None:
         design = Design(x, test)
-        ridge(design.basis, design.class_means([(target, classes)])[0])
+        ridge(design.basis, design.class_means(targets)[0])
 
     shared = Design(x, test)
 
     def again() -> None:
-        fit(shared, [(codes, classes)], test, "ridge")
+        fit(shared, targets, "ridge")
 
     def whole() -> None:
-        fit(Design(x, test), [(codes, classes)], test, "ridge")
+        fit(Design(x, test), Targets([(codes, classes)], test), "ridge")
 
     def logistic() -> None:
-        fit(shared, [(codes, classes)], test, "logistic")
+        fit(shared, targets, "logistic")
 
     def sklearn() -> None:
         LogisticRegression(max_iter=50).fit(x[torch.as_tensor(~test)].numpy(), codes[~test])

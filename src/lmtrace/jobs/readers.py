@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmtrace.numerics.probing import Design, fit, majority, obstacle
+from lmtrace.numerics.probing import Design, Targets, fit, majority, obstacle
 from lmtrace.numerics.splits import control_labels, sentence_split
 from lmtrace.observe.capture import batch_size_for, capture
 from lmtrace.observe.sites import Site
@@ -75,10 +75,11 @@ def read_words(
             }  # fmt: skip
         if not ready:
             continue
+        tasks = [(labels, len(present)) for _, present, codes, control in ready for labels in (codes, control)]
+        targets = Targets(tasks, test)
         for site in known:
-            x = _panel_words(panel, captured.activations[site], known[site])[torch.as_tensor(rows)]
-            tasks = [(labels, len(present)) for _, present, codes, control in ready for labels in (codes, control)]
-            fits = fit(Design(x, test), tasks, test, "ridge", seed)
+            x = _panel_words(panel, captured.activations[site], known[site])
+            fits = fit(Design(x, test, rows), targets, "ridge", seed)
             for (name, present, codes, control), probe, check in zip(ready, fits[::2], fits[1::2], strict=True):
                 entry = found[name]
                 reading, confidence = _read(probe.linear, hidden[site], present)

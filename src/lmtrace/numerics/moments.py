@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_BLOCK = 2048
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,16 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
-        """Return the moments of x: [n, d]. Rows are centred first; blocks of products are summed in float64."""
-        n, d = x.shape
-        mean = x.sum(0, dtype=torch.float64) / max(n, 1)
-        scatter = x.new_zeros(d, d, dtype=torch.float64)
-        for block in x.split(_BLOCK):
-            scatter += _square(centre(block, mean))
-        return cls(n, mean, scatter)
+        """Return the moments of x: [n, d]."""
+        return cls.of_centred(*centred(x))
+
+    @classmethod
+    def of_centred(cls, mean: Tensor, rows: Tensor) -> Moments:
+        """Return the moments of rows: [n, d] less their mean: [d]. Blocks of products are summed in float64."""
+        scatter = mean.new_zeros(rows.shape[1], rows.shape[1])
+        for block in rows.split(_BLOCK):
+            scatter += _square(block)
+        return cls(len(rows), mean, scatter)
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows (Chan, Golub and LeVeque 1983)."""
@@ -81,6 +84,15 @@ class ClassMeans:
         counts = self.counts + other.counts
         share = (other.counts / counts.clamp(min=1))[:, None]
         return ClassMeans(counts, self.means * (1 - share) + other.means * share)
+
+
+def centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (mean [d] float64, x - mean in its own precision) of x: [n, d], exact however far x is from the origin."""
+    n = max(len(x), 1)
+    near = x.sum(0) / n  # rounded, so what is left of the mean is taken away too
+    rows = x - near
+    left = rows.sum(0) / n
+    return near.double() + left.double(), rows.sub_(left)
 
 
 def centre(x: Tensor, mean: Tensor) -> Tensor:

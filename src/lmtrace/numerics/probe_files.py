@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from lmtrace.errors import ConfigError, DataError
-from lmtrace.numerics.probing import KINDS, Design, Kind, as_codes, as_rows, as_vector, fit, obstacle
+from lmtrace.numerics.probing import KINDS, Design, Kind, Targets, as_codes, as_rows, as_vector, fit, obstacle
 from lmtrace.numerics.ridge import Linear
 from lmtrace.numerics.splits import sentence_split
 
@@ -153,9 +153,9 @@ def transfer_matrix(
     test = sentence_split(group, seed) if len(group) else np.zeros(0, bool)
     if reason := obstacle(codes, test, group, names, "sentence"):
         raise DataError(f"transfer_matrix: {reason}")
-    probes = []
+    probes, targets = [], Targets([(codes, len(names))], test, rows[0].device)
     for x in rows:
-        probe = fit(Design(x, test), [(codes, len(names))], test, kind, seed)[0].linear
+        probe = fit(Design(x, test), targets, kind, seed)[0].linear
         if probe is None:
             raise DataError(f"transfer_matrix: a probe of kind {kind!r} has no weights", "Choose a linear kind")
         probes.append(replace(probe, names=names))

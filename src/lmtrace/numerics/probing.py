@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.moments import ClassMeans, Moments, centre
+from lmtrace.numerics.moments import ClassMeans, Moments, centre, centred
 from lmtrace.numerics.ridge import Basis, Linear, lda, ridges
 from lmtrace.numerics.scores import MIN_SUPPORT, Tally, bootstrap_weights, f1_scores, gain, share
 from lmtrace.numerics.softmax import Perceptron, refined, softmax_regression
@@ -170,20 +170,29 @@ class Design:
 
     Parameters
     ----------
-    x : [n, d]
-        All rows.
+    x : [words, d]
+        Where the rows are taken from.
     test : [n]
-        bool.
+        bool, the part of each row.
+    rows : [n] or None
+        int64, which of x they are; None is all.
     """
 
-    def __init__(self, x: Tensor, test: np.ndarray) -> None:
-        keep = torch.as_tensor(~test, device=x.device)
-        self.train, self.test = x[keep], x[~keep]
+    def __init__(self, x: Tensor, test: np.ndarray, rows: np.ndarray | None = None) -> None:
+        rows = np.arange(len(x)) if rows is None else rows
+        self.train, self.test = (x[torch.as_tensor(rows[part], device=x.device)] for part in (~test, test))
 
     @cached_property
+    def _trained(self) -> tuple[Basis, Tensor]:
+        """Return the basis, and the standardised training rows, which take the place of the centred ones."""
+        mean, rows = centred(self.train)
+        basis = Basis.of(Moments.of_centred(mean, rows))
+        return basis, rows.div_(basis.scale.to(rows.dtype)).float()
+
+    @property
     def basis(self) -> Basis:
         """Return the eigenbasis of the training rows."""
-        return Basis.of(Moments.of(self.train))
+        return self._trained[0]
 
     @cached_property
     def standardised(self) -> tuple[Tensor, Tensor]:
@@ -191,23 +200,17 @@ class Design:
 
         float32 after centring loses nothing but the rounding of products.
         """
-        mean, scale = self.basis.moments.mean, self.basis.scale
-        train, test = (centre(part, mean).div_(scale.to(part.dtype)).float() for part in (self.train, self.test))
+        basis, train = self._trained
+        test = centre(self.test, basis.moments.mean).div_(basis.scale.to(self.test.dtype)).float()
         return train, test
 
-    def class_means(self, tasks: Sequence[tuple[Tensor, int]]) -> list[ClassMeans]:
-        """Return the class means of the training rows under several labellings: (codes [training rows], classes)."""
-        sizes = [size for _, size in tasks]
-        onehot = self.train.new_zeros(len(self.train), sum(sizes), dtype=torch.float32)
-        first = 0
-        for codes, size in tasks:
-            onehot.scatter_(1, (codes + first)[:, None], 1.0)
-            first += size
-        counts = onehot.sum(0, dtype=torch.float64)
-        means = (onehot.T @ self.standardised[0]).double() / counts.clamp(min=1)[:, None]
-        mean, scale = self.basis.moments.mean, self.basis.scale
-        means = torch.where(counts[:, None] > 0, means * scale + mean, 0.0)
-        return [ClassMeans(c, m) for c, m in zip(counts.split(sizes), means.split(sizes), strict=True)]
+    def class_means(self, targets: Targets) -> list[ClassMeans]:
+        """Return the class means of the training rows under several labellings."""
+        counts = targets.counts
+        means = (targets.onehot.T @ self.standardised[0]).double() / counts.clamp(min=1)[:, None]
+        means = torch.where(counts[:, None] > 0, means * self.basis.scale + self.basis.moments.mean, 0.0)
+        parts = zip(counts.split(targets.sizes), means.split(targets.sizes), strict=True)
+        return [ClassMeans(c, m) for c, m in parts]
 
     def scores(self, linears: Sequence[Linear], test: bool = True) -> list[Tensor]:
         """Return [rows, classes] float32 scores of the test rows, or of the training rows, for every probe."""
@@ -231,18 +234,49 @@ def shared_design(cache: dict[Any, Any], x: Tensor, rows: np.ndarray, test: np.n
     """
     key = ("numerics.probing", id(x), hashlib.blake2b(rows.tobytes() + test.tobytes()).digest())
     if key not in cache:
-        chosen = x[torch.as_tensor(rows, device=x.device)] if len(rows) < len(x) else x
         # x is kept beside the design, so that its id is not given to another tensor meanwhile.
-        cache.setdefault(key, (x, Design(chosen, test)))
+        cache.setdefault(key, (x, Design(x, test, rows)))
     return cache[key][1]
 
 
-Task = tuple[np.ndarray, int]
-"""Class of every row, [n] int64, and the number of classes."""
+class Targets:
+    """Several labellings of the same rows, in the forms that fits read: the same at every site.
+
+    Parameters
+    ----------
+    tasks
+        (Class of every row, [n] int64; number of classes) of each.
+    test : [n]
+        bool, the split of the rows.
+    device
+        Where the rows lie.
+
+    Attributes
+    ----------
+    sizes
+        Classes of each.
+    train, test
+        Codes of both parts: [tasks, rows of the part] int64.
+    onehot : [training rows, classes of all tasks]
+        float32.
+    counts : [classes of all tasks]
+        Training rows, float64.
+    """
+
+    def __init__(
+        self, tasks: Sequence[tuple[np.ndarray, int]], test: np.ndarray, device: torch.device | str = "cpu"
+    ) -> None:
+        self.sizes = [size for _, size in tasks]
+        codes = np.stack([codes for codes, _ in tasks]).astype(np.int64)
+        self.train, self.test = (torch.as_tensor(codes[:, part], device=device) for part in (~test, test))
+        first = torch.tensor([0, *self.sizes[:-1]], device=device).cumsum(0)
+        self.onehot = torch.zeros(self.train.shape[1], sum(self.sizes), device=device)
+        self.onehot.scatter_(1, (self.train + first[:, None]).T, 1.0)
+        self.counts = self.onehot.sum(0, dtype=torch.float64)
 
 
-def fit(design: Design, tasks: Sequence[Task], test: np.ndarray, kind: Kind, seed: int = 0) -> list[Fit]:
-    """Return one probe per task, fitted on the training rows, with its predictions on the test rows.
+def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit]:
+    """Return one probe per labelling, fitted on the training rows, with its predictions on the test rows.
 
     The scores of ridge regression to one-hot targets are not probabilities, large classes mask small ones (Hastie,
     Tibshirani and Friedman 2009, section 4.2), and frequent words weigh too much. A few iterations of softmax
@@ -252,37 +286,31 @@ def fit(design: Design, tasks: Sequence[Task], test: np.ndarray, kind: Kind, see
     ----------
     design
         The rows.
-    tasks
-        Labellings of the same rows; the closed forms share their products.
-    test : [n]
-        bool; the split of `design`.
+    targets
+        Labellings of the same rows with the same split; the closed forms share their products.
     """
-    target = [(torch.as_tensor(codes, device=design.train.device), size) for codes, size in tasks]
-    keep = torch.as_tensor(~test, device=design.train.device)
-    train = [(codes[keep], size) for codes, size in target]
+    train = list(zip(targets.train, targets.sizes, strict=True))
     linears: list[Linear] | None = None
     if kind == "mlp":
-        scores = [
-            Perceptron(design.train.float(), codes, size, seed=seed).scores(design.test.float())
-            for codes, size in train
-        ]
+        x, held_out = design.train.float(), design.test.float()
+        scores = [Perceptron(x, codes, size, seed=seed).scores(held_out) for codes, size in train]
     else:
         if kind == "logistic":
             linears = [softmax_regression(design.train, codes, size, basis=design.basis) for codes, size in train]
         elif kind == "lda":
-            linears = [lda(design.basis, classes) for classes in design.class_means(train)]
+            linears = [lda(design.basis, classes) for classes in design.class_means(targets)]
         else:
-            start = ridges(design.basis, design.class_means(train))
-            codes = [code for code, _ in train]
+            start = ridges(design.basis, design.class_means(targets))
             z = design.standardised[0]
-            linears = refined(design.basis, z, codes, start, _REFINE_SCALE, _REFINE_ITERATIONS)
+            linears = refined(design.basis, z, targets.train, start, _REFINE_SCALE, _REFINE_ITERATIONS)
         scores = design.scores(linears)
     found = []
-    for i, (codes, _) in enumerate(target):
+    for i, codes in enumerate(targets.test):
         linear = linears[i] if linears is not None else None
-        chosen = torch.log_softmax(scores[i].double(), 1).gather(1, codes[~keep][:, None])[:, 0].exp()
+        rows_last = scores[i].T.contiguous()  # torch reduces a short last axis slowly
+        chosen = torch.log_softmax(rows_last, 0).gather(0, codes[None])[0].exp()
         penalty = None if linear is None else linear.penalty
-        found.append(Fit(linear, scores[i].argmax(1).cpu().numpy(), chosen.cpu().numpy(), penalty))
+        found.append(Fit(linear, rows_last.argmax(0).cpu().numpy(), chosen.double().cpu().numpy(), penalty))
     return found
 
 
@@ -356,7 +384,7 @@ def linear_probe(
     tasks = [(codes, len(names))]
     if kinds is not None:
         tasks.append((control_labels(codes, kinds, len(names), seed), len(names)))
-    fitted, *others = fit(design, tasks, test, kind, seed)
+    fitted, *others = fit(design, Targets(tasks, test, rows.device), kind, seed)
     # Words of a type that was not seen succeed or fail together, as words of a sentence do otherwise.
     unit = kinds if split == "lexical" and kinds is not None else group
     tally = Tally.of(codes[test], fitted.predicted, fitted.probability, unit[test], len(names))

@@ -112,9 +112,24 @@ def ridges(basis: Basis, tasks: Sequence[ClassMeans], grid: tuple[float, ...] = 
     return _solve(basis, cross, prior, sizes, totals, grid)
 
 
-def ridge_regressions(
-    basis: Basis, z: Tensor, targets: Sequence[Tensor], grid: tuple[float, ...] = GRID
-) -> list[Linear]:
+class RealTargets:
+    """Several targets of the same rows, in the forms that `ridge_regressions` reads.
+
+    Parameters
+    ----------
+    targets : [n, ...] each
+        float64, with any number of columns each.
+    """
+
+    def __init__(self, targets: Sequence[Tensor]) -> None:
+        y = torch.cat(list(targets), 1)
+        self.sizes, self.mean = [target.shape[1] for target in targets], y.mean(0)
+        centred = y - self.mean
+        self.totals = torch.stack([part.sum() for part in centred.square().split(self.sizes, 1)])
+        self.centred = centred.float()
+
+
+def ridge_regressions(basis: Basis, z: Tensor, targets: RealTargets, grid: tuple[float, ...] = GRID) -> list[Linear]:
     """Return ridge regressions of the same rows to real targets, each under a penalty of its own, chosen as in `ridge`.
 
     Parameters
@@ -123,15 +138,9 @@ def ridge_regressions(
         Of the training rows.
     z : [n, d]
         Those rows, standardised, float32.
-    targets : [n, ...] each
-        float64, with any number of columns each.
     """
-    sizes = [y.shape[1] for y in targets]
-    y = torch.cat(list(targets), 1)
-    mean = y.mean(0)
-    centred = y - mean
-    totals = torch.stack([part.sum() for part in centred.square().split(sizes, 1)])
-    return _solve(basis, (z.T @ centred.float()).double(), mean, sizes, totals, grid)
+    cross = (z.T @ targets.centred).double()
+    return _solve(basis, cross, targets.mean, targets.sizes, targets.totals, grid)
 
 
 def _solve(

@@ -45,7 +45,7 @@ def softmax_regression(
 
 
 def refined(
-    basis: Basis, z: Tensor, codes: Sequence[Tensor], linears: Sequence[Linear], scale: float, max_iter: int
+    basis: Basis, z: Tensor, codes: Tensor, linears: Sequence[Linear], scale: float, max_iter: int
 ) -> list[Linear]:
     """Return each ridge regression after a few iterations of softmax regression, which begin at a multiple of it.
 
@@ -58,8 +58,8 @@ def refined(
         Of the training rows.
     z : [n, d]
         The same rows, standardised, float32.
-    codes : [n] each
-        int64 class of every row, for each task.
+    codes : [tasks, n]
+        int64 class of every row.
     linears
         Ridge regression to the one-hot classes, for each task.
     scale
@@ -69,7 +69,7 @@ def refined(
     weight = scale * basis.scale[:, None] * torch.cat([linear.weight for linear in linears], 1)
     bias = torch.cat([linear.bias for linear in linears]) * scale + basis.moments.mean / basis.scale @ weight
     sizes = [linear.weight.shape[1] for linear in linears]
-    found = _fit(z, torch.stack(list(codes)), basis, penalties, max_iter, weight.split(sizes, 1), bias.split(sizes))
+    found = _fit(z, codes, basis, penalties, max_iter, weight.split(sizes, 1), bias.split(sizes))
     return [
         Linear(weight, bias, penalty / len(z), linear.dof)
         for (weight, bias), penalty, linear in zip(found, penalties, linears, strict=True)

@@ -19,7 +19,7 @@ import torch
 
 from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.probing import Design, shared_design
-from lmtrace.numerics.ridge import ridge_regressions
+from lmtrace.numerics.ridge import RealTargets, ridge_regressions
 from lmtrace.numerics.scores import bootstrap_weights
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.observe.interface import Needs, Signal, Sites, View
@@ -29,8 +29,8 @@ from lmtrace.text.panel import Panel
 EMBED = "embed"
 MIN_SENTENCES = 10
 
-_BELIEFS: WeakKeyDictionary[Any, np.ndarray | None] = WeakKeyDictionary()
-"""The oracle is asked once: beliefs are the same at every step."""
+_QUESTIONS: WeakKeyDictionary[Any, dict[tuple[int, torch.device], HeldOut | str]] = WeakKeyDictionary()
+"""Truth -> (seed, device) -> what is asked of every site: the same at every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,70 +68,102 @@ class Belief(Signal):
         if panel.truth is None:
             yield self.record(view, "r2", missing=f"no oracle: {getattr(panel, 'truth_reason', '')}".rstrip(": "))
             return
-        if view.truth not in _BELIEFS:
-            _BELIEFS[view.truth] = view.truth.beliefs()
-        beliefs = _BELIEFS[view.truth]
-        if beliefs is None:
-            yield self.record(view, "r2", missing="the corpus's oracle offers no beliefs")
-            return
-        rows = np.flatnonzero(panel.encoder.word_first >= 0)
-        beliefs, groups = np.asarray(beliefs, np.float64)[rows], panel.word_sentence[rows]
-        num = len(np.unique(groups))
-        if num < 4 * MIN_SENTENCES:
-            yield self.record(view, "r2", missing=f"{num} sentences, fewer than {4 * MIN_SENTENCES}")
-            return
-        test = sentence_split(panel.word_sentence, self.seed)[rows]
-        if float(beliefs[test].var(0).sum()) < 1e-12 or float(beliefs[~test].var(0).sum()) < 1e-12:
-            yield self.record(view, "r2", missing="the beliefs are the same at every word")
-            return
-        shuffled = beliefs[np.random.default_rng([self.seed, 6]).permutation(len(beliefs))]
-        weights = bootstrap_weights(len(np.unique(groups[test])), self.seed)
         embed: np.ndarray | None = None
         for site in sorted(view.sites, key=lambda name: name != EMBED):
             x = view.words(site)
-            design = shared_design(view.cache, x, rows, test)
+            asked = self._question(view, x.device)
+            if isinstance(asked, str):
+                yield self.record(view, "r2", missing=asked)
+                return
+            design = shared_design(view.cache, x, asked.rows, asked.test)
             if not (all_finite(design.train) and all_finite(design.test)):
                 yield self.record(view, "r2", site=site, missing="activations that are not finite")
                 continue
-            (error, total), (null_error, null_total) = held_out_errors(design, [beliefs, shuffled], test, groups)
-            resampled = 1 - (weights @ error) / (weights @ total)
-            r2, n = 1 - error.sum() / total.sum(), int(test.sum())
-            where = {"site": site, "split": "sentence", "n": n}
+            error, null_error = asked.errors(design)
+            total, null_total = asked.totals
+            whole = asked.weights @ total
+            where = {"site": site, "split": "sentence", "n": int(asked.test.sum())}
+            r2, resampled = 1 - error.sum() / total.sum(), 1 - (asked.weights @ error) / whole
             null = float(1 - null_error.sum() / null_total.sum())
             yield self.record(view, "r2", float(r2), stderr=float(resampled.std(ddof=1)), null=null, **where)
             if site == EMBED:
                 embed = error
             elif embed is not None:
-                gain = (weights @ (embed - error)) / (weights @ total)
+                gain = (asked.weights @ (embed - error)) / whole
                 value = float((embed - error).sum() / total.sum())
                 stderr = float(gain.std(ddof=1))
                 yield self.record(view, "r2_gain_over_embed", value, stderr=stderr, null=0.0, **where)
 
+    def _question(self, view: View, device: torch.device) -> HeldOut | str:
+        """Return the targets, or why there are none."""
+        known = _QUESTIONS.setdefault(view.truth, {})
+        if (self.seed, device) not in known:
+            beliefs = view.truth.beliefs()
+            asked = (
+                "the corpus's oracle offers no beliefs" if beliefs is None else self._ask(view.panel, beliefs, device)
+            )
+            known[self.seed, device] = asked
+        return known[self.seed, device]
 
-def held_out_errors(
-    design: Design, targets: Sequence[np.ndarray], test: np.ndarray, groups: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return, for each target, (squared error, squared deviation from the test mean) per test sentence.
+    def _ask(self, panel: Panel, beliefs: np.ndarray, device: torch.device) -> HeldOut | str:
+        rows = np.flatnonzero(panel.encoder.word_first >= 0)
+        beliefs, groups = np.asarray(beliefs, np.float64)[rows], panel.word_sentence[rows]
+        num = len(np.unique(groups))
+        if num < 4 * MIN_SENTENCES:
+            return f"{num} sentences, fewer than {4 * MIN_SENTENCES}"
+        test = sentence_split(panel.word_sentence, self.seed)[rows]
+        if float(beliefs[test].var(0).sum()) < 1e-12 or float(beliefs[~test].var(0).sum()) < 1e-12:
+            return "the beliefs are the same at every word"
+        shuffled = beliefs[np.random.default_rng([self.seed, 6]).permutation(len(beliefs))]
+        return HeldOut([beliefs, shuffled], test, groups, rows, self.seed, device)
+
+
+class HeldOut:
+    """Targets of a regression, fitted on the training part of the rows and judged on the test part, sentence by sentence.
 
     Parameters
     ----------
-    design
-        The rows; the regression is fitted on the training part.
     targets : [n, columns] each
         What is regressed to.
     test : [n]
-        bool, the split of `design`.
+        bool, the part of each row.
     groups : [n]
         Sentence of every row.
+    rows : [n] or None
+        Which words they are.
+
+    Attributes
+    ----------
+    totals : [test sentences] each
+        Squared deviation of each target from its mean over the test part.
+    weights : [resamples, test sentences]
+        Of the bootstrap.
     """
-    y = [torch.as_tensor(target, device=design.train.device, dtype=torch.float64) for target in targets]
-    keep = torch.as_tensor(~test, device=design.train.device)
-    fitted = ridge_regressions(design.basis, design.standardised[0], [target[keep] for target in y])
-    index = np.unique(groups[test], return_inverse=True)[1]
-    found = []
-    for target, predicted in zip(y, design.scores(fitted), strict=True):
-        held_out = target[~keep]
-        error = (predicted.double() - held_out).square().sum(1).cpu().numpy()
-        total = (held_out - held_out.mean(0)).square().sum(1).cpu().numpy()
-        found.append((np.bincount(index, weights=error), np.bincount(index, weights=total)))
-    return found
+
+    def __init__(
+        self,
+        targets: Sequence[np.ndarray],
+        test: np.ndarray,
+        groups: np.ndarray,
+        rows: np.ndarray | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.rows, self.test = np.arange(len(test)) if rows is None else rows, test
+        self.index = np.unique(groups[test], return_inverse=True)[1]
+        self.targets = RealTargets([torch.as_tensor(target[~test], device=device) for target in targets])
+        self.held_out = [torch.as_tensor(target[test], device=device).float() for target in targets]
+        held_out = [target[test] for target in targets]
+        self.totals = [self._by_sentence(np.square(y - y.mean(0)).sum(1)) for y in held_out]
+        self.weights = bootstrap_weights(int(self.index.max()) + 1, seed)
+
+    def errors(self, design: Design) -> list[np.ndarray]:
+        """Return the squared error of each target per test sentence, of regressions on the design's training rows."""
+        fitted = ridge_regressions(design.basis, design.standardised[0], self.targets)
+        return [
+            self._by_sentence((predicted - y).square().sum(1).cpu().numpy())
+            for predicted, y in zip(design.scores(fitted), self.held_out, strict=True)
+        ]
+
+    def _by_sentence(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self.index, weights=values)

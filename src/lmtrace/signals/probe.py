@@ -38,6 +38,7 @@ from lmtrace.numerics.probing import (
     Fit,
     Kind,
     SplitName,
+    Targets,
     fit,
     majority,
     shared_design,
@@ -228,7 +229,9 @@ class Probe(Signal):
                 else:
                     tasks.append(task)
         at_embed: dict[tuple[str, ProbeTask], np.ndarray] = {}
-        controlled = self._controlled(view)
+        due = self._due(view)
+        groups = [(group, _controlled(group, due)) for group in _same_rows(tasks)]
+        targets: dict[tuple[bytes, torch.device], Targets] = {}
         sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
             try:
@@ -240,15 +243,21 @@ class Probe(Signal):
                     )
                 continue
             finite = all_finite(x)
-            for group in _same_rows(tasks):
+            for group, controlled in groups:
                 where: list[dict[str, Any]] = [{"site": site, "label": t.label, "split": t.split} for t in group]
                 if not (finite or all_finite(group[0].inputs(x))):
                     for place in where:
                         yield self.record(view, "accuracy", **place, missing="activations that are not finite")
                     continue
                 design = self._design(view, x, group[0])
-                fits, controls = self._fit(design, group, controlled)
-                for task, place, fitted in zip(group, where, fits, strict=True):
+                key = (group[0].row_key, x.device)
+                if key not in targets:
+                    labellings = [(task.codes, len(task.names)) for task in group]
+                    labellings += [(task.control, len(task.names)) for task in controlled]
+                    targets[key] = Targets(labellings, group[0].test, x.device)
+                fits = fit(design, targets[key], self.kind, self.seed)
+                controls = dict(zip(controlled, fits[len(group) :], strict=True))
+                for task, place, fitted in zip(group, where, fits[: len(group)], strict=True):
                     tally = task.tally(fitted)
                     yield from self._judge(view, tally, task, place, at_embed.get((embed_of(site), task)))
                     if task in controls:
@@ -259,20 +268,11 @@ class Probe(Signal):
                     if site == embed_of(site):
                         at_embed[site, task] = tally.correct
 
-    def _controlled(self, view: View) -> bool:
+    def _due(self, view: View) -> bool:
         """Return whether this measurement fits the control tasks; counts the measurements."""
         done = int(view.memory.get("measurements", 0))
         view.memory["measurements"] = torch.tensor(done + 1)
         return self.control > 0 and (done % self.control == 0 or view.last)
-
-    def _fit(self, design: Design, group: list[ProbeTask], control: bool) -> tuple[list[Fit], dict[ProbeTask, Fit]]:
-        """Return the probes of tasks on the same rows, and those of their control tasks where they are due."""
-        # Under the lexical split the classes of unseen types cannot be known: the control is at chance by construction.
-        controlled = [task for task in group if control and task.split == "sentence"]
-        labellings = [(task.codes, len(task.names)) for task in group]
-        labellings += [(task.control, len(task.names)) for task in controlled]
-        fits = fit(design, labellings, group[0].test, self.kind, self.seed)
-        return fits[: len(group)], dict(zip(controlled, fits[len(group) :], strict=True))
 
     def _judge(
         self, view: View, tally: Tally, task: ProbeTask, where: dict[str, Any], embed: np.ndarray | None
@@ -416,6 +416,12 @@ def _same_rows(tasks: list[ProbeTask]) -> list[list[ProbeTask]]:
     for task in tasks:
         groups.setdefault(task.row_key, []).append(task)
     return list(groups.values())
+
+
+def _controlled(group: list[ProbeTask], due: bool) -> list[ProbeTask]:
+    """Return the tasks whose control tasks are fitted too."""
+    # Under the lexical split the classes of unseen types cannot be known: the control is at chance by construction.
+    return [task for task in group if due and task.split == "sentence"]
 
 
 _CEILINGS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()

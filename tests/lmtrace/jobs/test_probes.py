@@ -11,7 +11,7 @@ import torch
 import lmtrace
 import lmtrace.functional as F
 from lmtrace.errors import ConfigError, DataError, RunError
-from lmtrace.numerics.probing import Design, fit
+from lmtrace.numerics.probing import Design, Targets, fit
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.signals.probe import Probe
 from lmtrace_helpers import tiny
@@ -51,7 +51,7 @@ def slow_matrix(models, panel, layer, site):
     x = {step: states(model, panel)[site][torch.as_tensor(rows)] for step, model in models.items()}
     result = {}
     for t in models:
-        [found] = fit(Design(x[t], test), [(labels.codes[rows], len(labels.names))], test, "ridge")
+        [found] = fit(Design(x[t], test), Targets([(labels.codes[rows], len(labels.names))], test), "ridge")
         weight, bias = found.linear.weight.numpy(), found.linear.bias.numpy()
         for u in models:
             right = [

@@ -10,7 +10,7 @@ from sklearn.metrics import r2_score
 
 from lmtrace.numerics.probing import Design
 from lmtrace.numerics.splits import sentence_split
-from lmtrace.signals.belief import Belief, held_out_errors
+from lmtrace.signals.belief import Belief, HeldOut
 from lmtrace.signals.probe import Probe
 from lmtrace_helpers import PlainModel
 from probe_views import PlantedTruth, PlantedView, by, word_panel
@@ -113,5 +113,6 @@ def test_the_untrained_twin_already_holds_most_of_the_belief():
         model(torch.as_tensor(sequences))
     x, groups = hidden[0].reshape(3000, 64), np.repeat(np.arange(300), 10)
     test = sentence_split(groups, 0)
-    [(error, total)] = held_out_errors(Design(x, test), [beliefs.reshape(3000, 3)], test, groups)
+    asked = HeldOut([beliefs.reshape(3000, 3)], test, groups)
+    [error], [total] = asked.errors(Design(x, test)), asked.totals
     assert 0.9 < 1 - error.sum() / total.sum() < 0.97
