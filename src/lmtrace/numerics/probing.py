@@ -207,7 +207,7 @@ class Design:
     def class_means(self, targets: Targets) -> list[ClassMeans]:
         """Return the class means of the training rows under several labellings."""
         counts = targets.counts
-        means = (targets.onehot.T @ self.standardised[0]).double() / counts.clamp(min=1)[:, None]
+        means = (targets.onehot @ self.standardised[0]).double() / counts.clamp(min=1)[:, None]
         means = torch.where(counts[:, None] > 0, means * self.basis.scale + self.basis.moments.mean, 0.0)
         parts = zip(counts.split(targets.sizes), means.split(targets.sizes), strict=True)
         return [ClassMeans(c, m) for c, m in parts]
@@ -257,7 +257,7 @@ class Targets:
         Classes of each.
     train, test
         Codes of both parts: [tasks, rows of the part] int64.
-    onehot : [training rows, classes of all tasks]
+    onehot : [classes of all tasks, training rows]
         float32.
     counts : [classes of all tasks]
         Training rows, float64.
@@ -270,9 +270,9 @@ class Targets:
         codes = np.stack([codes for codes, _ in tasks]).astype(np.int64)
         self.train, self.test = (torch.as_tensor(codes[:, part], device=device) for part in (~test, test))
         first = torch.tensor([0, *self.sizes[:-1]], device=device).cumsum(0)
-        self.onehot = torch.zeros(self.train.shape[1], sum(self.sizes), device=device)
-        self.onehot.scatter_(1, (self.train + first[:, None]).T, 1.0)
-        self.counts = self.onehot.sum(0, dtype=torch.float64)
+        self.onehot = torch.zeros(sum(self.sizes), self.train.shape[1], device=device)
+        self.onehot.scatter_(0, self.train + first[:, None], 1.0)
+        self.counts = self.onehot.sum(1, dtype=torch.float64)
 
 
 def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit]:
@@ -387,14 +387,15 @@ def linear_probe(
     fitted, *others = fit(design, Targets(tasks, test, rows.device), kind, seed)
     # Words of a type that was not seen succeed or fail together, as words of a sentence do otherwise.
     unit = kinds if split == "lexical" and kinds is not None else group
-    tally = Tally.of(codes[test], fitted.predicted, fitted.probability, unit[test], len(names))
+    index = np.unique(unit[test], return_inverse=True)[1]
+    tally = Tally.of(codes[test], fitted.predicted, fitted.probability, index, len(names))
     weights = bootstrap_weights(len(tally.total), seed)
     accuracy, interval = share(tally.correct, tally.total, weights)
     f1, macro = f1_scores(tally, weights, names)
     control = selectivity = None
     if others:
         right = others[0].predicted == tasks[1][0][test]
-        correct = np.bincount(np.unique(unit[test], return_inverse=True)[1], weights=right)
+        correct = np.bincount(index, weights=right)
         control = float(right.mean())
         selectivity, _ = gain(tally.correct, correct, tally.total, weights)
     return ProbeResult(

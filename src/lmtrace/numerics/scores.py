@@ -46,11 +46,10 @@ class Tally:
 
     @classmethod
     def of(
-        cls, gold: np.ndarray, predicted: np.ndarray, probability: np.ndarray, groups: np.ndarray, num_classes: int
+        cls, gold: np.ndarray, predicted: np.ndarray, probability: np.ndarray, group: np.ndarray, num_classes: int
     ) -> Tally:
-        """Return the counts of rows with gold and predicted classes: [n], gold probability: [n], group: [n]."""
-        names, group = np.unique(groups, return_inverse=True)
-        size, right = len(names), gold == predicted
+        """Return the counts of rows with gold and predicted classes: [n], gold probability: [n], group: [n] from 0 on."""
+        size, right = int(group.max()) + 1, gold == predicted
 
         def table(code: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
             cells = np.bincount((group * num_classes + code)[rows], minlength=size * num_classes)
@@ -120,7 +119,8 @@ def f1_scores(
     support = tally.support.sum(0)
     denominator = support + tally.predicted.sum(0)
     values = _ratio(2 * tally.hits.sum(0), denominator)
-    resampled = _ratio(2 * weights @ tally.hits, weights @ (tally.support + tally.predicted))
+    drawn = weights @ np.hstack([2 * tally.hits, tally.support + tally.predicted])
+    resampled = _ratio(*np.hsplit(drawn, 2))
     wider = _widening(tally.total)
     spread = resampled.std(0, ddof=1) * wider
     per_class = {

@@ -108,9 +108,8 @@ class ProbeTask:
 
     def tally(self, fitted: Fit) -> Tally:
         """Return the counts of a fitted probe on the test words."""
-        return Tally.of(
-            self.codes[self.test], fitted.predicted, fitted.probability, self.units[self.test], len(self.names)
-        )
+        gold = self.codes[self.test]
+        return Tally.of(gold, fitted.predicted, fitted.probability, self.test_group, len(self.names))
 
     @cached_property
     def test_group(self) -> np.ndarray:
