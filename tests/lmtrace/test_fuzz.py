@@ -269,7 +269,7 @@ def _garble(database: Path, chance: random.Random) -> None:
 def test_saved_probes(seed, junk, tmp_path_factory):
     path = tmp_path_factory.mktemp("probes") / "p.safetensors"
     weight = torch.ones(2, 3, dtype=torch.float64)
-    save_probes(path, {"block.0|role|1": Linear(weight, weight[0], 1.0, 2.0, ("a", "b", "c"))})
+    save_probes(path, {"block.0|role|1": Linear(weight, weight[0], 1.0, ("a", "b", "c"))})
     whole = path.read_bytes()
     assert survives(load_probes, path)
     for content in (damaged(whole, random.Random(seed)), junk):

@@ -39,7 +39,7 @@ def kept_probes(run: Run | str | Path) -> dict[str, Linear]:
             _, step, site, label, split, _ = key.split("|")
             classes = tuple(json.loads(memory[f"{key}|names"].tobytes().decode()))
             weight, bias = (torch.as_tensor(memory[f"{key}|{part}"]).double() for part in ("weight", "bias"))
-            found[f"{site}|{label}|{split}|{step}"] = Linear(weight, bias, float("nan"), float("nan"), names=classes)
+            found[f"{site}|{label}|{split}|{step}"] = Linear(weight, bias, float("nan"), names=classes)
     if not found:
         raise DataError(
             f"{opened.folder} has kept no probes", "Measure with Probe(keep_at=(step, ...)) at one of these steps"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 _BLOCK = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Moments:
     """Number, mean and centred second moment of rows.
 
@@ -27,6 +28,17 @@ class Moments:
     n: int
     mean: Tensor
     scatter: Tensor
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """[d] standard deviation per feature; 1 where a feature is constant."""
+        deviation = (self.scatter.diagonal() / max(self.n, 1)).clamp(min=0).sqrt()
+        return torch.where(deviation > 1e-12 * self.mean.abs() + 1e-30, deviation, torch.ones_like(deviation))
+
+    @property
+    def correlation(self) -> Tensor:
+        """[d, d] scatter of the rows over their scale."""
+        return self.scatter / torch.outer(self.scale, self.scale)
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
@@ -93,6 +105,16 @@ def centred(x: Tensor) -> tuple[Tensor, Tensor]:
     rows = x - near
     left = rows.sum(0) / n
     return near.double() + left.double(), rows.sub_(left)
+
+
+def standardise(x: Tensor) -> tuple[Moments, Tensor]:
+    """Return the moments of x: [n, d], and its rows with mean 0 and deviation 1 in float32.
+
+    float32 after centring loses nothing but the rounding of products.
+    """
+    mean, rows = centred(x)
+    moments = Moments.of_centred(mean, rows)
+    return moments, rows.div_(moments.scale.to(rows.dtype)).float()
 
 
 def centre(x: Tensor, mean: Tensor) -> Tensor:

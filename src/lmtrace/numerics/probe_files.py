@@ -50,7 +50,7 @@ def save_probes(path: str | Path, probes: Mapping[str, Linear]) -> None:
             )
         tensors[f"{name}|weight"] = probe.weight.float().cpu().contiguous()
         tensors[f"{name}|bias"] = probe.bias.float().cpu().contiguous()
-        tensors[f"{name}|settings"] = torch.tensor([probe.penalty, probe.dof], dtype=torch.float64)
+        tensors[f"{name}|settings"] = torch.tensor([probe.penalty], dtype=torch.float64)
     names = {name: json.dumps(probe.names) for name, probe in probes.items()}
     try:
         save_file(tensors, str(path), metadata=names)
@@ -82,7 +82,7 @@ def load_probes(path: str | Path) -> dict[str, Linear]:
     names = sorted(name.removesuffix("|weight") for name in tensors if name.endswith("|weight"))
     expected = {f"{name}|{part}" for name in names for part in ("weight", "bias", "settings")}
     settings = [tensors[f"{name}|settings"] for name in names if f"{name}|settings" in tensors]
-    if not names or set(tensors) != expected or any(t.shape != (2,) for t in settings):
+    if not names or set(tensors) != expected or any(t.shape != (1,) for t in settings):
         raise DataError(f"{path} does not hold probes", "Pass a file that save_probes wrote")
     found = {}
     for name in names:
@@ -90,7 +90,7 @@ def load_probes(path: str | Path) -> dict[str, Linear]:
         of_classes = _names(classes.get(name, "[]"))
         if weight.ndim != 2 or bias.shape != weight.shape[1:] or len(of_classes) not in (0, len(bias)):
             raise DataError(f"{path}: the parts of probe {name!r} do not fit", "Pass a file that save_probes wrote")
-        found[name] = Linear(weight, bias, *tensors[f"{name}|settings"].tolist(), names=of_classes)
+        found[name] = Linear(weight, bias, float(tensors[f"{name}|settings"][0]), names=of_classes)
     return found
 
 

@@ -17,17 +17,18 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.moments import ClassMeans, Moments, centre, centred
-from lmtrace.numerics.ridge import Basis, Linear, lda, ridges
+from lmtrace.numerics.moments import ClassMeans, Moments, centre, standardise
+from lmtrace.numerics.ridge import Basis, Linear, lda
 from lmtrace.numerics.scores import MIN_SUPPORT, Tally, bootstrap_weights, f1_scores, gain, share
-from lmtrace.numerics.softmax import Perceptron, refined, softmax_regression
+from lmtrace.numerics.softmax import Perceptron, softmax_regressions, whitener
 from lmtrace.numerics.splits import TEST_SHARE, control_labels, lexical_split, sentence_split
 
 Kind = Literal["ridge", "lda", "logistic", "mlp"]
 SplitName = Literal["sentence", "lexical"]
 KINDS: tuple[Kind, ...] = ("ridge", "lda", "logistic", "mlp")
 SPLITS: tuple[SplitName, ...] = ("sentence", "lexical")
-_REFINE_SCALE, _REFINE_ITERATIONS = 5.0, 4
+PENALTY, STEPS = {"ridge": 0.1, "logistic": 1.0}, {"ridge": 4, "logistic": 200}
+"""Of softmax regression: penalty on the weights of standardised features (not per row), and L-BFGS steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,40 +184,36 @@ class Design:
         self.train, self.test = (x[torch.as_tensor(rows[part], device=x.device)] for part in (~test, test))
 
     @cached_property
-    def _trained(self) -> tuple[Basis, Tensor]:
-        """Return the basis, and the standardised training rows, which take the place of the centred ones."""
-        mean, rows = centred(self.train)
-        basis = Basis.of(Moments.of_centred(mean, rows))
-        return basis, rows.div_(basis.scale.to(rows.dtype)).float()
+    def _trained(self) -> tuple[Moments, Tensor]:
+        return standardise(self.train)
 
     @property
-    def basis(self) -> Basis:
-        """Return the eigenbasis of the training rows."""
+    def moments(self) -> Moments:
+        """Return the moments of the training rows."""
         return self._trained[0]
 
     @cached_property
+    def basis(self) -> Basis:
+        """Return the eigenbasis of the training rows."""
+        return Basis.of(self.moments)
+
+    @cached_property
+    def white(self) -> Tensor:
+        """Return what whitens the standardised training rows."""
+        return whitener(self.moments, PENALTY["ridge"])
+
+    @cached_property
     def standardised(self) -> tuple[Tensor, Tensor]:
-        """Return (training rows, test rows) with mean 0 and deviation 1 over the training rows, float32.
-
-        float32 after centring loses nothing but the rounding of products.
-        """
-        basis, train = self._trained
-        test = centre(self.test, basis.moments.mean).div_(basis.scale.to(self.test.dtype)).float()
+        """Return (training rows, test rows) with mean 0 and deviation 1 over the training rows, float32."""
+        moments, train = self._trained
+        test = centre(self.test, moments.mean).div_(moments.scale.to(self.test.dtype)).float()
         return train, test
-
-    def class_means(self, targets: Targets) -> list[ClassMeans]:
-        """Return the class means of the training rows under several labellings."""
-        counts = targets.counts
-        means = (targets.onehot @ self.standardised[0]).double() / counts.clamp(min=1)[:, None]
-        means = torch.where(counts[:, None] > 0, means * self.basis.scale + self.basis.moments.mean, 0.0)
-        parts = zip(counts.split(targets.sizes), means.split(targets.sizes), strict=True)
-        return [ClassMeans(c, m) for c, m in parts]
 
     def scores(self, linears: Sequence[Linear], test: bool = True) -> list[Tensor]:
         """Return [rows, classes] float32 scores of the test rows, or of the training rows, for every probe."""
         weight = torch.cat([linear.weight for linear in linears], 1)
-        bias = torch.cat([linear.bias for linear in linears]) + self.basis.moments.mean @ weight
-        scores = torch.addmm(bias.float(), self.standardised[int(test)], (weight * self.basis.scale[:, None]).float())
+        bias = torch.cat([linear.bias for linear in linears]) + self.moments.mean @ weight
+        scores = torch.addmm(bias.float(), self.standardised[int(test)], (weight * self.moments.scale[:, None]).float())
         return list(scores.split([linear.weight.shape[1] for linear in linears], 1))
 
 
@@ -245,7 +242,7 @@ class Targets:
     Parameters
     ----------
     tasks
-        (Class of every row, [n] int64; number of classes) of each.
+        (Class of every row, [n] int64, -1 where it has no label; number of classes) of each.
     test : [n]
         bool, the split of the rows.
     device
@@ -257,10 +254,6 @@ class Targets:
         Classes of each.
     train, test
         Codes of both parts: [tasks, rows of the part] int64.
-    onehot : [classes of all tasks, training rows]
-        float32.
-    counts : [classes of all tasks]
-        Training rows, float64.
     """
 
     def __init__(
@@ -269,25 +262,20 @@ class Targets:
         self.sizes = [size for _, size in tasks]
         codes = np.stack([codes for codes, _ in tasks]).astype(np.int64)
         self.train, self.test = (torch.as_tensor(codes[:, part], device=device) for part in (~test, test))
-        first = torch.tensor([0, *self.sizes[:-1]], device=device).cumsum(0)
-        self.onehot = torch.zeros(sum(self.sizes), self.train.shape[1], device=device)
-        self.onehot.scatter_(0, self.train + first[:, None], 1.0)
-        self.counts = self.onehot.sum(1, dtype=torch.float64)
 
 
 def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit]:
-    """Return one probe per labelling, fitted on the training rows, with its predictions on the test rows.
+    """Return one probe per labelling, fitted on the training rows with a label, with its predictions on the test rows with one.
 
-    The scores of ridge regression to one-hot targets are not probabilities, large classes mask small ones (Hastie,
-    Tibshirani and Friedman 2009, section 4.2), and frequent words weigh too much. A few iterations of softmax
-    regression that begin at the ridge, in its eigenbasis and with its penalty, mend all three.
+    "ridge" and "logistic" are `softmax_regressions`, the first of few steps and a small penalty. LDA and the perceptron
+    need a label on every row.
 
     Parameters
     ----------
     design
         The rows.
     targets
-        Labellings of the same rows with the same split; the closed forms share their products.
+        Labellings of the same rows with the same split.
     """
     train = list(zip(targets.train, targets.sizes, strict=True))
     linears: list[Linear] | None = None
@@ -295,22 +283,22 @@ def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit
         x, held_out = design.train.float(), design.test.float()
         scores = [Perceptron(x, codes, size, seed=seed).scores(held_out) for codes, size in train]
     else:
-        if kind == "logistic":
-            linears = [softmax_regression(design.train, codes, size, basis=design.basis) for codes, size in train]
-        elif kind == "lda":
-            linears = [lda(design.basis, classes) for classes in design.class_means(targets)]
+        if kind == "lda":
+            linears = [lda(design.basis, ClassMeans.of(design.train, codes, size)) for codes, size in train]
         else:
-            start = ridges(design.basis, design.class_means(targets))
             z = design.standardised[0]
-            linears = refined(design.basis, z, targets.train, start, _REFINE_SCALE, _REFINE_ITERATIONS)
+            how = (targets.sizes, PENALTY[kind], STEPS[kind])
+            linears = softmax_regressions(design.moments, z, design.white, targets.train, *how)
         scores = design.scores(linears)
     found = []
     for i, codes in enumerate(targets.test):
         linear = linears[i] if linears is not None else None
         rows_last = scores[i].T.contiguous()  # torch reduces a short last axis slowly
-        chosen = torch.log_softmax(rows_last, 0).gather(0, codes[None])[0].exp()
+        chosen = torch.log_softmax(rows_last, 0).gather(0, codes.clamp(min=0)[None])[0].exp()
+        known = (codes >= 0).cpu().numpy()
         penalty = None if linear is None else linear.penalty
-        found.append(Fit(linear, rows_last.argmax(0).cpu().numpy(), chosen.double().cpu().numpy(), penalty))
+        predicted = rows_last.argmax(0).cpu().numpy()[known]
+        found.append(Fit(linear, predicted, chosen.double().cpu().numpy()[known], penalty))
     return found
 
 

@@ -29,9 +29,7 @@ class Linear:
     bias : [classes]
         float64.
     penalty
-        The penalty that was chosen, per training row.
-    dof
-        Effective degrees of freedom, the constant included.
+        Per training row.
     names
         Of the classes, where they are known: what column of the scores stands for what.
     """
@@ -39,7 +37,6 @@ class Linear:
     weight: Tensor
     bias: Tensor
     penalty: float
-    dof: float
     names: tuple[str, ...] = ()
 
     def scores(self, x: Tensor) -> Tensor:
@@ -60,8 +57,6 @@ class Basis:
     ----------
     moments
         Of the training rows.
-    scale : [d]
-        Standard deviation per feature; 1 where a feature is constant.
     values : [d]
         Eigenvalues of the standardised scatter matrix, rising, not negative.
     vectors : [d, d]
@@ -69,17 +64,14 @@ class Basis:
     """
 
     moments: Moments
-    scale: Tensor
     values: Tensor
     vectors: Tensor
 
     @classmethod
     def of(cls, moments: Moments) -> Basis:
         """Return the basis; features are standardised first, so that the penalty does not depend on their units."""
-        deviation = (moments.scatter.diagonal() / max(moments.n, 1)).clamp(min=0).sqrt()
-        scale = torch.where(deviation > 1e-12 * moments.mean.abs() + 1e-30, deviation, torch.ones_like(deviation))
-        values, vectors = torch.linalg.eigh(moments.scatter / torch.outer(scale, scale))
-        return cls(moments, scale, values.clamp(min=0), vectors)
+        values, vectors = torch.linalg.eigh(moments.correlation)
+        return cls(moments, values.clamp(min=0), vectors)
 
 
 def ridge(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> Linear:
@@ -106,7 +98,7 @@ def ridges(basis: Basis, tasks: Sequence[ClassMeans], grid: tuple[float, ...] = 
     counts = torch.cat([classes.counts for classes in tasks])
     prior = counts / n
     # X'Y, [d, classes of all tasks]
-    cross = counts * ((torch.cat([classes.means for classes in tasks]) - basis.moments.mean) / basis.scale).T
+    cross = counts * ((torch.cat([classes.means for classes in tasks]) - basis.moments.mean) / basis.moments.scale).T
     sizes = [len(classes.counts) for classes in tasks]
     totals = torch.stack([part.sum() for part in (n * (prior * (1 - prior))).split(sizes)])
     return _solve(basis, cross, prior, sizes, totals, grid)
@@ -169,10 +161,10 @@ def _solve(
     gcv = torch.where(usable, 1 / (1 - dof / n).square(), torch.inf)[:, None] * rss.clamp(min=1e-300)
     best = gcv.argmin(0) if bool(usable.any()) else torch.full_like(totals, len(grid) - 1, dtype=torch.int64)
     shrink = torch.cat([shrunk[i][:, None].expand(-1, size) for i, size in zip(best.tolist(), sizes, strict=True)], 1)
-    weight = (basis.vectors @ (z / shrink)) / basis.scale[:, None]
+    weight = (basis.vectors @ (z / shrink)) / basis.moments.scale[:, None]
     bias = target_mean - basis.moments.mean @ weight
     return [
-        Linear(w, b, float(grid[i]), float(dof[i]))
+        Linear(w, b, float(grid[i]))
         for w, b, i in zip(weight.split(sizes, 1), bias.split(sizes), best.tolist(), strict=True)
     ]
 
@@ -185,12 +177,12 @@ def lda(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> Li
     Tibshirani 1995). Priors are smoothed by half a row per class.
     """
     chosen = ridge(basis, classes, grid)
-    n, mean, scale = basis.moments.n, basis.moments.mean, basis.scale
+    n, mean, scale = basis.moments.n, basis.moments.mean, basis.moments.scale
     offsets = torch.where(classes.counts[:, None] > 0, (classes.means - mean) / scale, 0.0)
-    within = basis.moments.scatter / torch.outer(scale, scale) - (offsets.T * classes.counts) @ offsets
+    within = basis.moments.correlation - (offsets.T * classes.counts) @ offsets
     within = (within + chosen.penalty * n * torch.eye(len(within), dtype=within.dtype, device=within.device)) / n
     directions = torch.linalg.solve(within, offsets.T)
     prior = (classes.counts + 0.5) / (n + 0.5 * len(classes.counts))
     bias = prior.log() - 0.5 * (offsets.T * directions).sum(0)
     weight = directions / scale[:, None]
-    return Linear(weight, bias - mean @ weight, chosen.penalty, chosen.dof)
+    return Linear(weight, bias - mean @ weight, chosen.penalty)

@@ -7,150 +7,122 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.moments import Moments, centre
-from lmtrace.numerics.ridge import Basis, Linear
+from lmtrace.numerics.moments import Moments, standardise
+from lmtrace.numerics.ridge import Linear
 
 IMPOSSIBLE = -60.0
 """Bias of a class that no row can be of: next to nothing in float32, but not so small that exp takes its slow way."""
 
 
-def softmax_regression(
-    x: Tensor, codes: Tensor, num_classes: int, penalty: float = 1.0, max_iter: int = 200, basis: Basis | None = None
-) -> Linear:
-    """Return multinomial logistic regression fitted by L-BFGS.
-
-    Minimises sum_i -log p(y_i | x_i) + penalty / 2 ||W||^2 with p = softmax(x W + b) on standardised features; the
-    bias is not penalised. With penalty 1 this is scikit-learn's default on standardised features. The problem is
-    solved in the eigenbasis of the correlation matrix, where few iterations suffice.
-
-    Parameters
-    ----------
-    x : [n, d]
-        Training rows.
-    codes : [n]
-        int64 class of every row.
-    penalty
-        On the weights of standardised features; not per row.
-    max_iter
-        L-BFGS iterations.
-    basis
-        Of the same rows, where it is at hand.
-    """
-    basis = basis or Basis.of(Moments.of(x))
-    z = centre(x, basis.moments.mean).div_(basis.scale.to(x.dtype)).float()
-    prior = (torch.bincount(codes, minlength=num_classes) + 0.5) / (len(x) + 0.5 * num_classes)
-    start = torch.zeros(z.shape[1], num_classes, dtype=torch.float64, device=z.device)
-    [(weight, bias)] = _fit(z, codes[None], basis, [penalty], max_iter, [start], [prior.log().double()])
-    return Linear(weight, bias, penalty / len(x), float(x.shape[1] + 1))
+def softmax_regression(x: Tensor, codes: Tensor, num_classes: int, penalty: float = 1.0, max_iter: int = 200) -> Linear:
+    """Return multinomial logistic regression of x: [n, d] to codes: [n] int64; see `softmax_regressions`."""
+    moments, z = standardise(x)
+    return softmax_regressions(moments, z, whitener(moments, penalty), codes[None], [num_classes], penalty, max_iter)[0]
 
 
-def refined(
-    basis: Basis, z: Tensor, codes: Tensor, linears: Sequence[Linear], scale: float, max_iter: int
-) -> list[Linear]:
-    """Return each ridge regression after a few iterations of softmax regression, which begin at a multiple of it.
-
-    The penalty is a quarter of the ridge's, because the curvature of the logistic loss is at most a quarter of that of
-    the square loss, and at most 1, scikit-learn's default. Few iterations are a regularisation too.
-
-    Parameters
-    ----------
-    basis
-        Of the training rows.
-    z : [n, d]
-        The same rows, standardised, float32.
-    codes : [tasks, n]
-        int64 class of every row.
-    linears
-        Ridge regression to the one-hot classes, for each task.
-    scale
-        The search begins at this multiple of its scores: those lie between 0 and 1, logits do not.
-    """
-    penalties = [min(1.0, linear.penalty * len(z) / 4) for linear in linears]
-    weight = scale * basis.scale[:, None] * torch.cat([linear.weight for linear in linears], 1)
-    bias = torch.cat([linear.bias for linear in linears]) * scale + basis.moments.mean / basis.scale @ weight
-    sizes = [linear.weight.shape[1] for linear in linears]
-    found = _fit(z, codes, basis, penalties, max_iter, weight.split(sizes, 1), bias.split(sizes))
-    return [
-        Linear(weight, bias, penalty / len(z), linear.dof)
-        for (weight, bias), penalty, linear in zip(found, penalties, linears, strict=True)
-    ]
-
-
-def _fit(
+def softmax_regressions(
+    moments: Moments,
     z: Tensor,
+    white: Tensor,
     codes: Tensor,
-    basis: Basis,
-    penalties: Sequence[float],
+    sizes: Sequence[int],
+    penalty: float,
     max_iter: int,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-) -> list[tuple[Tensor, Tensor]]:
-    """Return weights [d, classes] and biases [classes] of each task, float64, for rows as they came.
+) -> list[Linear]:
+    """Return multinomial logistic regressions of the same rows to several labellings, by L-BFGS from zero on.
 
-    The tasks are searched side by side; those with fewer classes are filled up with classes that no row can be of.
+    Each minimises sum_i -log p(y_i | x_i) + penalty / 2 ||W||^2 with p = softmax(x W + b) on standardised features, over
+    the rows that have a label; the bias is not penalised. With penalty 1 this is scikit-learn's default on standardised
+    features.
+
+    The search goes on in whitened coordinates, where the loss is curved alike in all directions. Its first step is along
+    the ridge regression to one-hot labels, so that few steps are a ridge regression that has been mended, and regularise
+    more than the penalty says. The labellings are searched side by side; those with fewer classes are filled up with
+    classes that no row can be of.
 
     Parameters
     ----------
+    moments
+        Of all the rows.
     z : [n, d]
-        Standardised, float32.
-    codes : [tasks, n]
-        int64 class of every row.
-    basis
-        Of the rows.
-    penalties
-        One per task.
-    weights : [d, classes] each
-        Where the search begins, on standardised rows.
-    biases : [classes] each
+        The rows, standardised, float32.
+    white : [d, d]
+        From `whitener`; it changes the way, not the end.
+    codes : [labellings, n]
+        int64 class of every row; -1 where it has none.
+    sizes
+        Classes of each labelling.
+    max_iter
+        Steps.
     """
-    (n, d), tasks, sizes = z.shape, len(codes), [len(bias) for bias in biases]
-    k = max(sizes)
-    penalty = torch.tensor(penalties, dtype=torch.float64, device=z.device)[:, None] / n
-    curvature = (basis.values / n + 2 * penalty).sqrt()  # [tasks, d]
-    stretch = (1 / curvature).float()[:, None]  # preconditioned -> eigenbasis
-    vectors = basis.vectors.float()
-    shrink = (penalty / curvature.square()).float()[:, None]
-    gold, minus = codes[:, None], z.new_full((1, 1, 1), -1.0).expand(tasks, 1, n)
+    (n, d), tasks, k = z.shape, len(codes), max(sizes)
+    known = (codes >= 0)[:, None]  # [labellings, 1, n]
+    rows = known.sum(2).float()  # [labellings, 1]
+    gold, weigh = codes.clamp(min=0)[:, None], None if bool(known.all()) else known.float()
+    minus = z.new_full((1, 1, 1), -1.0).expand(tasks, 1, n) if weigh is None else -weigh
+    pull = (penalty / rows)[:, :, None]
     # Rows last: torch's softmax over a last axis of fewer than 16 classes is ten times slower. And kept between calls,
     # because fresh memory costs more than what is done with it.
     logits, logp = z.new_empty(2, tasks, k, n)
 
-    def objective(theta: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
-        weight, bias = theta[:, : k * d].view(tasks, k, d), theta[:, k * d :]
-        flat = (weight * stretch).view(-1, d) @ vectors.T
-        torch.addmm(bias.reshape(-1, 1), flat, z.T, out=logits.view(-1, n))
+    def objective(theta: Tensor, blank: bool = False) -> tuple[Tensor, Callable[[], Tensor]]:
+        bias = theta[:, k * d :, None]
+        weight = (theta[:, : k * d].reshape(-1, d) @ white).view(tasks, k, d)
+        if blank:
+            logits.copy_(bias)
+        else:
+            torch.addmm(bias.reshape(-1, 1), weight.view(-1, d), z.T, out=logits.view(-1, n))
         torch.log_softmax(logits, 1, out=logp)
-        shrunk = shrink * weight
-        value = 0.5 * (shrunk * weight).sum((1, 2)) - logp.gather(1, gold).sum((1, 2)) / n
+        likelihood = logp.gather(1, gold) if weigh is None else logp.gather(1, gold).mul_(weigh)
+        value = (0.5 * pull * weight.square()).sum((1, 2)) - likelihood.sum((1, 2)) / rows[:, 0]
 
         def gradient() -> Tensor:
-            residual = logp.exp_().scatter_add_(1, gold, minus)
-            slope = ((residual.view(-1, n) @ z) @ vectors).view(tasks, k, d)
-            return torch.cat([(slope * (stretch / n) + shrunk).view(tasks, -1), residual.sum(2) / n], 1)
+            residual = logp.exp_() if weigh is None else logp.exp_().mul_(weigh)
+            residual.scatter_add_(1, gold, minus)
+            slope = (residual.view(-1, n) @ z).view(tasks, k, d) / rows[:, :, None] + pull * weight
+            return torch.cat([(slope.view(-1, d) @ white.T).view(tasks, -1), residual.sum(2) / rows], 1)
 
         return value, gradient
 
-    first = z.new_zeros(tasks, k * d + k)
-    first[:, k * d :] = IMPOSSIBLE
-    turned = torch.cat(list(weights), 1).T @ basis.vectors  # [classes of all tasks, d]
-    for i, (weight, bias) in enumerate(zip(turned.split(sizes), biases, strict=True)):
-        first[i, : sizes[i] * d] = (weight * curvature[i]).float().view(-1)
-        first[i, k * d : k * d + sizes[i]] = bias.float()
-    theta = minimise(objective, first, max_iter).double()
-    weight = theta[:, : k * d].view(tasks, k, d) / curvature[:, None]
-    kept = torch.cat([weight[i, :size] for i, size in enumerate(sizes)]) @ basis.vectors.T / basis.scale
-    shift = kept @ basis.moments.mean
-    return [
-        (w.T, theta[i, k * d : k * d + size] - s)
-        for i, (w, s, size) in enumerate(zip(kept.split(sizes), shift.split(sizes), sizes, strict=True))
-    ]
+    start = z.new_zeros(tasks, k * d + k)
+    start[:, k * d :] = IMPOSSIBLE
+    for i, size in enumerate(sizes):
+        counts = torch.bincount(codes[i][known[i, 0]], minlength=size)
+        start[i, k * d : k * d + size] = ((counts + 0.5) / (rows[i] + 0.5 * size)).log()
+    theta = minimise(objective, start, max_iter, first=objective(start, blank=True))
+    weight = (theta[:, : k * d].reshape(-1, d) @ white).double().view(tasks, k, d) / moments.scale
+    bias = theta[:, k * d :].double() - weight @ moments.mean
+    return [Linear(weight[i, :size].T, bias[i, :size], penalty / float(rows[i])) for i, size in enumerate(sizes)]
+
+
+def whitener(moments: Moments, penalty: float) -> Tensor:
+    """Return P: [d, d] float32 with P (C + r I) P' = 1, C the correlation matrix of the rows.
+
+    r is twice the penalty per row, because the curvature of a logistic loss is at most half of C, and no less than the
+    rounding of C in float32.
+    """
+    n, d = moments.n, len(moments.mean)
+    identity = torch.eye(d, dtype=torch.float64, device=moments.mean.device)
+    correlation, r = moments.correlation / max(n, 1), 2 * penalty / max(n, 1) + 4e-7 * d
+    factor, failed = torch.linalg.cholesky_ex(correlation + r * identity)
+    while bool(failed):
+        r *= 10
+        factor, failed = torch.linalg.cholesky_ex(correlation + r * identity)
+    return torch.linalg.solve_triangular(factor, identity, upper=False).float()
 
 
 Objective = Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]
 """theta -> (values [problems], and what gives their gradients [problems, parameters]): called at most once, at once."""
 
 
-def minimise(objective: Objective, theta: Tensor, max_iter: int, tolerance: float = 1e-5, history: int = 10) -> Tensor:
+def minimise(
+    objective: Objective,
+    theta: Tensor,
+    max_iter: int,
+    tolerance: float = 1e-5,
+    history: int = 10,
+    first: tuple[Tensor, Callable[[], Tensor]] | None = None,
+) -> Tensor:
     """Return where L-BFGS with backtracking ends, for smooth convex functions with curvature of about 1 or less.
 
     Several independent problems are searched side by side. A problem ends at `max_iter`, where no entry of its gradient
@@ -164,8 +136,10 @@ def minimise(objective: Objective, theta: Tensor, max_iter: int, tolerance: floa
         See `Objective`. No gradient is asked for at points that are refused, and at the last one.
     theta : [problems, parameters]
         Where to begin.
+    first
+        The objective there, where it is known.
     """
-    value, slopes = objective(theta)
+    value, slopes = first or objective(theta)
     gradient = slopes()
     running = torch.ones_like(value, dtype=torch.bool)
     moves: list[tuple[Tensor, Tensor, Tensor]] = []

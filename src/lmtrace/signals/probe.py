@@ -33,6 +33,7 @@ from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.probe_files import load_probes
 from lmtrace.numerics.probing import (
     KINDS,
+    PENALTY,
     SPLITS,
     Design,
     Fit,
@@ -50,7 +51,7 @@ from lmtrace.observe.sites import embed_of
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.label_sets import coarsen, layer_of
 from lmtrace.text.panel import Panel
-from lmtrace.text.probe_task import ProbeTask, probe_task
+from lmtrace.text.probe_task import ProbeTask, TaskGroup, probe_task
 from lmtrace.text.spans import POOLS
 
 DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "number", "Tense", "tense")
@@ -230,7 +231,7 @@ class Probe(Signal):
                     tasks.append(task)
         at_embed: dict[tuple[str, ProbeTask], np.ndarray] = {}
         due = self._due(view)
-        groups = [(group, _controlled(group, due)) for group in _same_rows(tasks)]
+        groups = [(group, _controlled(group, due)) for group in self._groups(tasks)]
         targets: dict[tuple[bytes, torch.device], Targets] = {}
         sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
@@ -244,27 +245,28 @@ class Probe(Signal):
                 continue
             finite = all_finite(x)
             for group, controlled in groups:
-                where: list[dict[str, Any]] = [{"site": site, "label": t.label, "split": t.split} for t in group]
-                if not (finite or all_finite(group[0].inputs(x))):
+                where: list[dict[str, Any]] = [{"site": site, "label": t.label, "split": t.split} for t in group.tasks]
+                if not (finite or all_finite(group.inputs(x))):
                     for place in where:
                         yield self.record(view, "accuracy", **place, missing="activations that are not finite")
                     continue
-                design = self._design(view, x, group[0])
-                key = (group[0].row_key, x.device)
+                design, key = self._design(view, x, group), (group.row_key, x.device)
                 if key not in targets:
-                    labellings = [(task.codes, len(task.names)) for task in group]
-                    labellings += [(task.control, len(task.names)) for task in controlled]
-                    targets[key] = Targets(labellings, group[0].test, x.device)
+                    labellings = [(group.spread(t, t.codes), len(t.names)) for t in group.tasks]
+                    labellings += [(group.spread(t, t.control), len(t.names)) for t in controlled]
+                    targets[key] = Targets(labellings, group.test, x.device)
                 fits = fit(design, targets[key], self.kind, self.seed)
-                controls = dict(zip(controlled, fits[len(group) :], strict=True))
-                for task, place, fitted in zip(group, where, fits[: len(group)], strict=True):
+                controls = dict(zip(controlled, fits[len(group.tasks) :], strict=True))
+                for task, place, fitted in zip(group.tasks, where, fits[: len(group.tasks)], strict=True):
                     tally = task.tally(fitted)
                     yield from self._judge(view, tally, task, place, at_embed.get((embed_of(site), task)))
                     if task in controls:
                         yield from self._control(view, controls[task], tally, task, place)
                     if self.bits:
                         yield from self._bits(view, x, task, place)
-                    yield from self._transfer(view, design, fitted, task, place)
+                    if self.keep_at or self.apply:
+                        held_out = design.test[group.spread(task, task.codes)[group.test] >= 0]
+                        yield from self._transfer(view, held_out, fitted, task, place)
                     if site == embed_of(site):
                         at_embed[site, task] = tally.correct
 
@@ -327,13 +329,22 @@ class Probe(Signal):
         difference, _ = gain(tally.correct, right, tally.total, task.weights)
         yield self.record(view, "selectivity", difference.value, stderr=difference.stderr, n=n, null=0.0, **where)
 
-    def _design(self, view: View, x: Tensor, task: ProbeTask) -> Design:
-        """Return the task's rows with their statistics: one per site and set of rows, shared by all instances."""
+    def _groups(self, tasks: list[ProbeTask]) -> list[TaskGroup]:
+        """Return the tasks in groups that share all products: of one split, or of the same rows."""
+        # Softmax regression passes over rows without a label; what else reads a word, an edge or a span reads all of them.
+        apart = self.pair or self.span or self.kind not in PENALTY
+        groups: dict[Any, list[ProbeTask]] = {}
+        for task in tasks:
+            groups.setdefault(task.row_key if apart else task.split, []).append(task)
+        return [TaskGroup(group) for group in groups.values()]
+
+    def _design(self, view: View, x: Tensor, group: TaskGroup) -> Design:
+        """Return the group's rows with their statistics: one per site and set of rows, shared by all instances."""
         if not self.pair and not self.span:
-            return shared_design(view.cache, x, task.rows, task.test)
-        key = ("signals.probe", id(x), self.pair, self.span, task.row_key)
+            return shared_design(view.cache, x, group.rows, group.test)
+        key = ("signals.probe", id(x), self.pair, self.span, group.row_key)
         if key not in view.cache:
-            view.cache[key] = (x, Design(task.inputs(x), task.test))
+            view.cache[key] = (x, Design(group.inputs(x), group.test))
         return view.cache[key][1]
 
     def _start(self, view: View, tally: Tally, key: str) -> np.ndarray | None:
@@ -345,9 +356,9 @@ class Probe(Signal):
         return view.memory[key].double().cpu().numpy()
 
     def _transfer(
-        self, view: View, design: Design, fitted: Fit, task: ProbeTask, where: dict[str, Any]
+        self, view: View, held_out: Tensor, fitted: Fit, task: ProbeTask, where: dict[str, Any]
     ) -> Iterator[Record]:
-        """Yield the accuracies of probes of other steps, and keep today's where that was asked."""
+        """Yield the accuracies of probes of other steps on the test rows, and keep today's where that was asked."""
         name = f"{where['site']}|{task.label}|{task.split}"
         kept: dict[int, Linear | None] = {}
         for step in sorted({s for s in self.keep_at if s < view.step}):
@@ -360,7 +371,7 @@ class Probe(Signal):
             yield self.record(view, "transfer", missing=reason, **where)
         for step, probe in {**saved, **kept}.items():
             here = {**where, "split": f"{task.split}@{step}"}
-            width = design.test.shape[1]
+            width = held_out.shape[1]
             if probe is None:
                 reason = f"no probe of step {step} was kept: that step was not measured here before this one"
                 yield self.record(view, "transfer", missing=reason, **here)
@@ -368,8 +379,8 @@ class Probe(Signal):
                 reason = f"the probe of step {step} reads {len(probe.weight)} numbers, this site has {width}"
                 yield self.record(view, "transfer", missing=reason, **here)
             else:
-                moved = Linear(probe.weight.to(design.test.device), probe.bias.to(design.test.device), 0.0, 0.0)
-                chosen = moved.scores(design.test.double()).argmax(1).cpu().numpy()
+                moved = Linear(probe.weight.to(held_out.device), probe.bias.to(held_out.device), 0.0)
+                chosen = moved.scores(held_out.double()).argmax(1).cpu().numpy()
                 predicted = np.array(probe.names or task.names)[chosen]
                 truth = np.array(task.names)[task.codes[task.test]]
                 right = np.bincount(task.test_group, weights=predicted == truth)
@@ -407,21 +418,13 @@ def _kept(memory: dict[str, Tensor], key: str) -> Linear | None:
         return None
     names = tuple(json.loads(bytes(memory[f"{key}|names"].tolist())))
     weight, bias = (memory[f"{key}|{part}"].double() for part in ("weight", "bias"))
-    return Linear(weight, bias, 0.0, 0.0, names)
+    return Linear(weight, bias, 0.0, names)
 
 
-def _same_rows(tasks: list[ProbeTask]) -> list[list[ProbeTask]]:
-    """Return the tasks in groups of the same rows and parts: their probes share all products."""
-    groups: dict[bytes, list[ProbeTask]] = {}
-    for task in tasks:
-        groups.setdefault(task.row_key, []).append(task)
-    return list(groups.values())
-
-
-def _controlled(group: list[ProbeTask], due: bool) -> list[ProbeTask]:
+def _controlled(group: TaskGroup, due: bool) -> list[ProbeTask]:
     """Return the tasks whose control tasks are fitted too."""
     # Under the lexical split the classes of unseen types cannot be known: the control is at chance by construction.
-    return [task for task in group if due and task.split == "sentence"]
+    return [task for task in group.tasks if due and task.split == "sentence"]
 
 
 _CEILINGS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()

@@ -88,7 +88,7 @@ class ProbeTask:
             sentence_split(panel.word_sentence, seed) if split == "sentence" else lexical_split(panel.word_types, seed)
         )
         self.test = whole[self.rows]
-        self.row_key = hashlib.blake2b(self.rows.tobytes() + self.test.tobytes()).digest()
+        self.row_key = row_key(self.rows, self.test)
         self.reason = obstacle(self.codes, self.test, self.groups, self.names, split)
 
     def inputs(self, x: Tensor) -> Tensor:
@@ -143,3 +143,49 @@ class ProbeTask:
         most = int(np.bincount(self.codes[~self.test]).argmax())
         p = self.majority
         return {name: 2 * p / (1 + p) if i == most else 0.0 for i, name in enumerate(self.names)}
+
+
+class TaskGroup:
+    """Tasks of one split whose probes share a design: its rows are the words that any of them labels.
+
+    Parameters
+    ----------
+    tasks
+        Of one panel, one split and the same inputs; with a pair or a span, of the same rows.
+
+    Attributes
+    ----------
+    rows : [n]
+        int64, rising where they are words.
+    test : [n]
+        bool, the part of each.
+    row_key
+        Tells groups of a panel apart.
+    """
+
+    def __init__(self, tasks: list[ProbeTask]) -> None:
+        self.tasks = tasks
+        first = tasks[0]
+        self.rows, self.test, self.row_key = first.rows, first.test, first.row_key
+        if any(task.row_key != first.row_key for task in tasks):
+            self.rows, at = np.unique(np.concatenate([task.rows for task in tasks]), return_index=True)
+            self.test = np.concatenate([task.test for task in tasks])[at]
+            self.row_key = row_key(self.rows, self.test)
+
+    def spread(self, task: ProbeTask, codes: np.ndarray) -> np.ndarray:
+        """Return [n] int64: codes of the task's rows, -1 at the others."""
+        if task.row_key == self.row_key:
+            return codes
+        whole = np.full(len(self.rows), -1)
+        whole[np.searchsorted(self.rows, task.rows)] = codes
+        return whole
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return [n, d] of x: [words, d]."""
+        first = self.tasks[0]
+        return first.inputs(x) if first.row_key == self.row_key else x[torch.as_tensor(self.rows, device=x.device)]
+
+
+def row_key(rows: np.ndarray, test: np.ndarray) -> bytes:
+    """Return a short name of rows: [n] int64 and their parts: [n] bool."""
+    return hashlib.blake2b(rows.tobytes() + test.tobytes()).digest()

@@ -46,17 +46,16 @@ def states(model, panel):
 def slow_matrix(models, panel, layer, site):
     """{(t, u): accuracy} of the probe of step t on the words of step u: one fit per step, then a loop over words."""
     labels = panel.labels(layer)
-    rows = np.flatnonzero(labels.codes >= 0)
-    test = sentence_split(panel.word_sentence, 0)[rows]
-    x = {step: states(model, panel)[site][torch.as_tensor(rows)] for step, model in models.items()}
+    test = sentence_split(panel.word_sentence, 0)
+    x = {step: states(model, panel)[site] for step, model in models.items()}
     result = {}
     for t in models:
-        [found] = fit(Design(x[t], test), Targets([(labels.codes[rows], len(labels.names))], test), "ridge")
+        [found] = fit(Design(x[t], test), Targets([(labels.codes, len(labels.names))], test), "ridge")
         weight, bias = found.linear.weight.numpy(), found.linear.bias.numpy()
         for u in models:
             right = [
-                int(np.argmax(x[u][i].double().numpy() @ weight + bias) == labels.codes[rows[i]])
-                for i in np.flatnonzero(test)
+                int(np.argmax(x[u][i].double().numpy() @ weight + bias) == labels.codes[i])
+                for i in np.flatnonzero(test & (labels.codes >= 0))
             ]
             result[t, u] = float(np.mean(right))
     return result
@@ -164,7 +163,7 @@ def test_what_cannot_be_applied_says_why(models, panel, tmp_path):
         lmtrace.kept_probes(missed)
     with pytest.raises(RunError, match="does not exist"):
         lmtrace.kept_probes(tmp_path / "absent")
-    narrow = {"final|role|sentence|3": lmtrace.numerics.ridge.Linear(torch.ones(5, 3), torch.ones(3), 1.0, 1.0)}
+    narrow = {"final|role|sentence|3": lmtrace.numerics.ridge.Linear(torch.ones(5, 3), torch.ones(3), 1.0)}
     F.save_probes(tmp_path / "narrow.safetensors", narrow)
     signal = Probe(
         labels=("role", "upos"), split="sentence", sites=("final",), apply=str(tmp_path / "narrow.safetensors")
@@ -208,7 +207,7 @@ def test_bad_files_are_one_line(tmp_path):
         assert name in str(caught.value)
     with pytest.raises(DataError):
         F.load_probes(tmp_path)
-    probe = lmtrace.numerics.ridge.Linear(torch.ones(2, 2), torch.ones(2), 1.0, 1.0)
+    probe = lmtrace.numerics.ridge.Linear(torch.ones(2, 2), torch.ones(2), 1.0)
     for probes, path in (
         ({}, tmp_path / "x"),
         ({"a": torch.ones(2)}, tmp_path / "x"),

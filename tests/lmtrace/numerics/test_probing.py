@@ -12,11 +12,11 @@ from sklearn.preprocessing import StandardScaler
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
-from lmtrace.numerics.moments import ClassMeans, Moments
-from lmtrace.numerics.probing import linear_probe
+from lmtrace.numerics.moments import ClassMeans, Moments, standardise
+from lmtrace.numerics.probing import Design, Targets, fit, linear_probe
 from lmtrace.numerics.ridge import Basis, lda, ridge
 from lmtrace.numerics.scores import Tally, bootstrap_weights, f1_scores, gain, share
-from lmtrace.numerics.softmax import softmax_regression
+from lmtrace.numerics.softmax import softmax_regression, softmax_regressions, whitener
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from reference.probing import bootstrap_stderr_loop, gcv_by_hat_matrix, ridge_by_normal_equations
 
@@ -111,6 +111,64 @@ def test_softmax_regression_equals_scikit_learn_on_standardised_features():
     ours = softmax_regression(torch.as_tensor(x), torch.as_tensor(y), 10, penalty=2.0, max_iter=500)
     p = torch.softmax(ours.scores(torch.as_tensor(x)), 1).numpy()
     np.testing.assert_allclose(p, sk.predict_proba(z), atol=3e-3)
+
+
+def rows_of_three_labellings(n=400, d=10):
+    rng = np.random.default_rng(5)
+    x = torch.as_tensor(rng.standard_normal((n, d)) * np.geomspace(0.1, 10, d) + 3).float()
+    codes = np.stack([(x.numpy() @ rng.standard_normal((d, k)) + rng.gumbel(size=(n, k))).argmax(1) for k in (5, 2, 3)])
+    moments, z = standardise(x)
+    return moments, z, torch.as_tensor(codes), [5, 2, 3]
+
+
+def test_labellings_side_by_side_are_fitted_as_if_alone():
+    moments, z, codes, sizes = rows_of_three_labellings()
+    white = whitener(moments, 0.1)
+    together = softmax_regressions(moments, z, white, codes, sizes, 0.1, 6)
+    for i, (size, found) in enumerate(zip(sizes, together, strict=True)):
+        [alone] = softmax_regressions(moments, z, white, codes[i : i + 1], [size], 0.1, 6)
+        torch.testing.assert_close(found.weight, alone.weight, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.bias, alone.bias, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_without_a_label_are_neither_learned_from_nor_judged():
+    moments, z, codes, sizes = rows_of_three_labellings()
+    white, kept = whitener(moments, 0.1), torch.arange(len(z)) % 3 > 0
+    masked = codes[:1].masked_fill(~kept, -1)
+    [found] = softmax_regressions(moments, z, white, masked, sizes[:1], 0.1, 6)
+    [expected] = softmax_regressions(moments, z[kept], white, codes[:1, kept], sizes[:1], 0.1, 6)
+    torch.testing.assert_close(found.weight, expected.weight, atol=1e-5, rtol=1e-4)
+    assert found.penalty == pytest.approx(expected.penalty) == pytest.approx(0.1 / int(kept.sum()))
+    test = np.arange(len(z)) % 4 == 0
+    [judged] = fit(Design(z, test), Targets([(masked[0].numpy(), 5)], test), "ridge")
+    assert len(judged.predicted) == len(judged.probability) == int((kept.numpy() & test).sum())
+
+
+def test_the_first_step_is_along_ridge_regression():
+    moments, z, codes, sizes = rows_of_three_labellings()
+    n, d = z.shape
+    for i, (size, found) in enumerate(
+        zip(sizes, softmax_regressions(moments, z, whitener(moments, 2.0), codes, sizes, 2.0, 1), strict=True)
+    ):
+        onehot = torch.nn.functional.one_hot(codes[i], size).double()
+        counts = onehot.sum(0)
+        centred = onehot - (counts + 0.5) / (n + 0.5 * size)
+        expected = torch.linalg.solve(
+            z.double().T @ z.double() + (4.0 + 4e-7 * d * n) * torch.eye(d), z.double().T @ centred
+        )
+        ours = found.weight * moments.scale[:, None]
+        cosine = (ours * expected).sum() / ours.norm() / expected.norm()
+        assert float(cosine) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [6, 400])
+def test_whitened_rows_are_curved_alike(n):
+    """Also where there are fewer rows than directions."""
+    x = torch.as_tensor(np.random.default_rng(0).standard_normal((n, 12)) * np.geomspace(0.01, 100, 12)).float()
+    moments, z = standardise(x)
+    p = whitener(moments, 0.1).double()
+    curved = z.double().T @ z.double() / n + (0.2 / n + 4e-7 * 12) * torch.eye(12)
+    torch.testing.assert_close(p @ curved @ p.T, torch.eye(12, dtype=torch.float64), atol=2e-3, rtol=0)
 
 
 # -- splits and control ---------------------------------------------------------------------------------------------
