@@ -177,11 +177,20 @@ class Design:
         bool, the part of each row.
     rows : [n] or None
         int64, which of x they are; None is all.
+    cells : [training rows] or None
+        From `one_per_type`: the training part is their means.
     """
 
-    def __init__(self, x: Tensor, test: np.ndarray, rows: np.ndarray | None = None) -> None:
+    def __init__(
+        self, x: Tensor, test: np.ndarray, rows: np.ndarray | None = None, cells: np.ndarray | None = None
+    ) -> None:
         rows = np.arange(len(x)) if rows is None else rows
         self.train, self.test = (x[torch.as_tensor(rows[part], device=x.device)] for part in (~test, test))
+        if cells is not None:
+            cell = torch.as_tensor(cells, device=x.device)
+            sums = x.new_zeros(int(cells.max()) + 1, x.shape[1], dtype=torch.float64)
+            sums.index_add_(0, cell, self.train.double())
+            self.train = (sums / torch.bincount(cell)[:, None]).to(x.dtype)
 
     @cached_property
     def _trained(self) -> tuple[Moments, Tensor]:
@@ -217,7 +226,9 @@ class Design:
         return list(scores.split([linear.weight.shape[1] for linear in linears], 1))
 
 
-def shared_design(cache: dict[Any, Any], x: Tensor, rows: np.ndarray, test: np.ndarray) -> Design:
+def shared_design(
+    cache: dict[Any, Any], x: Tensor, rows: np.ndarray, test: np.ndarray, cells: np.ndarray | None = None
+) -> Design:
     """Return the design of some rows of x, made once per cache, which all signals of a measurement share.
 
     Parameters
@@ -228,11 +239,14 @@ def shared_design(cache: dict[Any, Any], x: Tensor, rows: np.ndarray, test: np.n
         int64, those that are used.
     test : [n]
         bool, the part of each.
+    cells
+        As in `Design`.
     """
-    key = ("numerics.probing", id(x), hashlib.blake2b(rows.tobytes() + test.tobytes()).digest())
+    parts = rows.tobytes() + test.tobytes() + (b"" if cells is None else cells.tobytes())
+    key = ("numerics.probing", id(x), hashlib.blake2b(parts).digest())
     if key not in cache:
         # x is kept beside the design, so that its id is not given to another tensor meanwhile.
-        cache.setdefault(key, (x, Design(x, test, rows)))
+        cache.setdefault(key, (x, Design(x, test, rows, cells)))
     return cache[key][1]
 
 
@@ -247,6 +261,8 @@ class Targets:
         bool, the split of the rows.
     device
         Where the rows lie.
+    cells
+        As in `Design`.
 
     Attributes
     ----------
@@ -254,21 +270,46 @@ class Targets:
         Classes of each.
     train, test
         Codes of both parts: [tasks, rows of the part] int64.
+    one_per_type
+        Whether the training part is cells.
     """
 
     def __init__(
-        self, tasks: Sequence[tuple[np.ndarray, int]], test: np.ndarray, device: torch.device | str = "cpu"
+        self,
+        tasks: Sequence[tuple[np.ndarray, int]],
+        test: np.ndarray,
+        device: torch.device | str = "cpu",
+        cells: np.ndarray | None = None,
     ) -> None:
-        self.sizes = [size for _, size in tasks]
+        self.sizes, self.one_per_type = [size for _, size in tasks], cells is not None
         codes = np.stack([codes for codes, _ in tasks]).astype(np.int64)
-        self.train, self.test = (torch.as_tensor(codes[:, part], device=device) for part in (~test, test))
+        train = codes[:, ~test]
+        if cells is not None:
+            train = train[:, np.unique(cells, return_index=True)[1]]
+        self.train, self.test = torch.as_tensor(train, device=device), torch.as_tensor(codes[:, test], device=device)
+
+
+def one_per_type(types: np.ndarray, labels: Sequence[np.ndarray]) -> np.ndarray:
+    """Return [n] int64 from 0 on: which rows are of the same word type and have the same labels.
+
+    Where words of types that were not seen are to be judged, words of one type are not independent rows: counted one by
+    one they make cross-validation choose too small a penalty, and frequent types decide. Each cell counts once.
+
+    Parameters
+    ----------
+    types : [n]
+        Word type of every row.
+    labels : [n] each
+        int64.
+    """
+    return np.unique(np.stack([types, *labels], 1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit]:
     """Return one probe per labelling, fitted on the training rows with a label, with its predictions on the test rows with one.
 
-    "ridge" and "logistic" are `softmax_regressions`, the first of few steps and a small penalty. LDA and the perceptron
-    need a label on every row.
+    "ridge" and "logistic" are `softmax_regressions`, the first of few steps and a small penalty; on one row per type
+    "ridge" is LDA, which was nearest to converged regression there. LDA and the perceptron need a label on every row.
 
     Parameters
     ----------
@@ -283,7 +324,7 @@ def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit
         x, held_out = design.train.float(), design.test.float()
         scores = [Perceptron(x, codes, size, seed=seed).scores(held_out) for codes, size in train]
     else:
-        if kind == "lda":
+        if kind == "lda" or (kind == "ridge" and targets.one_per_type):
             linears = [lda(design.basis, ClassMeans.of(design.train, codes, size)) for codes, size in train]
         else:
             z = design.standardised[0]
@@ -368,11 +409,14 @@ def linear_probe(
     counts = {"n_train": int((~test).sum()), "n_test": int(test.sum()), "classes": names, "kind": kind, "split": split}
     if reason:
         return ProbeResult(missing=reason, **counts)
-    design = Design(rows, test)
     tasks = [(codes, len(names))]
     if kinds is not None:
         tasks.append((control_labels(codes, kinds, len(names), seed), len(names)))
-    fitted, *others = fit(design, Targets(tasks, test, rows.device), kind, seed)
+    cells = None
+    if split == "lexical" and kinds is not None and kind == "ridge":
+        cells = one_per_type(np.unique(kinds, return_inverse=True)[1][~test], [codes[~test]])
+    design = Design(rows, test, cells=cells)
+    fitted, *others = fit(design, Targets(tasks, test, rows.device, cells), kind, seed)
     # Words of a type that was not seen succeed or fail together, as words of a sentence do otherwise.
     unit = kinds if split == "lexical" and kinds is not None else group
     index = np.unique(unit[test], return_inverse=True)[1]

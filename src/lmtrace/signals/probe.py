@@ -254,7 +254,7 @@ class Probe(Signal):
                 if key not in targets:
                     labellings = [(group.spread(t, t.codes), len(t.names)) for t in group.tasks]
                     labellings += [(group.spread(t, t.control), len(t.names)) for t in controlled]
-                    targets[key] = Targets(labellings, group.test, x.device)
+                    targets[key] = Targets(labellings, group.test, x.device, group.cells)
                 fits = fit(design, targets[key], self.kind, self.seed)
                 controls = dict(zip(controlled, fits[len(group.tasks) :], strict=True))
                 for task, place, fitted in zip(group.tasks, where, fits[: len(group.tasks)], strict=True):
@@ -265,7 +265,8 @@ class Probe(Signal):
                     if self.bits:
                         yield from self._bits(view, x, task, place)
                     if self.keep_at or self.apply:
-                        held_out = design.test[group.spread(task, task.codes)[group.test] >= 0]
+                        labelled = group.spread(task, task.codes)[group.test] >= 0
+                        held_out = design.test[torch.as_tensor(labelled, device=x.device)]
                         yield from self._transfer(view, held_out, fitted, task, place)
                     if site == embed_of(site):
                         at_embed[site, task] = tally.correct
@@ -331,20 +332,20 @@ class Probe(Signal):
 
     def _groups(self, tasks: list[ProbeTask]) -> list[TaskGroup]:
         """Return the tasks in groups that share all products: of one split, or of the same rows."""
-        # Softmax regression passes over rows without a label; what else reads a word, an edge or a span reads all of them.
+        # Softmax regression passes over rows without a label; what else there is reads all of its rows.
         apart = self.pair or self.span or self.kind not in PENALTY
         groups: dict[Any, list[ProbeTask]] = {}
         for task in tasks:
-            groups.setdefault(task.row_key if apart else task.split, []).append(task)
-        return [TaskGroup(group) for group in groups.values()]
+            groups.setdefault(task.row_key if apart or task.split == "lexical" else "", []).append(task)
+        return [TaskGroup(group, types_once=self.kind == "ridge") for group in groups.values()]
 
     def _design(self, view: View, x: Tensor, group: TaskGroup) -> Design:
         """Return the group's rows with their statistics: one per site and set of rows, shared by all instances."""
         if not self.pair and not self.span:
-            return shared_design(view.cache, x, group.rows, group.test)
+            return shared_design(view.cache, x, group.rows, group.test, group.cells)
         key = ("signals.probe", id(x), self.pair, self.span, group.row_key)
         if key not in view.cache:
-            view.cache[key] = (x, Design(group.inputs(x), group.test))
+            view.cache[key] = (x, Design(group.inputs(x), group.test, cells=group.cells))
         return view.cache[key][1]
 
     def _start(self, view: View, tally: Tally, key: str) -> np.ndarray | None:

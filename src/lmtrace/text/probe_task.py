@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.probing import Fit, SplitName, majority, obstacle
+from lmtrace.numerics.probing import Fit, SplitName, majority, obstacle, one_per_type
 from lmtrace.numerics.scores import Tally, bootstrap_weights
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from lmtrace.text.edges import candidates
@@ -161,16 +161,21 @@ class TaskGroup:
         bool, the part of each.
     row_key
         Tells groups of a panel apart.
+    cells : [training rows] or None
+        Under the lexical split, where `types_once`: see `one_per_type`.
     """
 
-    def __init__(self, tasks: list[ProbeTask]) -> None:
-        self.tasks = tasks
+    def __init__(self, tasks: list[ProbeTask], types_once: bool = False) -> None:
+        self.tasks, self.cells = tasks, None
         first = tasks[0]
         self.rows, self.test, self.row_key = first.rows, first.test, first.row_key
         if any(task.row_key != first.row_key for task in tasks):
             self.rows, at = np.unique(np.concatenate([task.rows for task in tasks]), return_index=True)
             self.test = np.concatenate([task.test for task in tasks])[at]
             self.row_key = row_key(self.rows, self.test)
+        elif types_once and first.split == "lexical":
+            train = ~self.test
+            self.cells = one_per_type(first.units[train], [task.codes[train] for task in tasks])
 
     def spread(self, task: ProbeTask, codes: np.ndarray) -> np.ndarray:
         """Return [n] int64: codes of the task's rows, -1 at the others."""

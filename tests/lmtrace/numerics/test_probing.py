@@ -127,8 +127,8 @@ def test_labellings_side_by_side_are_fitted_as_if_alone():
     together = softmax_regressions(moments, z, white, codes, sizes, 0.1, 6)
     for i, (size, found) in enumerate(zip(sizes, together, strict=True)):
         [alone] = softmax_regressions(moments, z, white, codes[i : i + 1], [size], 0.1, 6)
-        torch.testing.assert_close(found.weight, alone.weight, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found.bias, alone.bias, atol=1e-4, rtol=1e-4)
+        for ours, theirs in ((found.weight, alone.weight), (found.bias, alone.bias)):
+            assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
 
 
 def test_rows_without_a_label_are_neither_learned_from_nor_judged():
@@ -137,7 +137,7 @@ def test_rows_without_a_label_are_neither_learned_from_nor_judged():
     masked = codes[:1].masked_fill(~kept, -1)
     [found] = softmax_regressions(moments, z, white, masked, sizes[:1], 0.1, 6)
     [expected] = softmax_regressions(moments, z[kept], white, codes[:1, kept], sizes[:1], 0.1, 6)
-    torch.testing.assert_close(found.weight, expected.weight, atol=1e-5, rtol=1e-4)
+    assert float((found.weight - expected.weight).norm() / expected.weight.norm()) < 1e-4
     assert found.penalty == pytest.approx(expected.penalty) == pytest.approx(0.1 / int(kept.sum()))
     test = np.arange(len(z)) % 4 == 0
     [judged] = fit(Design(z, test), Targets([(masked[0].numpy(), 5)], test), "ridge")
