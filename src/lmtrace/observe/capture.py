@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, SignalError
-from lmtrace.numerics.prediction import Laws
+from lmtrace.numerics.prediction import Entries, Laws
+from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.observe.forward import Forward, default_forward, device_of, eager_attention, inputs_of, logits_of
 from lmtrace.observe.interface import UNDECLARED, Batch, Needs, Signal
 from lmtrace.observe.sites import Site
@@ -55,20 +56,26 @@ class PassBatch:
     logits: Tensor
     maps: dict[str, Tensor] | None
     device: torch.device
+    taken: dict[int, Entries] = field(default_factory=dict)
 
     @cached_property
     def laws(self) -> Laws:
         """The predictions' laws, computed once and shared."""
-        row = torch.as_tensor(self.panel_batch.predict_row, device=self.device)
-        column = torch.as_tensor(self.panel_batch.predict_column, device=self.device)
-        lexicon, logits = self.panel.lexicon, self.logits[row, column]
-        groups = None if lexicon is None else torch.as_tensor(lexicon.groups(logits.shape[1]), device=self.device)
-        return Laws.of(logits, groups)
+        batch, lexicon, width = self.panel_batch, self.panel.lexicon, self.logits.shape[2]
+        rows = torch.as_tensor(batch.predict_row * self.logits.shape[1] + batch.predict_column, device=self.device)
+        groups = None if lexicon is None else torch.as_tensor(lexicon.groups(width), device=self.device)
+        return Laws.of(self.logits.flatten(0, 1), groups, rows)
 
     @property
     def log_probs(self) -> Tensor:
         """[predictions, vocabulary] float32."""
         return self.laws.log_probs
+
+    def entries(self, rows: SparseRows) -> Entries:
+        """Log-probabilities at the entries that sparse rows [panel's predictions] have here; the same rows are read once."""
+        if id(rows) not in self.taken:
+            self.taken[id(rows)] = Entries.of(self.log_probs, rows.take(self.panel_batch.index))
+        return self.taken[id(rows)]
 
     @cached_property
     def index(self) -> Tensor:
@@ -107,7 +114,7 @@ class DeclaredBatch:
     needs: Needs
 
     def __getattr__(self, name: str) -> Any:
-        if (name in ("log_probs", "laws") and not self.needs.logits) or (
+        if (name in ("log_probs", "laws", "entries") and not self.needs.logits) or (
             name == "attentions" and not self.needs.attention
         ):
             raise SignalError(f"{self.signal.name} reads {name} without having declared it", UNDECLARED)

@@ -33,6 +33,9 @@ NULL = "the uniform law over the vocabulary in the model's place"
 ROUNDING = 1e-5
 """A mean KL is not negative; float32 log-probabilities may make it so by less than this."""
 
+LEAST = -1e4
+"""Log-probabilities are raised to it, because zero weight times minus infinity is NaN."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder(Signal):
@@ -83,19 +86,17 @@ class Ladder(Signal):
             )
         rungs = [found[name] for name in self.rungs if name in found]
         basis = torch.as_tensor(np.concatenate([r.basis for r in rungs]).T, dtype=log_probs.dtype, device=device)
-        # Clamped, because zero weight times minus infinity is NaN.
-        shared = torch.cat([log_probs[s, :ids].clamp(min=-1e4) @ basis for s in row_chunks(log_probs)]).double()
+        shared = torch.cat([log_probs[s, :ids].clamp(min=LEAST) @ basis for s in row_chunks(log_probs)]).double()
         result = {
             "loss": -log_probs.gather(1, batch.targets[:, None])[:, 0].double(),
             "vocabulary": torch.full((len(index),), width, device=device),
         }
         for reference, laws in zip(rungs, shared.split([len(r.basis) for r in rungs], 1), strict=True):
             expected = (laws * torch.as_tensor(reference.mix[index], device=device)).sum(1)
-            rows = reference.sparse.take(index)
-            row, tokens, values, offsets = (
-                torch.as_tensor(a, device=device) for a in (rows.row, rows.tokens, rows.values, rows.offsets)
-            )
-            own = segment_sum(log_probs[row, tokens].clamp(min=-1e4).double() * values, offsets)
+            entries = batch.entries(reference.sparse)
+            own = entries.expected
+            if len(entries.log_probs) and entries.log_probs.min() < LEAST:
+                own = segment_sum(entries.values * entries.log_probs.clamp(min=LEAST), entries.offsets)
             result[f"cross_{reference.name}"] = -(expected + own)
         return result
 

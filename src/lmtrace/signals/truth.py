@@ -93,28 +93,22 @@ class Truth(Signal):
         truth, log_probs = batch.panel.truth, batch.log_probs
         if truth is None:
             raise DataError(f"the panel has no exact law: {batch.panel.truth_reason}")
-        index, width, device = batch.index.cpu().numpy(), log_probs.shape[1], log_probs.device
+        width, device = log_probs.shape[1], log_probs.device
         if int(truth.token_ids.max()) >= width:
             raise DataError(
                 f"the model has {width} logits, but the language has a word with id {truth.token_ids.max()}"
             )
-        rows = truth.sparse.take(index)
-        row, tokens, law, offsets = (
-            torch.as_tensor(a, device=device) for a in (rows.row, rows.tokens, rows.values, rows.offsets)
-        )
-        log_q = log_probs[row, tokens].double()
+        law = batch.entries(truth.sparse)
         result = {
-            "kl": segment_sum(law * (law.log() - log_q), offsets),
-            "illegal": (1.0 - segment_sum(log_q.exp(), offsets)).clamp(min=0.0),
+            "expected": law.expected,
+            "illegal": (1.0 - segment_sum(law.log_probs.exp(), law.offsets)).clamp(min=0.0),
             "loss": -log_probs.gather(1, batch.targets[:, None])[:, 0].double(),
-            "vocabulary": torch.full((len(index),), width, device=device),
+            "vocabulary": torch.full((len(log_probs),), width, device=device),
         }
-        lexicon, mass = batch.panel.lexicon, batch.laws.mass
-        if lexicon is not None and mass is not None and truth.category_law is not None:  # the lexicon is the oracle's
-            law_group = torch.as_tensor(truth.category_law[index], device=device)
-            uniform = torch.as_tensor(lexicon.groups(width).mean(0), device=device).double()
+        mass = batch.laws.mass
+        if mass is not None and truth.category_law is not None:  # the lexicon is the oracle's
+            law_group = torch.as_tensor(truth.category_law[batch.index.cpu().numpy()], device=device)
             result["structural"] = divergence(law_group, mass.double().log())
-            result["structural_uniform"] = divergence(law_group, uniform.log().expand_as(law_group))
         return result
 
     def measure(self, view: View) -> Iterator[Record]:
@@ -125,12 +119,17 @@ class Truth(Signal):
             return
         reduced = {k: v.cpu().numpy() for k, v in view.reduced().items()}
         truth, uniform = view.truth, np.log(reduced["vocabulary"])
+        reduced["kl"] = -truth.sparse_entropy - reduced["expected"]
         columns = {
             "kl": (reduced["kl"], uniform - truth.entropy),
             "excess": (reduced["loss"] - truth.surprisal, uniform - truth.surprisal),
             "illegal_mass": (reduced["illegal"], 1 - np.diff(truth.sparse.offsets) / reduced["vocabulary"]),
         }
         reduced["kl_uniform"] = columns["kl"][1]
+        if "structural" in reduced and panel.lexicon is not None:
+            share = torch.as_tensor(panel.lexicon.groups(int(reduced["vocabulary"][0])).mean(0)).double()
+            law_group = torch.as_tensor(truth.category_law)
+            reduced["structural_uniform"] = divergence(law_group, share.log().expand_as(law_group)).numpy()
         floor = truth.floor
         yield self.record(view, "floor", floor.value, stderr=floor.stderr, n=floor.n)
         parts = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]
