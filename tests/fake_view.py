@@ -37,7 +37,7 @@ class FakeView:
             log_probs = laws.log_probs
             batch = SimpleNamespace(
                 panel=self.panel, index=index, log_probs=log_probs, laws=laws, targets=targets[index],
-                entries=lambda rows, q=log_probs, i=index.numpy(): Entries.of(q, rows.take(i)),
+                entries=lambda rows, q=log_probs, i=index: Entries.of(q, rows.take(i.numpy())),
             )  # fmt: skip
             for key, value in self.signal.reduce(batch).items():
                 joined.setdefault(key, value.new_zeros((n, *value.shape[1:])))[index] = value

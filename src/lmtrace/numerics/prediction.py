@@ -114,7 +114,9 @@ class Entries:
         """Return the entries of `rows`: [n] in log_probs: [n, vocabulary]."""
         n, width = log_probs.shape
         cells = np.repeat(np.arange(n) * width, np.diff(rows.offsets)) + rows.tokens
-        cells, values, offsets = (torch.as_tensor(a, device=log_probs.device) for a in (cells, rows.values, rows.offsets))
+        cells, values, offsets = (
+            torch.as_tensor(a, device=log_probs.device) for a in (cells, rows.values, rows.offsets)
+        )
         return cls(log_probs.reshape(-1).index_select(0, cells).double(), values, offsets)
 
     @cached_property
@@ -133,12 +135,11 @@ def calibration_terms(correct: np.ndarray, confidence: np.ndarray, codes: np.nda
     correct, confidence : [n]
         Whether the most probable token was right, and its probability.
     codes : [n]
-        Group of each row; bins are formed within groups.
+        Group of each row, not negative; bins are formed within groups.
     """
     gap = correct - confidence
-    bin_of = _bins(confidence, bins)
-    _, cell = np.unique(codes.astype(np.int64) * bins + bin_of, return_inverse=True)
-    return np.sign(np.bincount(cell, weights=gap))[cell] * gap
+    cell = codes * bins + _bins(confidence, bins)
+    return np.sign(np.bincount(cell, gap))[cell] * gap
 
 
 def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
@@ -163,14 +164,20 @@ def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
     return np.clip((np.nan_to_num(confidence) * bins).astype(np.int64), 0, bins - 1)
 
 
-def calibrated_ece(confidence: np.ndarray, bins: int = 15) -> float:
-    """Return the ECE that a perfectly calibrated model would show with these confidences, for want of more predictions.
+def calibrated_ece(confidence: np.ndarray, codes: np.ndarray, num_groups: int, bins: int = 15) -> np.ndarray:
+    """Return [groups]: the ECE that a perfectly calibrated model would show there, for want of more predictions.
 
-    E|sum of (Bernoulli(c_i) - c_i)| in each bin by its normal limit: sqrt(2/pi sum c (1 - c)).
+    E|sum of (Bernoulli(c_i) - c_i)| in each bin by its normal limit: sqrt(2/pi sum c (1 - c)); NaN for an empty group.
+
+    Parameters
+    ----------
+    confidence, codes : [n]
+        As in `calibration_terms`.
     """
-    bin_of = _bins(confidence, bins)
-    variance = np.bincount(bin_of, weights=confidence * (1 - confidence), minlength=bins)
-    return float(np.sqrt(2 / np.pi * np.maximum(variance, 0)).sum() / len(confidence))
+    cell = codes * bins + _bins(confidence, bins)
+    variance = np.bincount(cell, confidence * (1 - confidence), num_groups * bins).reshape(num_groups, bins)
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(2 / np.pi * np.maximum(variance, 0)).sum(1) / np.bincount(codes, minlength=num_groups)
 
 
 def corpus_bleu(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import DataError
-from lmtrace.numerics.clustered import grouped_means
+from lmtrace.numerics.clustered import GroupedMeans, Groups
 from lmtrace.numerics.prediction import segment_sum
 from lmtrace.observe.interface import Batch, Needs, Signal, View
 from lmtrace.records.schema import Field, Record
@@ -125,34 +125,43 @@ class Truth(Signal):
             "excess": (reduced["loss"] - truth.surprisal, uniform - truth.surprisal),
             "illegal_mass": (reduced["illegal"], 1 - np.diff(truth.sparse.offsets) / reduced["vocabulary"]),
         }
-        reduced["kl_uniform"] = columns["kl"][1]
-        if "structural" in reduced and panel.lexicon is not None:
-            share = torch.as_tensor(panel.lexicon.groups(int(reduced["vocabulary"][0])).mean(0)).double()
-            law_group = torch.as_tensor(truth.category_law)
-            reduced["structural_uniform"] = divergence(law_group, share.log().expand_as(law_group)).numpy()
         floor = truth.floor
         yield self.record(view, "floor", floor.value, stderr=floor.stderr, n=floor.n)
-        parts = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]
+        layers = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]
         for name in self.needs(panel).labels:
-            layer = view.labels(name)
-            parts.append(LabelLayer(name, panel.prediction_codes(name), layer.names))
+            layers.append(LabelLayer(name, panel.prediction_codes(name), view.labels(name).names))
         if panel.lexicon is not None and panel.lexicon.source == "oracle":
-            parts.append(LabelLayer("token_category", panel.lexicon.gold, panel.lexicon.names))
-        for layer in parts:
-            yield from self._layer(view, layer, columns, reduced)
+            layers.append(LabelLayer("token_category", panel.lexicon.gold, panel.lexicon.names))
+        groups = panel.once(
+            ("truth.groups", tuple(layer.name for layer in layers)),
+            lambda: Groups.of([(a.codes, len(a.names)) for a in layers], panel.predictions.sentence),
+        )
+        means = groups.means(np.column_stack([v for v, _ in columns.values()])[groups.row])
+        nulls = groups.mean(np.column_stack([u for _, u in columns.values()])[groups.row])
+        shares = None
+        if "structural" in reduced and panel.lexicon is not None:
+            parts = np.column_stack([reduced["structural"], reduced["kl"]])[groups.row]
+            share = torch.as_tensor(panel.lexicon.groups(int(reduced["vocabulary"][0])).mean(0)).double()
+            law_group = torch.as_tensor(truth.category_law)
+            uniform_part = divergence(law_group, share.log().expand_as(law_group)).numpy()
+            null = groups.mean(uniform_part[groups.row, None])[:, 0] / np.maximum(nulls[:, 0], 1e-300)
+            shares = (*_shares(groups, parts, means), np.clip(null, 0.0, 1.0))
+        start = 0
+        for layer in layers:
+            yield from self._layer(view, layer, start, tuple(columns), means, nulls, shares)
+            start += len(layer.names)
 
     def _layer(
         self,
         view: View,
         layer: LabelLayer,
-        columns: dict[str, tuple[np.ndarray, np.ndarray]],
-        reduced: dict[str, np.ndarray],
+        start: int,
+        metrics: tuple[str, ...],
+        means: GroupedMeans,
+        nulls: np.ndarray,
+        shares: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
     ) -> Iterator[Record]:
-        sentence, num = view.panel.predictions.sentence, len(layer.names)
-        means = grouped_means(np.column_stack([v for v, _ in columns.values()]), layer.codes, sentence, num)
-        nulls = grouped_means(np.column_stack([u for _, u in columns.values()]), layer.codes, sentence, num)
-        shares = _shares(layer, sentence, reduced) if "structural" in reduced else None
-        for g, value in enumerate(layer.names):
+        for g, value in enumerate(layer.names, start):
             label = f"{layer.name}={value}" if layer.name else None
             n = int(means.n[g])
             if n < self.min_count:
@@ -160,16 +169,14 @@ class Truth(Signal):
                     reason = f"{value or 'the panel'} has {n} predictions, fewer than {self.min_count}"
                     yield self.record(view, "kl", label=label, n=n, missing=reason)
                 continue
-            for i, metric in enumerate(columns):
-                number, stderr = float(means.mean[g, i]), float(means.stderr[g, i])
-                if metric == "kl" and -ROUNDING < number < 0:
-                    number = 0.0
+            rows = (metrics, means.mean[g].tolist(), means.stderr[g].tolist(), nulls[g].tolist())
+            for metric, number, stderr, null in zip(*rows, strict=True):
                 if not math.isfinite(number):
                     yield self.record(view, metric, label=label, n=n, missing=f"the model's {metric} is {number}")
                     continue
                 yield self.record(
-                    view, metric, number, label=label, n=n, null=float(nulls.mean[g, i]),
-                    stderr=stderr if math.isfinite(stderr) else None,
+                    view, metric, 0.0 if metric == "kl" and -ROUNDING < number < 0 else number, label=label, n=n,
+                    null=null, stderr=stderr if math.isfinite(stderr) else None,
                 )  # fmt: skip
             if shares is not None:
                 yield self._share(view, label, n, *(float(column[g]) for column in shares))
@@ -184,20 +191,21 @@ class Truth(Signal):
         )  # fmt: skip
 
 
-def _shares(
-    layer: LabelLayer, sentence: np.ndarray, reduced: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return per label value: the structural share, a ratio of sums; its standard error by linearisation; its null.
+def _shares(groups: Groups, parts: np.ndarray, means: GroupedMeans) -> tuple[np.ndarray, np.ndarray]:
+    """Return per group: the structural share, a ratio of sums, and its standard error by linearisation.
 
     The share is NaN where the KL is zero to rounding or not finite.
+
+    Parameters
+    ----------
+    parts : [members, 2]
+        Structural part, and KL.
+    means
+        Those of the KL in their first column.
     """
-    num, part, whole = len(layer.names), reduced["structural"], reduced["kl"]
-    columns = np.column_stack([part, whole, reduced["structural_uniform"], reduced["kl_uniform"]])
-    mean = grouped_means(columns, layer.codes, sentence, num).mean
+    part, whole = groups.mean(parts[:, :1])[:, 0], means.mean[:, 0]
     with np.errstate(invalid="ignore", divide="ignore"):
-        usable = np.isfinite(mean[:, 0] + mean[:, 1]) & (mean[:, 1] > ROUNDING)
-        share = np.where(usable, np.clip(mean[:, 0] / mean[:, 1], 0.0, 1.0), np.nan)
-        residual = part - share[layer.codes] * whole
-        stderr = grouped_means(residual[:, None], layer.codes, sentence, num).stderr[:, 0] / mean[:, 1]
-        null = np.clip(mean[:, 2] / np.maximum(mean[:, 3], 1e-300), 0.0, 1.0)
-    return share, stderr, null
+        usable = np.isfinite(part + whole) & (whole > ROUNDING)
+        share = np.where(usable, np.clip(part / whole, 0.0, 1.0), np.nan)
+        residual = parts[:, 0] - share[groups.group] * parts[:, 1]
+        return share, groups.means(residual[:, None]).stderr[:, 0] / whole

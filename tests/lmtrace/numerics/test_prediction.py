@@ -63,7 +63,19 @@ def test_the_null_is_what_a_calibrated_model_shows():
     confidence = rng.beta(2, 3, 500)
     zeros = np.zeros(500, int)
     shown = [calibration_terms((rng.random(500) < confidence) * 1.0, confidence, zeros).mean() for _ in range(300)]
-    assert np.mean(shown) == pytest.approx(calibrated_ece(confidence), rel=0.05)
+    assert np.mean(shown) == pytest.approx(calibrated_ece(confidence, zeros, 1)[0], rel=0.05)
+
+
+def test_the_null_of_each_group_is_its_own():
+    rng = np.random.default_rng(2)
+    confidence, codes = rng.random(300), rng.choice([0, 2], 300)
+    nulls = calibrated_ece(confidence, codes, 3, bins=10)
+    assert np.isnan(nulls[1])
+    for group in (0, 2):
+        inside = confidence[codes == group]
+        bins = [inside[(inside >= b / 10) & (inside < (b + 1) / 10)] for b in range(10)]
+        expected = sum(np.sqrt(2 / np.pi * (c * (1 - c)).sum()) for c in bins) / len(inside)
+        assert nulls[group] == pytest.approx(expected, abs=1e-12)
 
 
 def test_bleu_of_known_sentences():
