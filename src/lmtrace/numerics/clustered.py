@@ -103,31 +103,27 @@ class Groups:
         )  # fmt: skip
 
     def mean(self, values: np.ndarray) -> np.ndarray:
-        """Return [groups, quantities]: means of values: [members, quantities]; NaN for an empty group."""
-        return self._summed(values)[1]
+        """Return [groups, quantities]: means of values: [quantities, members]; NaN for an empty group."""
+        with np.errstate(invalid="ignore"):
+            return np.stack([self._sums(v)[1] / self.n for v in values], 1)
 
     def means(self, values: np.ndarray) -> GroupedMeans:
-        """Return `clustered_mean` of every column of values: [members, quantities] in every group."""
-        sums, mean = self._summed(values)
-        residual = (sums - self.cell_size[:, None] * mean[self.cell_group]) ** 2
-        squares = _sums(residual, self.cell_group, len(self.n))
+        """Return `clustered_mean` of every row of values: [quantities, members] in every group."""
+        mean, stderr = np.empty((2, len(self.n), len(values)))
         with np.errstate(invalid="ignore", divide="ignore"):
             scale = np.where(self.clusters < 2, np.nan, self.clusters / (self.clusters - 1))
-            return GroupedMeans(mean, np.sqrt(scale[:, None] * squares) / self.n[:, None], self.n)
+            for i, column in enumerate(values):
+                cells, total = self._sums(column)
+                mean[:, i] = total / self.n
+                residual = (cells - self.cell_size * mean[:, i].take(self.cell_group)) ** 2
+                squares = np.bincount(self.cell_group, residual, len(self.n))
+                stderr[:, i] = np.sqrt(scale * squares) / self.n
+        return GroupedMeans(mean, stderr, self.n)
 
-    def _summed(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sums of the cells, and the means of the groups."""
-        sums = _sums(values, self.cell, len(self.cell_group))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return sums, _sums(sums, self.cell_group, len(self.n)) / self.n[:, None]
-
-
-def _sums(values: np.ndarray, codes: np.ndarray, num: int) -> np.ndarray:
-    """Return [num, quantities]: sums of values: [n, quantities] over rows of equal codes."""
-    result = np.empty((num, values.shape[1]))
-    for i, column in enumerate(values.T):
-        result[:, i] = np.bincount(codes, column, num)
-    return result
+    def _sums(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sums of values: [members] over the cells, and over the groups."""
+        cells = np.bincount(self.cell, values, len(self.cell_group))
+        return cells, np.bincount(self.cell_group, cells, len(self.n))
 
 
 def grouped_means(values: np.ndarray, codes: np.ndarray, clusters: np.ndarray, num_groups: int) -> GroupedMeans:
@@ -142,4 +138,4 @@ def grouped_means(values: np.ndarray, codes: np.ndarray, clusters: np.ndarray, n
         Non-negative integers.
     """
     groups = Groups.of([(np.asarray(codes), num_groups)], clusters)
-    return groups.means(np.asarray(values, np.float64)[groups.row])
+    return groups.means(np.asarray(values, np.float64).T.take(groups.row, 1))

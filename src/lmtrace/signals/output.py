@@ -146,42 +146,44 @@ class Output(Signal):
 
     def _tables(self, panel: Panel, layers: list[LabelLayer], reduced: dict[str, np.ndarray]) -> list[_Table]:
         """Return the means, of all layers' values one after the other: of all predictions, and of those with a category."""
-        key = tuple(layer.name for layer in layers)
+        names, width = tuple(layer.name for layer in layers), float(reduced["vocabulary"][0])
         sentence, lexicon, target = panel.predictions.sentence, panel.lexicon, panel.predictions.target
         groups = panel.once(
-            ("output.groups", key), lambda: Groups.of([(a.codes, len(a.names)) for a in layers], sentence)
+            ("output.groups", names), lambda: Groups.of([(a.codes, len(a.names)) for a in layers], sentence)
         )
+
+        def nulls() -> np.ndarray:
+            uniform, frequent = np.full(len(target), math.log(width)), np.argsort(-np.bincount(target), kind="stable")
+            rows = np.stack([uniform, target == frequent[0], np.isin(target, frequent[:5]), uniform])
+            return groups.mean(rows.take(groups.row, 1))
+
+        values = np.stack([reduced[k] for k in ("loss", "accuracy", "top5", "entropy")]).take(groups.row, 1)
         # The confidence is that of the argmax; a tie that the target lost counts as wrong.
-        correct, confidence = reduced["accuracy"][groups.row], reduced["confidence"][groups.row]
-        calibration = calibration_terms(correct, confidence, groups.group, self.bins)
-        values = np.column_stack([reduced[k] for k in ("loss", "accuracy", "top5", "entropy")])
-        uniform = np.full(len(target), math.log(float(reduced["vocabulary"][0])))
-        frequent = np.argsort(-np.bincount(target), kind="stable")
-        nulls = np.column_stack([uniform, target == frequent[0], np.isin(target, frequent[:5]), uniform])
+        confidence = reduced["confidence"].take(groups.row)
+        calibration = calibration_terms(values[1], confidence, groups.group, self.bins)
+        calibrated = calibrated_ece(confidence, groups.group, len(groups.n), self.bins)
         tables = [
             _Table(
                 ("loss", "accuracy", "top5", "entropy", "ece"),
-                groups.means(np.column_stack([values[groups.row], calibration])),
-                np.column_stack(
-                    [groups.mean(nulls[groups.row]), calibrated_ece(confidence, groups.group, len(groups.n), self.bins)]
-                ),
+                groups.means(np.stack([*values, calibration])),
+                np.column_stack([panel.once(("output.nulls", names, width), nulls), calibrated]),
             )
         ]
         if "category_mass" in reduced and lexicon is not None and (lexicon.gold >= 0).any():
-            gold = lexicon.gold
-            groups = panel.once(
-                ("output.category_groups", key),
+            gold, metrics = lexicon.gold, ("category_accuracy", "category_mass")
+            known = panel.once(
+                ("output.category_groups", names),
                 lambda: Groups.of([(np.where(gold >= 0, a.codes, -1), len(a.names)) for a in layers], sentence),
             )
-            share = np.bincount(gold[gold >= 0], minlength=len(lexicon.names)) / (gold >= 0).sum()
-            values = np.column_stack([reduced["category_accuracy"], reduced["category_mass"]])
-            nulls = np.column_stack([gold == share.argmax(), share[np.maximum(gold, 0)]])
-            tables.append(
-                _Table(
-                    ("category_accuracy", "category_mass"),
-                    groups.means(values[groups.row]), groups.mean(nulls[groups.row]), lexicon.source,
-                )
-            )  # fmt: skip
+
+            def category_nulls() -> np.ndarray:
+                share = np.bincount(gold[gold >= 0], minlength=len(lexicon.names)) / (gold >= 0).sum()
+                rows = np.stack([gold == share.argmax(), share[np.maximum(gold, 0)]])
+                return known.mean(rows.take(known.row, 1))
+
+            means = known.means(np.stack([reduced[k] for k in metrics]).take(known.row, 1))
+            found = panel.once(("output.category_nulls", names), category_nulls)
+            tables.append(_Table(metrics, means, found, lexicon.source))
         return tables
 
     def _layer(self, view: View, tables: list[_Table], layer: LabelLayer, start: int) -> Iterator[Record]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,13 +119,8 @@ class Truth(Signal):
             yield self.record(view, "kl", missing=panel.truth_reason)
             return
         reduced = {k: v.cpu().numpy() for k, v in view.reduced().items()}
-        truth, uniform = view.truth, np.log(reduced["vocabulary"])
-        reduced["kl"] = -truth.sparse_entropy - reduced["expected"]
-        columns = {
-            "kl": (reduced["kl"], uniform - truth.entropy),
-            "excess": (reduced["loss"] - truth.surprisal, uniform - truth.surprisal),
-            "illegal_mass": (reduced["illegal"], 1 - np.diff(truth.sparse.offsets) / reduced["vocabulary"]),
-        }
+        truth, width = view.truth, int(reduced["vocabulary"][0])
+        kl = -truth.sparse_entropy - reduced["expected"]
         floor = truth.floor
         yield self.record(view, "floor", floor.value, stderr=floor.stderr, n=floor.n)
         layers = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]
@@ -132,23 +128,20 @@ class Truth(Signal):
             layers.append(LabelLayer(name, panel.prediction_codes(name), view.labels(name).names))
         if panel.lexicon is not None and panel.lexicon.source == "oracle":
             layers.append(LabelLayer("token_category", panel.lexicon.gold, panel.lexicon.names))
+        names = tuple(layer.name for layer in layers)
         groups = panel.once(
-            ("truth.groups", tuple(layer.name for layer in layers)),
+            ("truth.groups", names),
             lambda: Groups.of([(a.codes, len(a.names)) for a in layers], panel.predictions.sentence),
         )
-        means = groups.means(np.column_stack([v for v, _ in columns.values()])[groups.row])
-        nulls = groups.mean(np.column_stack([u for _, u in columns.values()])[groups.row])
+        nulls = panel.once(("truth.nulls", names, width), lambda: _nulls(panel, truth, groups, width))
+        columns = [kl, reduced["loss"] - truth.surprisal, reduced["illegal"]]
+        means = groups.means(np.stack(columns).take(groups.row, 1))
         shares = None
-        if "structural" in reduced and panel.lexicon is not None:
-            parts = np.column_stack([reduced["structural"], reduced["kl"]])[groups.row]
-            share = torch.as_tensor(panel.lexicon.groups(int(reduced["vocabulary"][0])).mean(0)).double()
-            law_group = torch.as_tensor(truth.category_law)
-            uniform_part = divergence(law_group, share.log().expand_as(law_group)).numpy()
-            null = groups.mean(uniform_part[groups.row, None])[:, 0] / np.maximum(nulls[:, 0], 1e-300)
-            shares = (*_shares(groups, parts, means), np.clip(null, 0.0, 1.0))
+        if "structural" in reduced:
+            shares = _shares(groups, reduced["structural"].take(groups.row), kl.take(groups.row), means)
         start = 0
         for layer in layers:
-            yield from self._layer(view, layer, start, tuple(columns), means, nulls, shares)
+            yield from self._layer(view, layer, start, means, nulls, shares)
             start += len(layer.names)
 
     def _layer(
@@ -156,10 +149,9 @@ class Truth(Signal):
         view: View,
         layer: LabelLayer,
         start: int,
-        metrics: tuple[str, ...],
         means: GroupedMeans,
         nulls: np.ndarray,
-        shares: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+        shares: tuple[np.ndarray, np.ndarray] | None,
     ) -> Iterator[Record]:
         for g, value in enumerate(layer.names, start):
             label = f"{layer.name}={value}" if layer.name else None
@@ -169,17 +161,18 @@ class Truth(Signal):
                     reason = f"{value or 'the panel'} has {n} predictions, fewer than {self.min_count}"
                     yield self.record(view, "kl", label=label, n=n, missing=reason)
                 continue
-            rows = (metrics, means.mean[g].tolist(), means.stderr[g].tolist(), nulls[g].tolist())
-            for metric, number, stderr, null in zip(*rows, strict=True):
+            *null, null_share = nulls[g].tolist()
+            rows = (("kl", "excess", "illegal_mass"), means.mean[g].tolist(), means.stderr[g].tolist(), null)
+            for metric, number, stderr, expected in zip(*rows, strict=True):
                 if not math.isfinite(number):
                     yield self.record(view, metric, label=label, n=n, missing=f"the model's {metric} is {number}")
                     continue
                 yield self.record(
                     view, metric, 0.0 if metric == "kl" and -ROUNDING < number < 0 else number, label=label, n=n,
-                    null=null, stderr=stderr if math.isfinite(stderr) else None,
+                    null=expected, stderr=stderr if math.isfinite(stderr) else None,
                 )  # fmt: skip
             if shares is not None:
-                yield self._share(view, label, n, *(float(column[g]) for column in shares))
+                yield self._share(view, label, n, float(shares[0][g]), float(shares[1][g]), null_share)
 
     def _share(self, view: View, label: str | None, n: int, share: float, stderr: float, null: float) -> Record:
         if not math.isfinite(share):
@@ -191,21 +184,33 @@ class Truth(Signal):
         )  # fmt: skip
 
 
-def _shares(groups: Groups, parts: np.ndarray, means: GroupedMeans) -> tuple[np.ndarray, np.ndarray]:
+def _nulls(panel: Panel, truth: Any, groups: Groups, width: int) -> np.ndarray:
+    """Return [groups, 4]: KL, excess, illegal mass and structural share of the uniform law over `width` tokens."""
+    uniform = math.log(width)
+    columns = [uniform - truth.entropy, uniform - truth.surprisal, 1 - np.diff(truth.sparse.offsets) / width]
+    structural = np.zeros_like(columns[0])
+    if panel.lexicon is not None and truth.category_law is not None:
+        law_group, share = torch.as_tensor(truth.category_law), torch.as_tensor(panel.lexicon.groups(width).mean(0))
+        structural = divergence(law_group, share.double().log().expand_as(law_group)).numpy()
+    *means, part = groups.mean(np.stack([*columns, structural]).take(groups.row, 1)).T
+    return np.stack([*means, np.clip(part / np.maximum(means[0], 1e-300), 0.0, 1.0)], 1)
+
+
+def _shares(groups: Groups, part: np.ndarray, whole: np.ndarray, means: GroupedMeans) -> tuple[np.ndarray, np.ndarray]:
     """Return per group: the structural share, a ratio of sums, and its standard error by linearisation.
 
     The share is NaN where the KL is zero to rounding or not finite.
 
     Parameters
     ----------
-    parts : [members, 2]
+    part, whole : [members]
         Structural part, and KL.
     means
         Those of the KL in their first column.
     """
-    part, whole = groups.mean(parts[:, :1])[:, 0], means.mean[:, 0]
+    mean_part, mean = groups.mean(part[None])[:, 0], means.mean[:, 0]
     with np.errstate(invalid="ignore", divide="ignore"):
-        usable = np.isfinite(part + whole) & (whole > ROUNDING)
-        share = np.where(usable, np.clip(part / whole, 0.0, 1.0), np.nan)
-        residual = parts[:, 0] - share[groups.group] * parts[:, 1]
-        return share, groups.means(residual[:, None]).stderr[:, 0] / whole
+        usable = np.isfinite(mean_part + mean) & (mean > ROUNDING)
+        share = np.where(usable, np.clip(mean_part / mean, 0.0, 1.0), np.nan)
+        residual = part - share.take(groups.group) * whole
+        return share, groups.means(residual[None]).stderr[:, 0] / mean
