@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from lmtrace.numerics.prediction import Laws
+from lmtrace.numerics.prediction import Entries, Laws
 
 
 class FakeView:
@@ -36,8 +36,9 @@ class FakeView:
             laws = Laws.of(self.log_probs[index], groups)
             log_probs = laws.log_probs
             batch = SimpleNamespace(
-                panel=self.panel, index=index, log_probs=log_probs, laws=laws, targets=targets[index]
-            )
+                panel=self.panel, index=index, log_probs=log_probs, laws=laws, targets=targets[index],
+                entries=lambda rows, q=log_probs, i=index: Entries.of(q, rows.take(i.numpy())),
+            )  # fmt: skip
             for key, value in self.signal.reduce(batch).items():
                 joined.setdefault(key, value.new_zeros((n, *value.shape[1:])))[index] = value
         return joined

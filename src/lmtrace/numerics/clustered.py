@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +51,83 @@ class GroupedMeans:
     n: np.ndarray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Groups:
+    """Rows in groups of one or more groupings, one after the other; made once for means of many quantities.
+
+    Attributes
+    ----------
+    row : [members]
+        Which row each member of a group is; a row is a member once in every grouping that does not leave it out.
+    group : [members]
+    cell : [members]
+        The members of one cluster of one group are a cell.
+    cell_group, cell_size : [cells]
+        Group, and number of members.
+    n, clusters : [groups]
+        Members, and clusters that contribute.
+    """
+
+    row: np.ndarray
+    group: np.ndarray
+    cell: np.ndarray
+    cell_group: np.ndarray
+    cell_size: np.ndarray
+    n: np.ndarray
+    clusters: np.ndarray
+
+    @classmethod
+    def of(cls, groupings: Sequence[tuple[np.ndarray, int]], clusters: np.ndarray) -> Groups:
+        """Return the groups of several groupings.
+
+        Parameters
+        ----------
+        groupings
+            (codes [rows], number of groups) each; rows with code -1 are left out.
+        clusters : [rows]
+            Non-negative integers.
+        """
+        clusters = np.asarray(clusters).astype(np.int64)
+        starts = np.cumsum([0, *(num for _, num in groupings)])
+        kept = [np.flatnonzero(codes >= 0) for codes, _ in groupings]
+        row = np.concatenate(kept)
+        group = np.concatenate(
+            [codes[k].astype(np.int64) + at for (codes, _), k, at in zip(groupings, kept, starts, strict=False)]
+        )
+        width = int(clusters.max(initial=-1)) + 1
+        cells, cell, size = np.unique(group * width + clusters[row], return_inverse=True, return_counts=True)
+        cell_group, num = cells // max(width, 1), int(starts[-1])
+        return cls(
+            row, group, cell.reshape(-1), cell_group, size,
+            np.bincount(group, minlength=num), np.bincount(cell_group, minlength=num),
+        )  # fmt: skip
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Return [groups, quantities]: means of values: [quantities, members]; NaN for an empty group."""
+        with np.errstate(invalid="ignore"):
+            return np.stack([self._sums(v)[1] / self.n for v in values], 1)
+
+    def means(self, values: np.ndarray) -> GroupedMeans:
+        """Return `clustered_mean` of every row of values: [quantities, members] in every group."""
+        mean, stderr = np.empty((2, len(self.n), len(values)))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scale = np.where(self.clusters < 2, np.nan, self.clusters / (self.clusters - 1))
+            for i, column in enumerate(values):
+                cells, total = self._sums(column)
+                mean[:, i] = total / self.n
+                residual = (cells - self.cell_size * mean[:, i].take(self.cell_group)) ** 2
+                squares = np.bincount(self.cell_group, residual, len(self.n))
+                stderr[:, i] = np.sqrt(scale * squares) / self.n
+        return GroupedMeans(mean, stderr, self.n)
+
+    def _sums(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sums of values: [members] over the cells, and over the groups."""
+        cells = np.bincount(self.cell, values, len(self.cell_group))
+        return cells, np.bincount(self.cell_group, cells, len(self.n))
+
+
 def grouped_means(values: np.ndarray, codes: np.ndarray, clusters: np.ndarray, num_groups: int) -> GroupedMeans:
-    """Return `clustered_mean` of every column in every group, in one pass.
+    """Return `clustered_mean` of every column in every group of one grouping (see `Groups`).
 
     Parameters
     ----------
@@ -61,23 +137,5 @@ def grouped_means(values: np.ndarray, codes: np.ndarray, clusters: np.ndarray, n
     clusters : [n]
         Non-negative integers.
     """
-    values, codes = np.asarray(values, np.float64), np.asarray(codes)
-    kept = codes >= 0
-    values, codes, clusters = values[kept], codes[kept].astype(np.int64), np.asarray(clusters)[kept].astype(np.int64)
-    n = np.bincount(codes, minlength=num_groups)
-    if not len(values):
-        empty = np.full((num_groups, values.shape[1]), np.nan)
-        return GroupedMeans(empty, empty.copy(), n)
-    num_clusters = int(clusters.max()) + 1
-    cell, shape = codes * num_clusters + clusters, (num_groups, num_clusters)
-    size = np.bincount(cell, minlength=num_groups * num_clusters).reshape(shape)
-    count = (size > 0).sum(1)
-    mean, stderr = np.empty((num_groups, values.shape[1])), np.empty((num_groups, values.shape[1]))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for i, column in enumerate(values.T):
-            sums = np.bincount(cell, column, minlength=num_groups * num_clusters).reshape(shape)
-            mean[:, i] = sums.sum(1) / n
-            residual = ((sums - size * mean[:, i, None]) ** 2).sum(1)
-            stderr[:, i] = np.sqrt(count / (count - 1) * residual) / n
-    stderr[count < 2] = np.nan
-    return GroupedMeans(mean, stderr, n)
+    groups = Groups.of([(np.asarray(codes), num_groups)], clusters)
+    return groups.means(np.asarray(values, np.float64).T.take(groups.row, 1))

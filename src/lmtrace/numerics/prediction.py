@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lmtrace.numerics.estimate import Estimate
+from lmtrace.numerics.sparse_rows import SparseRows
 
 
 def target_rank(log_probs: Tensor, targets: Tensor, limit: int | None = None) -> Tensor:
@@ -21,14 +23,16 @@ def target_rank(log_probs: Tensor, targets: Tensor, limit: int | None = None) ->
     Parameters
     ----------
     log_probs : [n, vocabulary]
+        float32 or float64.
     targets : [n]
     limit
         Ties are only broken for ranks below it (a rank at or above it stays there); None breaks all.
     """
     gold = log_probs.gather(1, targets[:, None])
-    rank = (log_probs > gold).sum(1, dtype=torch.int32).long()
+    # Compared into floats, because torch vectorises that and not the comparison into bools.
+    rank = torch.gt(log_probs, gold, out=torch.empty_like(log_probs)).sum(1).long()
     ahead = torch.arange(len(rank), device=rank.device) if limit is None else (rank < limit).nonzero()[:, 0]
-    tied = ahead[(log_probs[ahead] == gold[ahead]).sum(1, dtype=torch.int32) > 1]
+    tied = ahead[log_probs.index_select(0, ahead).eq_(gold[ahead]).sum(1) > 1]
     if len(tied):
         ids = torch.arange(log_probs.shape[1], device=log_probs.device)
         rank[tied] += ((log_probs[tied] == gold[tied]) & (ids < targets[tied, None])).sum(1)
@@ -57,28 +61,68 @@ class Laws:
     mass: Tensor | None = None
 
     @classmethod
-    def of(cls, logits: Tensor, groups: Tensor | None = None) -> Laws:
-        """Return the laws of logits: [n, vocabulary], and their mass on groups: [vocabulary, groups] of tokens.
+    def of(cls, logits: Tensor, groups: Tensor | None = None, rows: Tensor | None = None) -> Laws:
+        """Return the laws of logits: [positions, vocabulary], and their mass on groups: [vocabulary, groups] of tokens.
 
         All from one exponential, in blocks that stay in a processor's cache: with x = logit - max and s = sum e^x,
         log p = x - log s, the largest p is 1 / s, and the entropy is log s - sum x e^x / s.
+
+        Parameters
+        ----------
+        rows : [n]
+            Positions that are read; all by default.
         """
-        n, width = logits.shape
+        n, width = len(logits) if rows is None else len(rows), logits.shape[1]
         log_probs = logits.new_empty(n, width, dtype=torch.float32)
         entropy, confidence = logits.new_empty(2, n, dtype=torch.float32)
         mass = None if groups is None else logits.new_empty(n, groups.shape[1], dtype=torch.float32)
-        for rows in row_chunks(log_probs):
-            x = logits[rows].float()
-            x = torch.sub(x, x.amax(1, keepdim=True), out=log_probs[rows])
+        for block in row_chunks(log_probs):
+            x = (logits[block] if rows is None else logits.index_select(0, rows[block])).float()
+            x = torch.sub(x, x.amax(1, keepdim=True), out=log_probs[block])
             exponential = x.exp()
             total = exponential.sum(1)
             if mass is not None and groups is not None:
-                torch.div(exponential @ groups, total[:, None], out=mass[rows])
-            # exp(-1e4) is zero: the clamp only keeps 0 * inf from becoming NaN.
-            spread = exponential.mul_(x.clamp(min=-1e4)).sum(1) / total
+                torch.div(exponential @ groups, total[:, None], out=mass[block])
+            spread = exponential.mul_(x).sum(1) / total
+            if spread.isnan().any():
+                # exp(-1e4) is zero: the clamp only keeps 0 * inf from becoming NaN.
+                spread = x.exp().mul_(x.clamp(min=-1e4)).sum(1) / total
             x -= total.log()[:, None]
-            entropy[rows], confidence[rows] = total.log() - spread, 1 / total
+            entropy[block], confidence[block] = total.log() - spread, 1 / total
         return cls(log_probs, entropy, confidence, mass)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Log-probabilities at the entries of sparse rows, one row per distribution.
+
+    Attributes
+    ----------
+    log_probs : [entries]
+        float64.
+    values : [entries]
+        float64: what the rows hold there.
+    offsets : [rows + 1]
+    """
+
+    log_probs: Tensor
+    values: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def of(cls, log_probs: Tensor, rows: SparseRows) -> Entries:
+        """Return the entries of `rows`: [n] in log_probs: [n, vocabulary]."""
+        n, width = log_probs.shape
+        cells = np.repeat(np.arange(n) * width, np.diff(rows.offsets)) + rows.tokens
+        cells, values, offsets = (
+            torch.as_tensor(a, device=log_probs.device) for a in (cells, rows.values, rows.offsets)
+        )
+        return cls(log_probs.reshape(-1).index_select(0, cells).double(), values, offsets)
+
+    @cached_property
+    def expected(self) -> Tensor:
+        """Return [rows]: sum of values times log-probabilities."""
+        return segment_sum(self.values * self.log_probs, self.offsets)
 
 
 def calibration_terms(correct: np.ndarray, confidence: np.ndarray, codes: np.ndarray, bins: int = 15) -> np.ndarray:
@@ -91,12 +135,11 @@ def calibration_terms(correct: np.ndarray, confidence: np.ndarray, codes: np.nda
     correct, confidence : [n]
         Whether the most probable token was right, and its probability.
     codes : [n]
-        Group of each row; bins are formed within groups.
+        Group of each row, not negative; bins are formed within groups.
     """
     gap = correct - confidence
-    bin_of = _bins(confidence, bins)
-    _, cell = np.unique(codes.astype(np.int64) * bins + bin_of, return_inverse=True)
-    return np.sign(np.bincount(cell, weights=gap))[cell] * gap
+    cell = codes * bins + _bins(confidence, bins)
+    return np.sign(np.bincount(cell, gap))[cell] * gap
 
 
 def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
@@ -121,14 +164,20 @@ def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
     return np.clip((np.nan_to_num(confidence) * bins).astype(np.int64), 0, bins - 1)
 
 
-def calibrated_ece(confidence: np.ndarray, bins: int = 15) -> float:
-    """Return the ECE that a perfectly calibrated model would show with these confidences, for want of more predictions.
+def calibrated_ece(confidence: np.ndarray, codes: np.ndarray, num_groups: int, bins: int = 15) -> np.ndarray:
+    """Return [groups]: the ECE that a perfectly calibrated model would show there, for want of more predictions.
 
-    E|sum of (Bernoulli(c_i) - c_i)| in each bin by its normal limit: sqrt(2/pi sum c (1 - c)).
+    E|sum of (Bernoulli(c_i) - c_i)| in each bin by its normal limit: sqrt(2/pi sum c (1 - c)); NaN for an empty group.
+
+    Parameters
+    ----------
+    confidence, codes : [n]
+        As in `calibration_terms`.
     """
-    bin_of = _bins(confidence, bins)
-    variance = np.bincount(bin_of, weights=confidence * (1 - confidence), minlength=bins)
-    return float(np.sqrt(2 / np.pi * np.maximum(variance, 0)).sum() / len(confidence))
+    cell = codes * bins + _bins(confidence, bins)
+    variance = np.bincount(cell, confidence * (1 - confidence), num_groups * bins).reshape(num_groups, bins)
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(2 / np.pi * np.maximum(variance, 0)).sum(1) / np.bincount(codes, minlength=num_groups)
 
 
 def corpus_bleu(

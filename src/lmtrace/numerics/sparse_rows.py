@@ -59,8 +59,17 @@ class SparseRows:
         return SparseRows(self.offsets, self.tokens, self.values * np.repeat(factor, np.diff(self.offsets)))
 
     def take(self, index: np.ndarray) -> SparseRows:
-        """Return these rows."""
-        return SparseRows.from_slices(self.offsets[index], self.offsets[index + 1], self.tokens, self.values)
+        """Return these rows; runs of rows that follow each other are copied whole."""
+        if not len(index):
+            return SparseRows.empty(0)
+        cuts = np.flatnonzero(np.diff(index) != 1) + 1
+        first, last = index[np.append(0, cuts)], index[np.append(cuts, len(index)) - 1]
+        runs = [slice(a, b) for a, b in zip(self.offsets[first].tolist(), self.offsets[last + 1].tolist(), strict=True)]
+        return SparseRows(
+            np.concatenate([[0], np.cumsum(self.offsets[index + 1] - self.offsets[index])]),
+            np.concatenate([self.tokens[run] for run in runs]),
+            np.concatenate([self.values[run] for run in runs]),
+        )
 
     @property
     def row(self) -> np.ndarray:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, SignalError
-from lmtrace.numerics.prediction import Laws
+from lmtrace.numerics.prediction import Entries, Laws
+from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.observe.forward import Forward, default_forward, device_of, eager_attention, inputs_of, logits_of
 from lmtrace.observe.interface import UNDECLARED, Batch, Needs, Signal
 from lmtrace.observe.sites import Site
@@ -55,20 +56,27 @@ class PassBatch:
     logits: Tensor
     maps: dict[str, Tensor] | None
     device: torch.device
+    taken: dict[int, Entries] = field(default_factory=dict)
 
     @cached_property
     def laws(self) -> Laws:
         """The predictions' laws, computed once and shared."""
-        row = torch.as_tensor(self.panel_batch.predict_row, device=self.device)
-        column = torch.as_tensor(self.panel_batch.predict_column, device=self.device)
-        lexicon, logits = self.panel.lexicon, self.logits[row, column]
-        groups = None if lexicon is None else torch.as_tensor(lexicon.groups(logits.shape[1]), device=self.device)
-        return Laws.of(logits, groups)
+        batch, lexicon, width = self.panel_batch, self.panel.lexicon, self.logits.shape[2]
+        rows = torch.as_tensor(batch.predict_row * self.logits.shape[1] + batch.predict_column, device=self.device)
+        groups = None if lexicon is None else self.panel.once(("capture.groups", width), lambda: lexicon.groups(width))
+        groups = None if groups is None else torch.as_tensor(groups, device=self.device)
+        return Laws.of(self.logits.flatten(0, 1), groups, rows)
 
     @property
     def log_probs(self) -> Tensor:
         """[predictions, vocabulary] float32."""
         return self.laws.log_probs
+
+    def entries(self, rows: SparseRows) -> Entries:
+        """Log-probabilities at the entries that sparse rows [panel's predictions] have here; the same rows are read once."""
+        if id(rows) not in self.taken:
+            self.taken[id(rows)] = Entries.of(self.log_probs, rows.take(self.panel_batch.index))
+        return self.taken[id(rows)]
 
     @cached_property
     def index(self) -> Tensor:
@@ -107,7 +115,7 @@ class DeclaredBatch:
     needs: Needs
 
     def __getattr__(self, name: str) -> Any:
-        if (name in ("log_probs", "laws") and not self.needs.logits) or (
+        if (name in ("log_probs", "laws", "entries") and not self.needs.logits) or (
             name == "attentions" and not self.needs.attention
         ):
             raise SignalError(f"{self.signal.name} reads {name} without having declared it", UNDECLARED)
@@ -215,6 +223,7 @@ class _Recorder:
         self.panel, self.sites, self.device = panel, sites, device
         self.buffers: dict[str, Tensor] = {}
         self.rows: dict[str, tuple[Tensor, Tensor]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.fired: dict[str, int] = {}
 
     @contextlib.contextmanager
@@ -233,7 +242,7 @@ class _Recorder:
                 handle.remove()
 
     def begin(self, batch: PanelBatch) -> None:
-        """Work out which flat rows the batch's real tokens go to, for each stream."""
+        """Work out which flat rows the batch's real tokens go to, and from which positions, for each stream."""
         self.fired = dict.fromkeys(self.sites, 0)
         self.rows = {"encoder": self._rows_of(batch.sequences, batch.attention_mask, "encoder")}
         if batch.decoder_attention_mask is not None:
@@ -243,21 +252,22 @@ class _Recorder:
         side = self.panel.encoder if stream == "encoder" else self.panel.decoder
         if side is None:
             raise ModelError(f"the model has a {stream} but the panel was not prepared for one")
-        valid = mask.astype(bool)
         rows = np.concatenate([np.arange(int(side.offsets[s]), int(side.offsets[s + 1])) for s in sequences])
-        return torch.as_tensor(rows, device=self.device), torch.as_tensor(valid, device=self.device)
+        self.shapes[stream] = mask.shape
+        return torch.as_tensor(rows, device=self.device), torch.as_tensor(np.flatnonzero(mask), device=self.device)
 
     def _write(self, site: Site, hidden: Any) -> None:
         hidden = hidden[0] if isinstance(hidden, (tuple, list)) else hidden
-        rows, valid = self.rows[site.stream]
-        if not isinstance(hidden, Tensor) or hidden.shape[:2] != valid.shape:
+        (rows, positions), shape = self.rows[site.stream], self.shapes[site.stream]
+        if not isinstance(hidden, Tensor) or hidden.shape[:2] != shape:
             got = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
-            raise ModelError(f"site {site.name} gave {got}, expected {tuple(valid.shape)} positions and d_model")
+            raise ModelError(f"site {site.name} gave {got}, expected {shape} positions and d_model")
         if site.name not in self.buffers:
             side = self.panel.encoder if site.stream == "encoder" else self.panel.decoder
             assert side is not None
             self.buffers[site.name] = hidden.new_empty((side.num_tokens, hidden.shape[-1]), dtype=torch.float32)
-        self.buffers[site.name][rows] = hidden[valid].float()
+        real = hidden.flatten(0, 1).index_select(0, positions)
+        self.buffers[site.name].index_copy_(0, rows, real.float())
         self.fired[site.name] += 1
 
     def _before(self, site: Site) -> Callable[..., None]:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.prediction import Laws
+from lmtrace.numerics.prediction import Entries, Laws
+from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.records.schema import Field, Record
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ class Batch(Protocol):
 
         `mass` is that on the categories of the panel's lexicon, the last column that on none; None without a lexicon.
         """
+        ...
+
+    def entries(self, rows: SparseRows) -> Entries:
+        """Return log-probabilities at the entries of `rows`, which has one row per prediction of the panel; shared as well."""
         ...
 
     @property

@@ -33,6 +33,9 @@ NULL = "the uniform law over the vocabulary in the model's place"
 ROUNDING = 1e-5
 """A mean KL is not negative; float32 log-probabilities may make it so by less than this."""
 
+LEAST = -1e4
+"""Log-probabilities are raised to it, because zero weight times minus infinity is NaN."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder(Signal):
@@ -83,19 +86,17 @@ class Ladder(Signal):
             )
         rungs = [found[name] for name in self.rungs if name in found]
         basis = torch.as_tensor(np.concatenate([r.basis for r in rungs]).T, dtype=log_probs.dtype, device=device)
-        # Clamped, because zero weight times minus infinity is NaN.
-        shared = torch.cat([log_probs[s, :ids].clamp(min=-1e4) @ basis for s in row_chunks(log_probs)]).double()
+        shared = torch.cat([log_probs[s, :ids].clamp(min=LEAST) @ basis for s in row_chunks(log_probs)]).double()
         result = {
             "loss": -log_probs.gather(1, batch.targets[:, None])[:, 0].double(),
             "vocabulary": torch.full((len(index),), width, device=device),
         }
         for reference, laws in zip(rungs, shared.split([len(r.basis) for r in rungs], 1), strict=True):
             expected = (laws * torch.as_tensor(reference.mix[index], device=device)).sum(1)
-            rows = reference.sparse.take(index)
-            row, tokens, values, offsets = (
-                torch.as_tensor(a, device=device) for a in (rows.row, rows.tokens, rows.values, rows.offsets)
-            )
-            own = segment_sum(log_probs[row, tokens].clamp(min=-1e4).double() * values, offsets)
+            entries = batch.entries(reference.sparse)
+            own = entries.expected
+            if len(entries.log_probs) and entries.log_probs.min() < LEAST:
+                own = segment_sum(entries.values * entries.log_probs.clamp(min=LEAST), entries.offsets)
             result[f"cross_{reference.name}"] = -(expected + own)
         return result
 
@@ -110,33 +111,29 @@ class Ladder(Signal):
             return
         reduced = {k: v.cpu().numpy() for k, v in view.reduced().items()}
         uniform = np.log(reduced["vocabulary"])
-        distances: dict[str, float] = {}
+        columns, nulls = [], []
         for name in rungs:
             reference = found[name]
-            columns = {
-                "kl": (reduced[f"cross_{name}"] - reference.entropy, uniform - reference.entropy),
-                "excess": (reduced["loss"] - reference.surprisal, uniform - reference.surprisal),
-                "reference_loss": (reference.surprisal, None),
-            }
-            for metric, (values, null) in columns.items():
-                record = self._mean(view, metric, name, values, null)
-                if metric == "kl" and record.value is not None:
-                    distances[name] = record.value
-                yield record
+            columns += [reduced[f"cross_{name}"] - reference.entropy, reduced["loss"] - reference.surprisal]
+            columns += [reference.surprisal]
+            nulls += [uniform - reference.entropy, uniform - reference.surprisal, None]
+        means = grouped_means(np.column_stack(columns), np.zeros(len(uniform)), view.panel.predictions.sentence, 1)
+        metrics = [(metric, name) for name in rungs for metric in ("kl", "excess", "reference_loss")]
+        distances: dict[str, float] = {}
+        for (metric, name), value, stderr, null in zip(
+            metrics, means.mean[0].tolist(), means.stderr[0].tolist(), nulls, strict=True
+        ):
+            if not math.isfinite(value):
+                yield self.record(view, metric, split=name, missing=f"{metric} is {value}")
+                continue
+            if metric == "kl":
+                value = distances[name] = 0.0 if -ROUNDING < value < 0 else value
+            yield self.record(
+                view, metric, value, split=name, n=len(uniform), stderr=stderr if math.isfinite(stderr) else None,
+                null=None if null is None else float(null.mean()),
+            )  # fmt: skip
         if len(distances) == len(rungs) > 1:
             nearest = min(distances, key=lambda name: distances[name])
             yield self.record(view, "rung", float(RUNGS.index(nearest)), n=len(uniform), null=0.0)
         else:
             yield self.record(view, "rung", missing="fewer than two distances are finite")
-
-    def _mean(self, view: View, metric: str, name: str, values: np.ndarray, null: np.ndarray | None) -> Record:
-        means = grouped_means(values[:, None], np.zeros(len(values)), view.panel.predictions.sentence, 1)
-        mean, stderr = float(means.mean[0, 0]), float(means.stderr[0, 0])
-        if not math.isfinite(mean):
-            return self.record(view, metric, split=name, missing=f"{metric} is {mean}")
-        if metric == "kl" and -ROUNDING < mean < 0:
-            mean = 0.0
-        return self.record(
-            view, metric, mean, split=name, n=len(values), stderr=stderr if math.isfinite(stderr) else None,
-            null=None if null is None else float(null.mean()),
-        )  # fmt: skip

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.clustered import GroupedMeans, grouped_means
+from lmtrace.numerics.clustered import GroupedMeans, Groups
 from lmtrace.numerics.prediction import (
     calibrated_ece,
     calibration_terms,
@@ -131,66 +131,95 @@ class Output(Signal):
         if not len(panel.predictions):
             yield self.record(view, "loss", missing="the panel has nothing to predict")
             return
-        columns = _with_nulls(panel, reduced)
-        everything = LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))
-        yield from self._layer(view, columns, everything)
-        yield from self._perplexity(view, reduced)
-        if panel.objective == "seq2seq":
-            yield from self._whole_targets(view, reduced)
-        for layer in (_token_kinds(panel), *(view.labels(name) for name in self.needs(panel).labels)):
-            codes = layer.codes if layer.name == "token" else panel.prediction_codes(layer.name)
-            yield from self._layer(view, columns, LabelLayer(layer.name, codes, layer.names))
+        layers = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",)), _token_kinds(panel)]
+        for name in self.needs(panel).labels:
+            layers.append(LabelLayer(name, panel.prediction_codes(name), view.labels(name).names))
+        tables = self._tables(panel, layers, reduced)
+        start = 0
+        for layer in layers:
+            yield from self._layer(view, tables, layer, start)
+            start += len(layer.names)
+            if not layer.name:
+                yield from self._perplexity(view, reduced, tables[0])
+                if panel.objective == "seq2seq":
+                    yield from self._whole_targets(view, reduced)
 
-    def _layer(self, view: View, columns: _Columns, layer: LabelLayer) -> Iterator[Record]:
-        sentence, lexicon = view.panel.predictions.sentence, view.panel.lexicon
-        num = len(layer.names)
-        calibration = calibration_terms(columns.correct, columns.confidence, layer.codes, self.bins)
-        values = np.column_stack([columns.values, calibration])
-        means = grouped_means(values, layer.codes, sentence, num)
-        nulls = grouped_means(columns.nulls, layer.codes, sentence, num)
-        category: tuple[GroupedMeans, GroupedMeans] | None = None
-        if columns.category is not None and lexicon is not None:
-            codes = np.where(lexicon.gold >= 0, layer.codes, -1)
-            shapes = (columns.category, columns.category_nulls)
-            category = tuple(grouped_means(v, codes, sentence, num) for v in shapes)  # type: ignore[assignment]
-        for g, value in enumerate(layer.names):
-            label = f"{layer.name}={value}" if layer.name else None
-            if means.n[g] < self.min_count:
-                if means.n[g]:
-                    reason = f"{value or 'the panel'} has {means.n[g]} predictions, fewer than {self.min_count}"
-                    yield self.record(view, "loss", label=label, n=int(means.n[g]), missing=reason)
-                continue
-            for i, metric in enumerate(("loss", "accuracy", "top5", "entropy")):
-                yield self._one(view, metric, label, means, g, i, nulls.mean[g, i])
-            null = calibrated_ece(columns.confidence[layer.codes == g], self.bins)
-            yield self._one(view, "ece", label, means, g, 4, null)
-            if category is not None and lexicon is not None and category[0].n[g] >= self.min_count:
-                for i, metric in enumerate(("category_accuracy", "category_mass")):
-                    null = category[1].mean[g, i]
-                    yield self._one(view, metric, label, category[0], g, i, null, lexicon.source)
-
-    def _one(
-        self, view: View, metric: str, label: str | None, means: GroupedMeans, g: int, i: int, null: float,
-        split: str | None = None,
-    ) -> Record:  # fmt: skip
-        value, stderr = float(means.mean[g, i]), float(means.stderr[g, i])
-        if not math.isfinite(value):
-            return self.record(view, metric, label=label, split=split, missing=f"the model's {metric} is {value}")
-        return self.record(
-            view, metric, value, label=label, split=split, n=int(means.n[g]), null=float(null),
-            stderr=stderr if math.isfinite(stderr) else None,
-        )  # fmt: skip
-
-    def _perplexity(self, view: View, reduced: dict[str, np.ndarray]) -> Iterator[Record]:
-        loss = grouped_means(
-            reduced["loss"][:, None], np.zeros(len(reduced["loss"])), view.panel.predictions.sentence, 1
+    def _tables(self, panel: Panel, layers: list[LabelLayer], reduced: dict[str, np.ndarray]) -> list[_Table]:
+        """Return the means, of all layers' values one after the other: of all predictions, and of those with a category."""
+        names, width = tuple(layer.name for layer in layers), float(reduced["vocabulary"][0])
+        sentence, lexicon, target = panel.predictions.sentence, panel.lexicon, panel.predictions.target
+        groups = panel.once(
+            ("output.groups", names), lambda: Groups.of([(a.codes, len(a.names)) for a in layers], sentence)
         )
-        mean, stderr = float(loss.mean[0, 0]), float(loss.stderr[0, 0])
+
+        def nulls() -> np.ndarray:
+            uniform, frequent = np.full(len(target), math.log(width)), np.argsort(-np.bincount(target), kind="stable")
+            rows = np.stack([uniform, target == frequent[0], np.isin(target, frequent[:5]), uniform])
+            return groups.mean(rows.take(groups.row, 1))
+
+        values = np.stack([reduced[k] for k in ("loss", "accuracy", "top5", "entropy")]).take(groups.row, 1)
+        # The confidence is that of the argmax; a tie that the target lost counts as wrong.
+        confidence = reduced["confidence"].take(groups.row)
+        calibration = calibration_terms(values[1], confidence, groups.group, self.bins)
+        calibrated = calibrated_ece(confidence, groups.group, len(groups.n), self.bins)
+        tables = [
+            _Table(
+                ("loss", "accuracy", "top5", "entropy", "ece"),
+                groups.means(np.stack([*values, calibration])),
+                np.column_stack([panel.once(("output.nulls", names, width), nulls), calibrated]),
+            )
+        ]
+        if "category_mass" in reduced and lexicon is not None and (lexicon.gold >= 0).any():
+            gold, metrics = lexicon.gold, ("category_accuracy", "category_mass")
+            known = panel.once(
+                ("output.category_groups", names),
+                lambda: Groups.of([(np.where(gold >= 0, a.codes, -1), len(a.names)) for a in layers], sentence),
+            )
+
+            def category_nulls() -> np.ndarray:
+                share = np.bincount(gold[gold >= 0], minlength=len(lexicon.names)) / (gold >= 0).sum()
+                rows = np.stack([gold == share.argmax(), share[np.maximum(gold, 0)]])
+                return known.mean(rows.take(known.row, 1))
+
+            means = known.means(np.stack([reduced[k] for k in metrics]).take(known.row, 1))
+            found = panel.once(("output.category_nulls", names), category_nulls)
+            tables.append(_Table(metrics, means, found, lexicon.source))
+        return tables
+
+    def _layer(self, view: View, tables: list[_Table], layer: LabelLayer, start: int) -> Iterator[Record]:
+        for g, value in enumerate(layer.names, start):
+            label = f"{layer.name}={value}" if layer.name else None
+            n = int(tables[0].means.n[g])
+            if n < self.min_count:
+                if n:
+                    reason = f"{value or 'the panel'} has {n} predictions, fewer than {self.min_count}"
+                    yield self.record(view, "loss", label=label, n=n, missing=reason)
+                continue
+            for table in tables:
+                if table.means.n[g] >= self.min_count:
+                    yield from self._row(view, table, label, g)
+
+    def _row(self, view: View, table: _Table, label: str | None, g: int) -> Iterator[Record]:
+        n = int(table.means.n[g])
+        rows = (table.metrics, table.means.mean[g].tolist(), table.means.stderr[g].tolist(), table.nulls[g].tolist())
+        for metric, value, stderr, null in zip(*rows, strict=True):
+            if not math.isfinite(value):
+                reason = f"the model's {metric} is {value}"
+                yield self.record(view, metric, label=label, split=table.split, missing=reason)
+                continue
+            yield self.record(
+                view, metric, value, label=label, split=table.split, n=n, null=null,
+                stderr=stderr if math.isfinite(stderr) else None,
+            )  # fmt: skip
+
+    def _perplexity(self, view: View, reduced: dict[str, np.ndarray], everything: _Table) -> Iterator[Record]:
+        means = everything.means
+        mean, stderr = float(means.mean[0, 0]), float(means.stderr[0, 0])
         if not mean < 700:
             yield self.record(view, "perplexity", missing=f"the mean loss is {mean} nats")
             return
         yield self.record(
-            view, "perplexity", math.exp(max(mean, 0.0)), n=int(loss.n[0]), null=float(reduced["vocabulary"][0]),
+            view, "perplexity", math.exp(max(mean, 0.0)), n=int(means.n[0]), null=float(reduced["vocabulary"][0]),
             stderr=math.exp(mean) * stderr if math.isfinite(stderr) else None,
         )  # fmt: skip
 
@@ -232,31 +261,13 @@ def _until(tokens: list[int], end: int | None) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
-    """Per prediction: what the model did, and what the null does at the same place."""
+class _Table:
+    """Means of some metrics in every group, and what the null has there."""
 
-    values: np.ndarray
+    metrics: tuple[str, ...]
+    means: GroupedMeans
     nulls: np.ndarray
-    correct: np.ndarray
-    confidence: np.ndarray
-    category: np.ndarray | None = None
-    category_nulls: np.ndarray | None = None
-
-
-def _with_nulls(panel: Panel, reduced: dict[str, np.ndarray]) -> _Columns:
-    target, n = panel.predictions.target, len(panel.predictions)
-    uniform = np.full(n, math.log(float(reduced["vocabulary"][0])))
-    frequent = np.argsort(-np.bincount(target), kind="stable")
-    values = np.column_stack([reduced[k] for k in ("loss", "accuracy", "top5", "entropy")])
-    nulls = np.column_stack([uniform, target == frequent[0], np.isin(target, frequent[:5]), uniform])
-    category = category_nulls = None
-    if "category_mass" in reduced and panel.lexicon is not None and (panel.lexicon.gold >= 0).any():
-        gold = panel.lexicon.gold
-        share = np.bincount(gold[gold >= 0], minlength=len(panel.lexicon.names)) / (gold >= 0).sum()
-        category = np.column_stack([reduced["category_accuracy"], reduced["category_mass"]])
-        category_nulls = np.column_stack([gold == share.argmax(), share[np.maximum(gold, 0)]])
-    # The confidence is that of the argmax; a tie that the target lost counts as wrong.
-    return _Columns(values, nulls, reduced["accuracy"], reduced["confidence"], category, category_nulls)
+    split: str | None = None
 
 
 def _token_kinds(panel: Panel) -> LabelLayer:

@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lmtrace.errors import DataError
-from lmtrace.numerics.clustered import grouped_means
+from lmtrace.numerics.clustered import GroupedMeans, Groups
 from lmtrace.numerics.prediction import segment_sum
 from lmtrace.observe.interface import Batch, Needs, Signal, View
 from lmtrace.records.schema import Field, Record
@@ -93,28 +94,22 @@ class Truth(Signal):
         truth, log_probs = batch.panel.truth, batch.log_probs
         if truth is None:
             raise DataError(f"the panel has no exact law: {batch.panel.truth_reason}")
-        index, width, device = batch.index.cpu().numpy(), log_probs.shape[1], log_probs.device
+        width, device = log_probs.shape[1], log_probs.device
         if int(truth.token_ids.max()) >= width:
             raise DataError(
                 f"the model has {width} logits, but the language has a word with id {truth.token_ids.max()}"
             )
-        rows = truth.sparse.take(index)
-        row, tokens, law, offsets = (
-            torch.as_tensor(a, device=device) for a in (rows.row, rows.tokens, rows.values, rows.offsets)
-        )
-        log_q = log_probs[row, tokens].double()
+        law = batch.entries(truth.sparse)
         result = {
-            "kl": segment_sum(law * (law.log() - log_q), offsets),
-            "illegal": (1.0 - segment_sum(log_q.exp(), offsets)).clamp(min=0.0),
+            "expected": law.expected,
+            "illegal": (1.0 - segment_sum(law.log_probs.exp(), law.offsets)).clamp(min=0.0),
             "loss": -log_probs.gather(1, batch.targets[:, None])[:, 0].double(),
-            "vocabulary": torch.full((len(index),), width, device=device),
+            "vocabulary": torch.full((len(log_probs),), width, device=device),
         }
-        lexicon, mass = batch.panel.lexicon, batch.laws.mass
-        if lexicon is not None and mass is not None and truth.category_law is not None:  # the lexicon is the oracle's
-            law_group = torch.as_tensor(truth.category_law[index], device=device)
-            uniform = torch.as_tensor(lexicon.groups(width).mean(0), device=device).double()
+        mass = batch.laws.mass
+        if mass is not None and truth.category_law is not None:  # the lexicon is the oracle's
+            law_group = torch.as_tensor(truth.category_law[batch.index.cpu().numpy()], device=device)
             result["structural"] = divergence(law_group, mass.double().log())
-            result["structural_uniform"] = divergence(law_group, uniform.log().expand_as(law_group))
         return result
 
     def measure(self, view: View) -> Iterator[Record]:
@@ -124,36 +119,41 @@ class Truth(Signal):
             yield self.record(view, "kl", missing=panel.truth_reason)
             return
         reduced = {k: v.cpu().numpy() for k, v in view.reduced().items()}
-        truth, uniform = view.truth, np.log(reduced["vocabulary"])
-        columns = {
-            "kl": (reduced["kl"], uniform - truth.entropy),
-            "excess": (reduced["loss"] - truth.surprisal, uniform - truth.surprisal),
-            "illegal_mass": (reduced["illegal"], 1 - np.diff(truth.sparse.offsets) / reduced["vocabulary"]),
-        }
-        reduced["kl_uniform"] = columns["kl"][1]
+        truth, width = view.truth, int(reduced["vocabulary"][0])
+        kl = -truth.sparse_entropy - reduced["expected"]
         floor = truth.floor
         yield self.record(view, "floor", floor.value, stderr=floor.stderr, n=floor.n)
-        parts = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]
+        layers = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]
         for name in self.needs(panel).labels:
-            layer = view.labels(name)
-            parts.append(LabelLayer(name, panel.prediction_codes(name), layer.names))
+            layers.append(LabelLayer(name, panel.prediction_codes(name), view.labels(name).names))
         if panel.lexicon is not None and panel.lexicon.source == "oracle":
-            parts.append(LabelLayer("token_category", panel.lexicon.gold, panel.lexicon.names))
-        for layer in parts:
-            yield from self._layer(view, layer, columns, reduced)
+            layers.append(LabelLayer("token_category", panel.lexicon.gold, panel.lexicon.names))
+        names = tuple(layer.name for layer in layers)
+        groups = panel.once(
+            ("truth.groups", names),
+            lambda: Groups.of([(a.codes, len(a.names)) for a in layers], panel.predictions.sentence),
+        )
+        nulls = panel.once(("truth.nulls", names, width), lambda: _nulls(panel, truth, groups, width))
+        columns = [kl, reduced["loss"] - truth.surprisal, reduced["illegal"]]
+        means = groups.means(np.stack(columns).take(groups.row, 1))
+        shares = None
+        if "structural" in reduced:
+            shares = _shares(groups, reduced["structural"].take(groups.row), kl.take(groups.row), means)
+        start = 0
+        for layer in layers:
+            yield from self._layer(view, layer, start, means, nulls, shares)
+            start += len(layer.names)
 
     def _layer(
         self,
         view: View,
         layer: LabelLayer,
-        columns: dict[str, tuple[np.ndarray, np.ndarray]],
-        reduced: dict[str, np.ndarray],
+        start: int,
+        means: GroupedMeans,
+        nulls: np.ndarray,
+        shares: tuple[np.ndarray, np.ndarray] | None,
     ) -> Iterator[Record]:
-        sentence, num = view.panel.predictions.sentence, len(layer.names)
-        means = grouped_means(np.column_stack([v for v, _ in columns.values()]), layer.codes, sentence, num)
-        nulls = grouped_means(np.column_stack([u for _, u in columns.values()]), layer.codes, sentence, num)
-        shares = _shares(layer, sentence, reduced) if "structural" in reduced else None
-        for g, value in enumerate(layer.names):
+        for g, value in enumerate(layer.names, start):
             label = f"{layer.name}={value}" if layer.name else None
             n = int(means.n[g])
             if n < self.min_count:
@@ -161,19 +161,18 @@ class Truth(Signal):
                     reason = f"{value or 'the panel'} has {n} predictions, fewer than {self.min_count}"
                     yield self.record(view, "kl", label=label, n=n, missing=reason)
                 continue
-            for i, metric in enumerate(columns):
-                number, stderr = float(means.mean[g, i]), float(means.stderr[g, i])
-                if metric == "kl" and -ROUNDING < number < 0:
-                    number = 0.0
+            *null, null_share = nulls[g].tolist()
+            rows = (("kl", "excess", "illegal_mass"), means.mean[g].tolist(), means.stderr[g].tolist(), null)
+            for metric, number, stderr, expected in zip(*rows, strict=True):
                 if not math.isfinite(number):
                     yield self.record(view, metric, label=label, n=n, missing=f"the model's {metric} is {number}")
                     continue
                 yield self.record(
-                    view, metric, number, label=label, n=n, null=float(nulls.mean[g, i]),
-                    stderr=stderr if math.isfinite(stderr) else None,
+                    view, metric, 0.0 if metric == "kl" and -ROUNDING < number < 0 else number, label=label, n=n,
+                    null=expected, stderr=stderr if math.isfinite(stderr) else None,
                 )  # fmt: skip
             if shares is not None:
-                yield self._share(view, label, n, *(float(column[g]) for column in shares))
+                yield self._share(view, label, n, float(shares[0][g]), float(shares[1][g]), null_share)
 
     def _share(self, view: View, label: str | None, n: int, share: float, stderr: float, null: float) -> Record:
         if not math.isfinite(share):
@@ -185,20 +184,33 @@ class Truth(Signal):
         )  # fmt: skip
 
 
-def _shares(
-    layer: LabelLayer, sentence: np.ndarray, reduced: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return per label value: the structural share, a ratio of sums; its standard error by linearisation; its null.
+def _nulls(panel: Panel, truth: Any, groups: Groups, width: int) -> np.ndarray:
+    """Return [groups, 4]: KL, excess, illegal mass and structural share of the uniform law over `width` tokens."""
+    uniform = math.log(width)
+    columns = [uniform - truth.entropy, uniform - truth.surprisal, 1 - np.diff(truth.sparse.offsets) / width]
+    structural = np.zeros_like(columns[0])
+    if panel.lexicon is not None and truth.category_law is not None:
+        law_group, share = torch.as_tensor(truth.category_law), torch.as_tensor(panel.lexicon.groups(width).mean(0))
+        structural = divergence(law_group, share.double().log().expand_as(law_group)).numpy()
+    *means, part = groups.mean(np.stack([*columns, structural]).take(groups.row, 1)).T
+    return np.stack([*means, np.clip(part / np.maximum(means[0], 1e-300), 0.0, 1.0)], 1)
+
+
+def _shares(groups: Groups, part: np.ndarray, whole: np.ndarray, means: GroupedMeans) -> tuple[np.ndarray, np.ndarray]:
+    """Return per group: the structural share, a ratio of sums, and its standard error by linearisation.
 
     The share is NaN where the KL is zero to rounding or not finite.
+
+    Parameters
+    ----------
+    part, whole : [members]
+        Structural part, and KL.
+    means
+        Those of the KL in their first column.
     """
-    num, part, whole = len(layer.names), reduced["structural"], reduced["kl"]
-    columns = np.column_stack([part, whole, reduced["structural_uniform"], reduced["kl_uniform"]])
-    mean = grouped_means(columns, layer.codes, sentence, num).mean
+    mean_part, mean = groups.mean(part[None])[:, 0], means.mean[:, 0]
     with np.errstate(invalid="ignore", divide="ignore"):
-        usable = np.isfinite(mean[:, 0] + mean[:, 1]) & (mean[:, 1] > ROUNDING)
-        share = np.where(usable, np.clip(mean[:, 0] / mean[:, 1], 0.0, 1.0), np.nan)
-        residual = part - share[layer.codes] * whole
-        stderr = grouped_means(residual[:, None], layer.codes, sentence, num).stderr[:, 0] / mean[:, 1]
-        null = np.clip(mean[:, 2] / np.maximum(mean[:, 3], 1e-300), 0.0, 1.0)
-    return share, stderr, null
+        usable = np.isfinite(mean_part + mean) & (mean > ROUNDING)
+        share = np.where(usable, np.clip(mean_part / mean, 0.0, 1.0), np.nan)
+        residual = part - share.take(groups.group) * whole
+        return share, groups.means(residual[None]).stderr[:, 0] / mean

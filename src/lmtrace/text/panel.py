@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from lmtrace.text.readers import read
 from lmtrace.text.references import Reference
 from lmtrace.text.sentences import AnnotatedSentence, as_annotated, iterate_words, take
 from lmtrace.text.truth import find_truth
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class Panel:
         self.sentences, self.encodings, self.tokenizer = tuple(sentences), tuple(encodings), tokenizer
         self.settings, self.provenance = settings, dict(provenance)
         self._originals, self._oracle, self._training = originals, oracle, training
+        self._made: dict[Hashable, Any] = {}
         lengths = np.array([len(s) for s in sentences], np.int64)
         self.word_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.word_sentence = np.repeat(np.arange(len(lengths)), lengths).astype(np.int64)
@@ -296,6 +299,15 @@ class Panel:
         codes = self.labels(layer).codes
         word = self.predictions.word
         return np.where(word >= 0, codes[np.maximum(word, 0)], -1)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` gave when the key was first asked for: what depends on the panel alone is made once.
+
+        Keys start with the name of the module that owns them; what is made lives as long as the panel.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @cached_property
     def shuffled(self) -> np.ndarray:

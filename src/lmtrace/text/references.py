@@ -122,7 +122,7 @@ def build(panel: Panel, training: Iterable[Any] | None) -> tuple[dict[str, Refer
     if panel.truth is None:
         missing["oracle"] = panel.truth_reason
     else:
-        add("oracle", panel.truth.sparse, np.zeros((n, 1)), np.zeros((1, vocabulary)), np.arange(n))
+        add("oracle", panel.truth.sparse, np.empty((n, 0)), np.empty((0, vocabulary)), np.arange(n))
     return found, missing
 
 

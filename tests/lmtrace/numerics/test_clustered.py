@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lmtrace.numerics.clustered import clustered_mean, grouped_means
+from lmtrace.numerics.clustered import Groups, clustered_mean, grouped_means
 
 
 def test_clusters_of_one_give_the_textbook_standard_error():
@@ -51,6 +51,19 @@ def test_groups_equal_one_mean_at_a_time():
             else:
                 assert grouped.mean[g, column] == pytest.approx(one.value, abs=1e-12)
                 assert grouped.stderr[g, column] == pytest.approx(one.stderr, abs=1e-12)
+
+
+def test_several_groupings_equal_each_by_itself():
+    rng = np.random.default_rng(4)
+    values, clusters = rng.normal(size=(200, 3)), rng.integers(0, 20, 200)
+    groupings = [(rng.integers(-1, 3, 200), 3), (rng.integers(0, 2, 200), 4), (np.full(200, -1), 2)]
+    groups = Groups.of(groupings, clusters)
+    together = groups.means(values[groups.row].T)
+    alone = [grouped_means(values, codes, clusters, num) for codes, num in groupings]
+    for name in ("mean", "stderr", "n"):
+        expected = np.concatenate([getattr(one, name) for one in alone])
+        np.testing.assert_allclose(getattr(together, name), expected, atol=1e-12)
+    np.testing.assert_array_equal(groups.mean(values[groups.row].T), together.mean)
 
 
 def test_groups_of_nothing_and_of_one_cluster():

@@ -65,3 +65,15 @@ def test_sparse_rows_join_scale_take_and_look_up():
     assert joined.at(np.array([1, 1])).tolist() == [2.5, 0]
     assert len(SparseRows.joined([SparseRows.empty(4)])) == 4
     assert SparseRows.empty(2).dense(3).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_taken_rows_are_the_rows_in_any_order_and_with_gaps():
+    rng = np.random.default_rng(0)
+    table = np.where(rng.random((12, 5)) < 0.5, rng.random((12, 5)), 0.0)
+    table[4] = 0.0
+    offsets, tokens = np.concatenate([[0], np.cumsum((table > 0).sum(1))]), np.nonzero(table)[1]
+    rows = SparseRows(offsets, tokens, table[table > 0])
+    for index in ([3, 4, 5, 0, 1, 11], [11, 10, 9], [4], list(range(12)), [2, 2, 3], []):
+        taken = rows.take(np.array(index, np.int64))
+        assert len(taken) == len(index)
+        np.testing.assert_array_equal(taken.dense(5), table[index].reshape(-1, 5))

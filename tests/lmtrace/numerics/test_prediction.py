@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmtrace.numerics.prediction import Laws, calibrated_ece, calibration_terms, corpus_bleu, target_rank
+from lmtrace.numerics.prediction import Entries, Laws, calibrated_ece, calibration_terms, corpus_bleu, target_rank
+from lmtrace.numerics.sparse_rows import SparseRows
 
 
 def test_rank_breaks_ties_by_the_smaller_id():
@@ -32,6 +33,44 @@ def test_laws_equal_the_softmax_in_float64(dtype):
     assert torch.allclose(law.confidence.double(), exact.exp().amax(1), rtol=1e-5)
     assert torch.allclose(law.mass.double(), exact.exp() @ groups.double(), rtol=1e-5)
     assert law.log_probs.dtype == torch.float32
+
+
+def test_laws_of_some_positions_are_those_rows_of_all():
+    logits = torch.randn(700, 900, generator=torch.Generator().manual_seed(1))
+    rows, groups = torch.tensor([5, 699, 5, 0] * 100), torch.eye(900)[:, :3]
+    some, every = Laws.of(logits, groups, rows), Laws.of(logits, groups)
+    for name in ("log_probs", "entropy", "confidence", "mass"):
+        assert torch.allclose(getattr(some, name), getattr(every, name)[rows], atol=1e-6)
+
+
+def test_entropy_is_exact_beside_a_row_with_impossible_tokens():
+    logits = torch.tensor([[1.0, -math.inf, 2.0, 0.5], [0.1, 0.7, 3.0, -1.0], [math.nan, 0.0, 0.0, 0.0]])
+    law = Laws.of(logits)
+    for row in range(2):
+        p = logits[row].double().softmax(0)
+        assert law.entropy[row].item() == pytest.approx(-torch.special.xlogy(p, p).sum().item(), abs=1e-6)
+    assert law.entropy[2].isnan()
+
+
+def test_rank_equals_a_count_over_sorted_pairs():
+    rng = torch.Generator().manual_seed(2)
+    law = torch.randint(0, 6, (300, 40), generator=rng).float()  # full of ties
+    targets = torch.randint(0, 40, (300,), generator=rng)
+    expected = [
+        sorted(range(40), key=lambda token, row=row: (-row[token], token)).index(target)
+        for row, target in zip(law.tolist(), targets.tolist(), strict=True)
+    ]
+    assert target_rank(law, targets).tolist() == expected
+    assert (target_rank(law, targets, limit=5) < 5).tolist() == [rank < 5 for rank in expected]
+
+
+def test_entries_are_those_of_the_dense_rows():
+    log_probs = torch.randn(3, 4, generator=torch.Generator().manual_seed(3)).log_softmax(1)
+    rows = SparseRows(np.array([0, 2, 2, 4]), np.array([1, 3, 0, 3]), np.array([0.5, 0.25, 0.125, 1.0]))
+    entries = Entries.of(log_probs, rows)
+    assert entries.log_probs.tolist() == log_probs[[0, 0, 2, 2], [1, 3, 0, 3]].double().tolist()
+    dense = (torch.as_tensor(rows.dense(4)) * log_probs.double()).sum(1)
+    assert torch.allclose(entries.expected, dense, atol=1e-12)
 
 
 def test_laws_of_logits_that_are_no_numbers_stay_no_numbers():
@@ -63,7 +102,19 @@ def test_the_null_is_what_a_calibrated_model_shows():
     confidence = rng.beta(2, 3, 500)
     zeros = np.zeros(500, int)
     shown = [calibration_terms((rng.random(500) < confidence) * 1.0, confidence, zeros).mean() for _ in range(300)]
-    assert np.mean(shown) == pytest.approx(calibrated_ece(confidence), rel=0.05)
+    assert np.mean(shown) == pytest.approx(calibrated_ece(confidence, zeros, 1)[0], rel=0.05)
+
+
+def test_the_null_of_each_group_is_its_own():
+    rng = np.random.default_rng(2)
+    confidence, codes = rng.random(300), rng.choice([0, 2], 300)
+    nulls = calibrated_ece(confidence, codes, 3, bins=10)
+    assert np.isnan(nulls[1])
+    for group in (0, 2):
+        inside = confidence[codes == group]
+        bins = [inside[(inside >= b / 10) & (inside < (b + 1) / 10)] for b in range(10)]
+        expected = sum(np.sqrt(2 / np.pi * (c * (1 - c)).sum()) for c in bins) / len(inside)
+        assert nulls[group] == pytest.approx(expected, abs=1e-12)
 
 
 def test_bleu_of_known_sentences():

@@ -179,6 +179,7 @@ def test_each_breach_is_caught(signal, match, panel, gpt2):
     [
         (lambda batch: torch.rand(1), "drew from a global generator", Needs(logits=True)),
         (lambda batch: batch.log_probs, "reads log_probs without having declared it", Needs(attention=True)),
+        (lambda batch: batch.entries(None), "reads entries without having declared it", Needs(attention=True)),
         (lambda batch: batch.attentions, "reads attentions without having declared it", Needs(logits=True)),
     ],
 )

@@ -101,6 +101,18 @@ def test_distances_equal_dense_sums(panel):
         assert records["excess", name].stderr > 0
 
 
+def test_impossible_tokens_count_with_the_least_log_probability(panel):
+    log_q = torch.randn(len(panel.predictions), len(panel.tokenizer), generator=torch.Generator().manual_seed(1))
+    log_q[:, int(panel.predictions.target[0])] = -math.inf
+    log_q = log_q.log_softmax(1)
+    records = measure(panel, log_q)
+    raised = log_q.double().clamp(min=-1e4).numpy()
+    for name in RUNGS:
+        p = everything(panel, name)
+        terms = p * (np.log(np.where(p > 0, p, 1)) - raised)
+        assert records["kl", name].value == pytest.approx(terms.sum(1).mean(), rel=1e-5)
+
+
 def test_the_null_is_the_uniform_model(panel):
     records = measure(panel, torch.zeros(len(panel.predictions), len(panel.tokenizer)).log_softmax(1))
     for record in records.values():

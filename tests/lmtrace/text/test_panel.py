@@ -346,3 +346,12 @@ def test_the_longest_sequence_is_that_of_either_stream():
     assert panel.longest == max(map(len, panel.encoder.ids))
     seq = panel.with_objective("seq2seq")
     assert seq.longest == max(map(len, seq.decoder.ids)) > max(map(len, seq.encoder.ids))
+
+
+def test_what_depends_on_the_panel_alone_is_made_once(word_panel):
+    made = []
+    for _ in range(2):
+        assert word_panel.once(("test", 1), lambda: made.append(1) or len(made)) == 1
+    assert word_panel.once(("test", 2), lambda: made.append(1) or len(made)) == 2
+    masked = word_panel.with_objective("masked")
+    assert masked.once(("test", 1), lambda: "its own") == "its own"
