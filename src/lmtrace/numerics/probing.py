@@ -19,7 +19,7 @@ from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.moments import ClassMeans, Moments, centre, standardise
 from lmtrace.numerics.ridge import Basis, Linear, lda
-from lmtrace.numerics.scores import MIN_SUPPORT, Tally, bootstrap_weights, f1_scores, gain, share
+from lmtrace.numerics.scores import MIN_SUPPORT, Bootstrap, Tally, bootstrap_weights
 from lmtrace.numerics.softmax import Perceptron, softmax_regressions, whitener
 from lmtrace.numerics.splits import TEST_SHARE, control_labels, lexical_split, sentence_split
 
@@ -421,15 +421,15 @@ def linear_probe(
     unit = kinds if split == "lexical" and kinds is not None else group
     index = np.unique(unit[test], return_inverse=True)[1]
     tally = Tally.of(codes[test], fitted.predicted, fitted.probability, index, len(names))
-    weights = bootstrap_weights(len(tally.total), seed)
-    accuracy, interval = share(tally.correct, tally.total, weights)
-    f1, macro = f1_scores(tally, weights, names)
+    bootstrap = Bootstrap(tally.total, bootstrap_weights(len(tally.total), seed))
+    accuracy, interval = bootstrap.share(tally.correct), bootstrap.interval(tally.correct)
+    f1, macro = bootstrap.f1_scores(tally, names)
     control = selectivity = None
     if others:
         right = others[0].predicted == tasks[1][0][test]
         correct = np.bincount(index, weights=right)
         control = float(right.mean())
-        selectivity, _ = gain(tally.correct, correct, tally.total, weights)
+        selectivity, _ = bootstrap.gain(tally.correct, correct)
     return ProbeResult(
         accuracy=accuracy.value, stderr=accuracy.stderr, interval=interval, macro_f1=macro, f1=f1,
         confidence=float(fitted.probability.mean()), majority=majority(codes, test), control_accuracy=control,

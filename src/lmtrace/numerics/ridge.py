@@ -131,8 +131,7 @@ def ridge_regressions(basis: Basis, z: Tensor, targets: RealTargets, grid: tuple
     z : [n, d]
         Those rows, standardised, float32.
     """
-    cross = (z.T @ targets.centred).double()
-    return _solve(basis, cross, targets.mean, targets.sizes, targets.totals, grid)
+    return _solve(basis, z.T @ targets.centred, targets.mean, targets.sizes, targets.totals, grid)
 
 
 def _solve(
@@ -143,14 +142,14 @@ def _solve(
     Parameters
     ----------
     cross : [d, targets of all tasks]
-        X'Y.
+        X'Y; float32 where the rows are, which its products then are too.
     sizes
         Targets of each task.
     totals : [tasks]
         ||Y - mean||^2.
     """
-    n, values = basis.moments.n, basis.values
-    z = basis.vectors.T @ cross
+    n, values, vectors = basis.moments.n, basis.values, basis.vectors.to(cross.dtype)
+    z = (vectors.T @ cross).double()
     z2 = torch.stack([part.sum(1) for part in z.square().split(sizes, 1)], 1)
     penalties = torch.tensor(grid, dtype=values.dtype, device=values.device) * n
     shrunk = values + penalties[:, None]
@@ -161,7 +160,7 @@ def _solve(
     gcv = torch.where(usable, 1 / (1 - dof / n).square(), torch.inf)[:, None] * rss.clamp(min=1e-300)
     best = gcv.argmin(0) if bool(usable.any()) else torch.full_like(totals, len(grid) - 1, dtype=torch.int64)
     shrink = torch.cat([shrunk[i][:, None].expand(-1, size) for i, size in zip(best.tolist(), sizes, strict=True)], 1)
-    weight = (basis.vectors @ (z / shrink)) / basis.moments.scale[:, None]
+    weight = (vectors @ (z / shrink).to(cross.dtype)).double() / basis.moments.scale[:, None]
     bias = target_mean - basis.moments.mean @ weight
     return [
         Linear(w, b, float(grid[i]))
@@ -176,13 +175,15 @@ def lda(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> Li
     standardised features; lambda is the one that `ridge` chooses (penalised discriminant analysis, Hastie, Buja and
     Tibshirani 1995). Priors are smoothed by half a row per class.
     """
-    chosen = ridge(basis, classes, grid)
-    n, mean, scale = basis.moments.n, basis.moments.mean, basis.moments.scale
-    offsets = torch.where(classes.counts[:, None] > 0, (classes.means - mean) / scale, 0.0)
-    within = basis.moments.correlation - (offsets.T * classes.counts) @ offsets
-    within = (within + chosen.penalty * n * torch.eye(len(within), dtype=within.dtype, device=within.device)) / n
-    directions = torch.linalg.solve(within, offsets.T)
-    prior = (classes.counts + 0.5) / (n + 0.5 * len(classes.counts))
+    moments, penalty = basis.moments, ridge(basis, classes, grid).penalty
+    counts, n = classes.counts, moments.n
+    offsets = torch.where(counts[:, None] > 0, (classes.means - moments.mean) / moments.scale, 0.0)
+    # Within = C - M'NM with C diagonal in the eigenbasis, so that its inverse is one of size classes x classes (Woodbury).
+    turned = basis.vectors.T @ offsets.T
+    solved = turned / (basis.values + penalty * n)[:, None]
+    inner = torch.eye(len(counts), dtype=solved.dtype, device=solved.device) - counts[:, None] * (turned.T @ solved)
+    directions = n * (basis.vectors @ torch.linalg.solve(inner, solved, left=False))
+    prior = (counts + 0.5) / (n + 0.5 * len(counts))
     bias = prior.log() - 0.5 * (offsets.T * directions).sum(0)
-    weight = directions / scale[:, None]
-    return Linear(weight, bias - mean @ weight, chosen.penalty)
+    weight = directions / moments.scale[:, None]
+    return Linear(weight, bias - moments.mean @ weight, penalty)

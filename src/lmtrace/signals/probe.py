@@ -45,7 +45,7 @@ from lmtrace.numerics.probing import (
     shared_design,
 )
 from lmtrace.numerics.ridge import Linear
-from lmtrace.numerics.scores import Tally, f1_scores, gain, share
+from lmtrace.numerics.scores import Tally
 from lmtrace.observe.interface import Needs, Signal, Sites, View
 from lmtrace.observe.sites import embed_of
 from lmtrace.records.schema import Field, Record
@@ -64,7 +64,8 @@ KEPT = "kept|"
 """Beginning of the names under which kept probes lie in a run's memory: "kept|step|site|label|split|pair"."""
 
 LEXICAL_LAYERS = ("category", "upos", "xpos", "deprel")
-"""Layers that the word type decides wholly or in large part: judged under both splits."""
+"""Layers that the word type decides wholly or in large part: judged under the lexical split, and all but ABSynth's category,
+which is a list of words, by sentence too."""
 
 
 def _share(metric: str, title: str, meaning: str, null: str = "", better: Literal["up", ""] = "up") -> Field:
@@ -89,7 +90,7 @@ class Probe(Signal):
     kind
         "ridge", "lda", "logistic" or "mlp"; the last two cost 10 to 1,000 times more.
     split
-        "sentence", "lexical", or None: both for `LEXICAL_LAYERS`, by sentence for the others.
+        "sentence", "lexical", or None: lexical for category, both for the other `LEXICAL_LAYERS`, by sentence for the rest.
     sites
         "all" or names. Without "embed" there is no gain over it.
     pair
@@ -204,7 +205,10 @@ class Probe(Signal):
         """Return the splits under which a label is judged."""
         if self.split is not None:
             return (self.split,)
-        return ("sentence", "lexical") if layer_of(label) in LEXICAL_LAYERS else ("sentence",)
+        layer = layer_of(label)
+        if layer == "category":
+            return ("lexical",)
+        return ("sentence", "lexical") if layer in LEXICAL_LAYERS else ("sentence",)
 
     def needs(self, panel: Panel) -> Needs:
         """Return the need of the sites and of the layers."""
@@ -282,18 +286,18 @@ class Probe(Signal):
     ) -> Iterator[Record]:
         """Yield the records of one task at one site; `embed`: how many words the embedding got right per sentence."""
         n = int(tally.total.sum())
-        accuracy, _ = share(tally.correct, tally.total, task.weights)
+        accuracy = task.bootstrap.share(tally.correct)
         yield self.record(view, "accuracy", accuracy.value, stderr=accuracy.stderr, n=n, null=task.majority, **where)
-        confidence, _ = share(tally.confidence, tally.total, task.weights)
+        confidence = task.bootstrap.share(tally.confidence)
         yield self.record(view, "confidence", confidence.value, stderr=confidence.stderr, n=n, null=task.prior, **where)
         yield from self._f1(view, tally, task, where)
         if embed is not None:
-            value, low = gain(tally.correct, embed, tally.total, task.weights)
+            value, low = task.bootstrap.gain(tally.correct, embed)
             yield self.record(view, "gain_over_embed", value.value, stderr=value.stderr, n=n, null=0.0, **where)
             yield self.record(view, "contextual", float(low > 0), n=n, **where)
         start = self._start(view, tally, f"start|{where['site']}|{task.key}")
         if start is not None:
-            value, _ = gain(tally.correct, start, tally.total, task.weights)
+            value, _ = task.bootstrap.gain(tally.correct, start)
             yield self.record(view, "gain_over_start", value.value, stderr=value.stderr, n=n, null=0.0, **where)
 
     def _bits(self, view: View, x: Tensor, task: ProbeTask, where: dict[str, Any]) -> Iterator[Record]:
@@ -302,7 +306,7 @@ class Probe(Signal):
         yield self.record(view, "codelength", length.ratio, n=length.n, null=1.0, **where, **reason)
 
     def _f1(self, view: View, tally: Tally, task: ProbeTask, where: dict[str, Any]) -> Iterator[Record]:
-        per_class, macro = f1_scores(tally, task.weights, task.names)
+        per_class, macro = task.bootstrap.f1_scores(tally, task.names)
         null = task.f1_null
         if macro.value is None:
             yield self.record(view, "macro_f1", **where, missing=macro.note)
@@ -323,11 +327,11 @@ class Probe(Signal):
     ) -> Iterator[Record]:
         labels = task.control
         right = np.bincount(task.test_group, weights=fitted.predicted == labels[task.test])
-        value, _ = share(right, tally.total, task.weights)
+        value = task.bootstrap.share(right)
         n = int(tally.total.sum())
         null = majority(labels, task.test)
         yield self.record(view, "control_accuracy", value.value, stderr=value.stderr, n=n, null=null, **where)
-        difference, _ = gain(tally.correct, right, tally.total, task.weights)
+        difference, _ = task.bootstrap.gain(tally.correct, right)
         yield self.record(view, "selectivity", difference.value, stderr=difference.stderr, n=n, null=0.0, **where)
 
     def _groups(self, tasks: list[ProbeTask]) -> list[TaskGroup]:
@@ -385,7 +389,7 @@ class Probe(Signal):
                 predicted = np.array(probe.names or task.names)[chosen]
                 truth = np.array(task.names)[task.codes[task.test]]
                 right = np.bincount(task.test_group, weights=predicted == truth)
-                value, _ = share(right, np.bincount(task.test_group).astype(np.float64), task.weights)
+                value = task.bootstrap.share(right)
                 yield self.record(
                     view, "transfer", value.value, stderr=value.stderr, n=value.n, null=task.majority, **here
                 )

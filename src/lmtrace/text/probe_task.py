@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.numerics.probing import Fit, SplitName, majority, obstacle, one_per_type
-from lmtrace.numerics.scores import Tally, bootstrap_weights
+from lmtrace.numerics.scores import Bootstrap, Tally, bootstrap_weights
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from lmtrace.text.edges import candidates
 from lmtrace.text.panel import LabelLayer, Panel
@@ -117,9 +117,10 @@ class ProbeTask:
         return np.unique(self.units[self.test], return_inverse=True)[1]
 
     @cached_property
-    def weights(self) -> np.ndarray:
-        """Return the bootstrap's draws."""
-        return bootstrap_weights(int(self.test_group.max()) + 1, self.seed)
+    def bootstrap(self) -> Bootstrap:
+        """Return what gives the errors."""
+        total = np.bincount(self.test_group).astype(np.float64)
+        return Bootstrap(total, bootstrap_weights(len(total), self.seed))
 
     @cached_property
     def control(self) -> np.ndarray:

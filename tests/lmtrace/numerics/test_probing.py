@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
 from lmtrace.numerics.moments import ClassMeans, Moments, standardise
-from lmtrace.numerics.probing import Design, Targets, fit, linear_probe
+from lmtrace.numerics.probing import Design, Targets, fit, linear_probe, one_per_type
 from lmtrace.numerics.ridge import Basis, lda, ridge
-from lmtrace.numerics.scores import Tally, bootstrap_weights, f1_scores, gain, share
+from lmtrace.numerics.scores import Bootstrap, Tally, bootstrap_weights
 from lmtrace.numerics.softmax import softmax_regression, softmax_regressions, whitener
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from reference.probing import bootstrap_stderr_loop, gcv_by_hat_matrix, ridge_by_normal_equations
@@ -101,6 +101,21 @@ def test_lda_gives_the_exact_posterior_of_gaussian_classes():
     q = torch.tensor([[0.5, 0.5], [2.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
     log_joint = -0.5 * torch.cdist(q, torch.as_tensor(means)) ** 2 + torch.tensor([0.5, 0.3, 0.2]).log()
     torch.testing.assert_close(torch.softmax(probe.scores(q), 1), torch.softmax(log_joint, 1), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(("n", "d"), [(500, 40), (60, 80)])
+def test_lda_equals_solving_with_the_scatter_within_classes(n, d):
+    rng = np.random.default_rng(1)
+    y = torch.as_tensor(rng.integers(0, 5, n))
+    x = torch.as_tensor(rng.standard_normal((n, d)) * np.geomspace(0.1, 10, d) + 3)
+    x[:, :6] += 2 * torch.nn.functional.one_hot(y, 6)  # the sixth class is empty
+    moments, classes = Moments.of(x), ClassMeans.of(x, y, 6)
+    probe = lda(Basis.of(moments), classes)
+    offsets = ((classes.means - moments.mean) / moments.scale)[:5]
+    within = moments.correlation - (offsets.T * classes.counts[:5]) @ offsets + probe.penalty * n * torch.eye(d)
+    expected = n * torch.linalg.solve(within, offsets.T) / moments.scale[:, None]
+    torch.testing.assert_close(probe.weight[:, :5], expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+    assert probe.weight[:, 5].abs().max() == 0
 
 
 def test_softmax_regression_equals_scikit_learn_on_standardised_features():
@@ -214,7 +229,7 @@ def tally(seed=0, groups=60, classes=3):
 
 def test_scores_agree_with_scikit_learn():
     gold, predicted, _, counts = tally()
-    per_class, macro = f1_scores(counts, bootstrap_weights(60), ("a", "b", "c"))
+    per_class, macro = Bootstrap(counts.total, bootstrap_weights(60)).f1_scores(counts, ("a", "b", "c"))
     np.testing.assert_allclose([f.value for f in per_class.values()], f1_score(gold, predicted, average=None))
     assert macro.value == pytest.approx(f1_score(gold, predicted, average="macro"))
     assert [f.n for f in per_class.values()] == np.bincount(gold).tolist()
@@ -222,9 +237,8 @@ def test_scores_agree_with_scikit_learn():
 
 def test_a_rare_class_has_no_score_and_the_reason_names_it():
     _, _, _, counts = tally()
-    per_class, macro = f1_scores(
-        counts, bootstrap_weights(60), ("a", "b", "c"), min_support=int(counts.support.sum(0).max())
-    )
+    least = int(counts.support.sum(0).max())
+    per_class, macro = Bootstrap(counts.total, bootstrap_weights(60)).f1_scores(counts, ("a", "b", "c"), least)
     rare = [f for f in per_class.values() if f.value is None]
     assert len(rare) == 2
     assert rare[0].note.startswith("class a has") or rare[0].note.startswith("class b has")
@@ -236,7 +250,8 @@ def test_bootstrap_equals_the_loop_over_drawn_sentences():
     weights = bootstrap_weights(60, seed=3, num_resamples=200)
     draws = [np.repeat(np.arange(60), row.astype(int)) for row in weights]
     assert all(len(d) == 60 for d in draws)
-    estimate, (low, high) = share(counts.correct, counts.total, weights)
+    bootstrap = Bootstrap(counts.total, weights)
+    estimate, (low, high) = bootstrap.share(counts.correct), bootstrap.interval(counts.correct)
     groups = counts.total.sum() ** 2 / (counts.total**2).sum()  # in effect
     wider = np.sqrt(groups / (groups - 1)) * stats.t.ppf(0.975, groups - 1) / stats.norm.ppf(0.975)
     assert 1.02 < wider < 1.05
@@ -245,14 +260,16 @@ def test_bootstrap_equals_the_loop_over_drawn_sentences():
 
 
 def test_one_group_says_next_to_nothing():
-    estimate, (low, high) = share(np.array([3.0]), np.array([40.0]), bootstrap_weights(1))
+    bootstrap, right = Bootstrap(np.array([40.0]), bootstrap_weights(1)), np.array([3.0])
+    estimate, (low, high) = bootstrap.share(right), bootstrap.interval(right)
     assert estimate.stderr > 0.15
     assert high - low > 0.4
 
 
 def test_all_right_is_not_certain():
     whole = np.full(20, 5.0)
-    estimate, (low, high) = share(whole, whole, bootstrap_weights(20))
+    bootstrap = Bootstrap(whole, bootstrap_weights(20))
+    estimate, (low, high) = bootstrap.share(whole), bootstrap.interval(whole)
     assert estimate.value == 1.0
     assert estimate.stderr > 0
     assert low < 1.0 == high
@@ -260,7 +277,7 @@ def test_all_right_is_not_certain():
 
 def test_a_paired_gain_of_nothing_is_exactly_nothing():
     _, _, _, counts = tally()
-    value, low = gain(counts.correct, counts.correct, counts.total, bootstrap_weights(60))
+    value, low = Bootstrap(counts.total, bootstrap_weights(60)).gain(counts.correct, counts.correct)
     assert (value.value, value.stderr, low) == (0.0, 0.0, 0.0)
 
 
@@ -272,12 +289,47 @@ def test_the_interval_covers_when_words_of_a_sentence_succeed_together():
         sizes = rng.integers(3, 12, 120)
         chance = rng.beta(3, 2, 120)
         right = rng.binomial(sizes, chance).astype(float)
-        _, (low, high) = share(right, sizes.astype(float), bootstrap_weights(120, seed, 400))
+        low, high = Bootstrap(sizes.astype(float), bootstrap_weights(120, seed, 400)).interval(right)
         hits += low <= 0.6 <= high
     assert 0.91 < hits / 300 < 0.98
 
 
 # -- probes -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_words_of_a_class_share_is_read_off_unseen_words():
+    """Fitted token by token, the probe learns frequent words by heart and misses what the vectors of a class share."""
+    types, classes, d = 500, 8, 128
+    found = {"tokens": [], "types": [], "logistic": []}
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        of_type = rng.integers(classes, size=types)
+        vectors = 0.25 * rng.standard_normal((classes, d))[of_type] + rng.standard_normal((types, d))
+        p = 1 / np.arange(1, types + 1)
+        kind = rng.choice(types, 3000, p=p / p.sum())
+        x = torch.as_tensor(vectors[kind] + 0.3 * rng.standard_normal((3000, d))).float()
+        y, groups, test = of_type[kind], np.arange(3000) // 6, lexical_split(kind, 0)
+        [tokens] = fit(Design(x, test), Targets([(y, classes)], test), "ridge")
+        found["tokens"].append((tokens.predicted == y[test]).mean())
+        found["types"].append(linear_probe(x, y, groups, kind, split="lexical").accuracy)
+        found["logistic"].append(linear_probe(x, y, groups, kind, split="lexical", kind="logistic").accuracy)
+    tokens, by_type, logistic = (np.mean(found[name]) for name in ("tokens", "types", "logistic"))
+    assert by_type > tokens + 0.02
+    assert by_type > logistic - 0.02
+
+
+def test_rows_of_one_type_and_label_are_one_cell():
+    types, first, second = np.array([7, 7, 3, 7, 3]), np.array([0, 0, 1, 1, 1]), np.array([2, 2, 2, 2, 2])
+    cells = one_per_type(types, [first, second])
+    assert cells.tolist() == [1, 1, 0, 2, 0]
+    x = torch.tensor([[1.0], [3.0], [5.0], [9.0], [7.0], [100.0]])
+    test = np.array([False] * 5 + [True])
+    design = Design(x, test, cells=cells)
+    assert design.train[:, 0].tolist() == [6.0, 2.0, 9.0]
+    assert design.test[:, 0].tolist() == [100.0]
+    targets = Targets([(np.array([0, 0, 1, 1, 1, 0]), 2)], test, cells=cells)
+    assert targets.train.tolist() == [[1, 0, 1]]
+    assert targets.test.tolist() == [[0]]
 
 
 def test_planted_null_by_sentence_looks_like_knowledge_and_by_type_does_not(null):
