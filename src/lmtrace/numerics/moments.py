@@ -35,7 +35,7 @@ class Moments:
         deviation = (self.scatter.diagonal() / max(self.n, 1)).clamp(min=0).sqrt()
         return torch.where(deviation > 1e-12 * self.mean.abs() + 1e-30, deviation, torch.ones_like(deviation))
 
-    @property
+    @cached_property
     def correlation(self) -> Tensor:
         """[d, d] scatter of the rows over their scale."""
         return self.scatter / torch.outer(self.scale, self.scale)

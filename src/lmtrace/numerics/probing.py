@@ -218,6 +218,17 @@ class Design:
         test = centre(self.test, moments.mean).div_(moments.scale.to(self.test.dtype)).float()
         return train, test
 
+    def class_means(self, targets: Targets) -> list[ClassMeans]:
+        """Return the class means of the training rows under every labelling, in which every row has a label."""
+        offsets = torch.tensor([0, *targets.sizes[:-1]], device=self.train.device).cumsum(0)
+        onehot = torch.zeros(sum(targets.sizes), len(self.train), device=self.train.device)
+        onehot.scatter_(0, targets.train + offsets[:, None], 1.0)
+        counts = onehot.sum(1, dtype=torch.float64)
+        means = (onehot @ self.standardised[0]).double() / counts.clamp(min=1)[:, None]
+        means = torch.where(counts[:, None] > 0, means * self.moments.scale + self.moments.mean, 0.0)
+        parts = zip(counts.split(targets.sizes), means.split(targets.sizes), strict=True)
+        return [ClassMeans(c, m) for c, m in parts]
+
     def scores(self, linears: Sequence[Linear], test: bool = True) -> list[Tensor]:
         """Return [rows, classes] float32 scores of the test rows, or of the training rows, for every probe."""
         weight = torch.cat([linear.weight for linear in linears], 1)
@@ -325,7 +336,7 @@ def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit
         scores = [Perceptron(x, codes, size, seed=seed).scores(held_out) for codes, size in train]
     else:
         if kind == "lda" or (kind == "ridge" and targets.one_per_type):
-            linears = [lda(design.basis, ClassMeans.of(design.train, codes, size)) for codes, size in train]
+            linears = [lda(design.basis, classes) for classes in design.class_means(targets)]
         else:
             z = design.standardised[0]
             how = (targets.sizes, PENALTY[kind], STEPS[kind])
@@ -338,7 +349,7 @@ def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit
         chosen = torch.log_softmax(rows_last, 0).gather(0, codes.clamp(min=0)[None])[0].exp()
         known = (codes >= 0).cpu().numpy()
         penalty = None if linear is None else linear.penalty
-        predicted = rows_last.argmax(0).cpu().numpy()[known]
+        predicted = rows_last.max(0).indices.cpu().numpy()[known]
         found.append(Fit(linear, predicted, chosen.double().cpu().numpy()[known], penalty))
     return found
 

@@ -260,10 +260,9 @@ class MeasurementView:
 def pool(hidden: Tensor, first: Tensor, last: Tensor, policy: str) -> Tensor:
     """Return [words, d_model] of hidden: [tokens, d_model] by an alignment policy; words that are cut off (-1) are zero."""
     cut = (last < 0).unsqueeze(1)
-    if policy == "last":
-        return hidden[last.clamp(min=0)].masked_fill(cut, 0.0)
-    if policy == "first":
-        return hidden[first.clamp(min=0)].masked_fill(cut, 0.0)
+    if policy in ("last", "first"):
+        words = hidden.index_select(0, (last if policy == "last" else first).clamp(min=0))
+        return words.masked_fill_(cut, 0.0) if bool(cut.any()) else words
     sums = torch.cat([hidden.new_zeros(1, hidden.shape[1], dtype=torch.float64), hidden.double().cumsum(0)])
     length = (last - first + 1).clamp(min=1).unsqueeze(1)
     means = (sums[last.clamp(min=0) + 1] - sums[first.clamp(min=0)]) / length
