@@ -61,7 +61,9 @@ class Laws:
     mass: Tensor | None = None
 
     @classmethod
-    def of(cls, logits: Tensor, groups: Tensor | None = None, rows: Tensor | None = None) -> Laws:
+    def of(
+        cls, logits: Tensor, groups: Tensor | None = None, rows: Tensor | None = None, room: Tensor | None = None
+    ) -> Laws:
         """Return the laws of logits: [positions, vocabulary], and their mass on groups: [vocabulary, groups] of tokens.
 
         All from one exponential, in blocks that stay in a processor's cache: with x = logit - max and s = sum e^x,
@@ -71,9 +73,11 @@ class Laws:
         ----------
         rows : [n]
             Positions that are read; all by default.
+        room : [at least n, vocabulary] float32
+            Where log_probs may lie; fresh memory costs a quarter of the whole.
         """
         n, width = len(logits) if rows is None else len(rows), logits.shape[1]
-        log_probs = logits.new_empty(n, width, dtype=torch.float32)
+        log_probs = logits.new_empty(n, width, dtype=torch.float32) if room is None else room[:n]
         entropy, confidence = logits.new_empty(2, n, dtype=torch.float32)
         mass = None if groups is None else logits.new_empty(n, groups.shape[1], dtype=torch.float32)
         for block in row_chunks(log_probs):

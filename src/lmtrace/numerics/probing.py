@@ -185,12 +185,13 @@ class Design:
         self, x: Tensor, test: np.ndarray, rows: np.ndarray | None = None, cells: np.ndarray | None = None
     ) -> None:
         rows = np.arange(len(x)) if rows is None else rows
-        self.train, self.test = (x[torch.as_tensor(rows[part], device=x.device)] for part in (~test, test))
+        self.train, self.test = (
+            x.index_select(0, torch.as_tensor(rows[part], device=x.device)) for part in (~test, test)
+        )
         if cells is not None:
-            cell = torch.as_tensor(cells, device=x.device)
-            sums = x.new_zeros(int(cells.max()) + 1, x.shape[1], dtype=torch.float64)
-            sums.index_add_(0, cell, self.train.double())
-            self.train = (sums / torch.bincount(cell)[:, None]).to(x.dtype)
+            cell, shift = torch.as_tensor(cells, device=x.device), self.train[:1].clone()
+            sums = x.new_zeros(int(cells.max()) + 1, x.shape[1]).index_add_(0, cell, self.train - shift)
+            self.train = sums.div_(torch.bincount(cell)[:, None]).add_(shift)
 
     @cached_property
     def _trained(self) -> tuple[Moments, Tensor]:

@@ -27,8 +27,9 @@ def sentence_split(groups: np.ndarray, seed: int = 0, test_share: float = TEST_S
 def lexical_split(types: np.ndarray, seed: int = 0, test_share: float = TEST_SHARE) -> np.ndarray:
     """Return [n] bool, True in the test part: word types of the test part never occur in the training part.
 
-    Types are taken in random order while their tokens fit into `test_share` of all tokens, so that one very frequent
-    type cannot be the whole test part.
+    Types are taken in random order while their tokens fit into `test_share` of all tokens: first those that are at most a
+    tenth of that share, and more frequent ones only while it is less than half full. So a few frequent types rule the
+    test part only where there is nothing else.
 
     Parameters
     ----------
@@ -36,10 +37,13 @@ def lexical_split(types: np.ndarray, seed: int = 0, test_share: float = TEST_SHA
         Word type of every row.
     """
     _, index, counts = np.unique(types, return_inverse=True, return_counts=True)
-    room, test = test_share * len(types), np.zeros(len(counts), bool)
-    for kind in np.random.default_rng([seed, 2]).permutation(len(counts)):
-        if counts[kind] <= room:
-            room -= counts[kind]
+    share, test = test_share * len(types), np.zeros(len(counts), bool)
+    order = np.random.default_rng([seed, 2]).permutation(len(counts))
+    frequent = counts[order] > share / 10
+    left = share
+    for kind, late in sorted(zip(order, frequent, strict=True), key=lambda pair: pair[1]):
+        if counts[kind] <= left and not (late and left < share / 2):
+            left -= counts[kind]
             test[kind] = True
     return test[index]
 

@@ -57,6 +57,8 @@ class PassBatch:
     maps: dict[str, Tensor] | None
     device: torch.device
     taken: dict[int, Entries] = field(default_factory=dict)
+    room: dict[str, Tensor] = field(default_factory=dict)
+    """Memory for the laws, which the batches of a pass hand on: what a reduction returns is copied before the next."""
 
     @cached_property
     def laws(self) -> Laws:
@@ -65,7 +67,9 @@ class PassBatch:
         rows = torch.as_tensor(batch.predict_row * self.logits.shape[1] + batch.predict_column, device=self.device)
         groups = None if lexicon is None else self.panel.once(("capture.groups", width), lambda: lexicon.groups(width))
         groups = None if groups is None else torch.as_tensor(groups, device=self.device)
-        return Laws.of(self.logits.flatten(0, 1), groups, rows)
+        if "laws" not in self.room or len(self.room["laws"]) < len(rows):
+            self.room["laws"] = torch.empty(len(rows), width, device=self.device)
+        return Laws.of(self.logits.flatten(0, 1), groups, rows, self.room["laws"])
 
     @property
     def log_probs(self) -> Tensor:
@@ -161,7 +165,7 @@ def capture(
     attention = any(needs.attention for _, _, needs in wanted)
     reducers = [(i, s, needs) for i, s, needs in wanted if needs.logits or needs.attention]
     joined: dict[int, _Joined] = {i: _Joined(panel) for i, _, _ in reducers}
-    recorder = _Recorder(panel, sites, device)
+    recorder, room = _Recorder(panel, sites, device), {}
     seconds: dict[int | str, float] = {"pass": 0.0, **{i: 0.0 for i, _, _ in reducers}}
     with contextlib.ExitStack() as stack:
         if attention:
@@ -181,7 +185,7 @@ def capture(
                 maps = attention_maps(output, model) if attention else None
                 logits = logits_of(output, inputs)
             recorder.finish_batch()
-            batch = PassBatch(panel, panel_batch, logits, maps, device)
+            batch = PassBatch(panel, panel_batch, logits, maps, device, room=room)
             if any(needs.logits for _, _, needs in wanted) and len(panel_batch.index):
                 _ = batch.laws
             seconds["pass"] += time.perf_counter() - start

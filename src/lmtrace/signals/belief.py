@@ -1,7 +1,8 @@
 """Whether a site holds the oracle's belief: its posterior over constructions after each word.
 
 Ridge regression from the residual stream to the posterior, fitted on the training sentences; R^2 on the test sentences over all
-constructions together, 1 - sum |b - b_hat|^2 / sum |b - mean b|^2. The null is the same regression to shuffled beliefs.
+constructions together, 1 - sum |b - b_hat|^2 / sum |b - mean b|^2. The null is the same regression to shuffled beliefs (to random directions of
+them where constructions are many).
 
 When it misleads: an untrained transformer mixes the context enough to reach a high R^2 (Mess3: .94), so the value at
 step 0 is the one to beat, and the gain over the embedding site is not evidence of learning by itself.
@@ -28,6 +29,8 @@ from lmtrace.text.panel import Panel
 
 EMBED = "embed"
 MIN_SENTENCES = 10
+NULL_DIRECTIONS = 16
+"""Random directions of the shuffled beliefs that the null regresses to."""
 
 _QUESTIONS: WeakKeyDictionary[Any, dict[tuple[int, torch.device], HeldOut | str]] = WeakKeyDictionary()
 """Truth -> (seed, device) -> what is asked of every site: the same at every step."""
@@ -114,7 +117,10 @@ class Belief(Signal):
         test = sentence_split(panel.word_sentence, self.seed)[rows]
         if float(beliefs[test].var(0).sum()) < 1e-12 or float(beliefs[~test].var(0).sum()) < 1e-12:
             return "the beliefs are the same at every word"
-        shuffled = beliefs[np.random.default_rng([self.seed, 6]).permutation(len(beliefs))]
+        rng = np.random.default_rng([self.seed, 6])
+        shuffled = beliefs[rng.permutation(len(beliefs))]
+        if beliefs.shape[1] > NULL_DIRECTIONS:  # their R^2 is that of all within noise, and costs a part of it
+            shuffled = shuffled @ rng.standard_normal((beliefs.shape[1], NULL_DIRECTIONS))
         return HeldOut([beliefs, shuffled], test, groups, rows, self.seed, device)
 
 

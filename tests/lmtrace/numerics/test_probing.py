@@ -205,6 +205,18 @@ def test_no_word_type_of_the_test_part_is_in_the_training_part(null):
     assert 0.2 < test.mean() <= 0.25
 
 
+def test_frequent_types_are_tested_only_where_there_is_nothing_else():
+    counts = np.concatenate([[400, 300, 200], np.full(100, 9)])
+    kind = np.repeat(np.arange(103), counts)
+    for seed in range(20):
+        test = lexical_split(kind, seed)
+        assert not test[kind < 3].any()
+        assert 0.23 < test.mean() <= 0.25
+    few = np.repeat(np.arange(8), 50)
+    shares = {lexical_split(few, seed).mean() for seed in range(20)}
+    assert shares == {0.25}
+
+
 def test_control_labels_are_one_per_type_with_the_same_marginals(null):
     _, labels, kind, _ = null
     y = labels["type"]
