@@ -10,8 +10,9 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks._timing import median, ratio
 from lmtrace.instrument import Instrument
+from lmtrace.numerics.design import STEPS, Design, Targets
 from lmtrace.numerics.moments import ClassMeans
-from lmtrace.numerics.probing import STEPS, Design, Targets, fit
+from lmtrace.numerics.probing import fit
 from lmtrace.numerics.ridge import ridge
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.observe.forward import default_forward, inputs_of

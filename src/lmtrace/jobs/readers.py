@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmtrace.numerics.probing import Design, Targets, fit, majority, obstacle
+from lmtrace.numerics.design import Design, Targets
+from lmtrace.numerics.probing import fit, majority, obstacle
 from lmtrace.numerics.splits import control_labels, sentence_split
 from lmtrace.observe.capture import batch_size_for, capture
 from lmtrace.observe.sites import Site

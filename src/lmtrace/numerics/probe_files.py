@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from lmtrace.errors import ConfigError, DataError
-from lmtrace.numerics.probing import KINDS, Design, Kind, Targets, as_codes, as_rows, as_vector, fit, obstacle
+from lmtrace.numerics.design import Design, Targets
+from lmtrace.numerics.probing import KINDS, Kind, as_codes, as_rows, as_vector, fit, obstacle
 from lmtrace.numerics.ridge import Linear
 from lmtrace.numerics.splits import sentence_split
 

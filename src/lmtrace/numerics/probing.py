@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,19 +14,17 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
+from lmtrace.numerics.design import PENALTY, STEPS, Design, Targets, one_per_type
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.moments import ClassMeans, Moments, centre, standardise
-from lmtrace.numerics.ridge import Basis, Linear, lda
+from lmtrace.numerics.ridge import Linear, lda
 from lmtrace.numerics.scores import MIN_SUPPORT, Bootstrap, Tally, bootstrap_weights
-from lmtrace.numerics.softmax import Perceptron, softmax_regressions, whitener
+from lmtrace.numerics.softmax import Perceptron, softmax_regressions
 from lmtrace.numerics.splits import TEST_SHARE, control_labels, lexical_split, sentence_split
 
 Kind = Literal["ridge", "lda", "logistic", "mlp"]
 SplitName = Literal["sentence", "lexical"]
 KINDS: tuple[Kind, ...] = ("ridge", "lda", "logistic", "mlp")
 SPLITS: tuple[SplitName, ...] = ("sentence", "lexical")
-PENALTY, STEPS = {"ridge": 0.1, "logistic": 1.0}, {"ridge": 4, "logistic": 200}
-"""Of softmax regression: penalty on the weights of standardised features (not per row), and L-BFGS steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,157 +162,6 @@ def obstacle(codes: np.ndarray, test: np.ndarray, groups: np.ndarray, names: Seq
     return ""
 
 
-class Design:
-    """Rows, split into training and test part, with what all probes on them share; fitted lazily.
-
-    Parameters
-    ----------
-    x : [words, d]
-        Where the rows are taken from.
-    test : [n]
-        bool, the part of each row.
-    rows : [n] or None
-        int64, which of x they are; None is all.
-    cells : [training rows] or None
-        From `one_per_type`: the training part is their means.
-    """
-
-    def __init__(
-        self, x: Tensor, test: np.ndarray, rows: np.ndarray | None = None, cells: np.ndarray | None = None
-    ) -> None:
-        rows = np.arange(len(x)) if rows is None else rows
-        self.train, self.test = (
-            x.index_select(0, torch.as_tensor(rows[part], device=x.device)) for part in (~test, test)
-        )
-        if cells is not None:
-            cell, shift = torch.as_tensor(cells, device=x.device), self.train[:1].clone()
-            sums = x.new_zeros(int(cells.max()) + 1, x.shape[1]).index_add_(0, cell, self.train - shift)
-            self.train = sums.div_(torch.bincount(cell)[:, None]).add_(shift)
-
-    @cached_property
-    def _trained(self) -> tuple[Moments, Tensor]:
-        return standardise(self.train)
-
-    @property
-    def moments(self) -> Moments:
-        """Return the moments of the training rows."""
-        return self._trained[0]
-
-    @cached_property
-    def basis(self) -> Basis:
-        """Return the eigenbasis of the training rows."""
-        return Basis.of(self.moments)
-
-    @cached_property
-    def white(self) -> Tensor:
-        """Return what whitens the standardised training rows."""
-        return whitener(self.moments, PENALTY["ridge"])
-
-    @cached_property
-    def standardised(self) -> tuple[Tensor, Tensor]:
-        """Return (training rows, test rows) with mean 0 and deviation 1 over the training rows, float32."""
-        moments, train = self._trained
-        test = centre(self.test, moments.mean).div_(moments.scale.to(self.test.dtype)).float()
-        return train, test
-
-    def class_means(self, targets: Targets) -> list[ClassMeans]:
-        """Return the class means of the training rows under every labelling, in which every row has a label."""
-        offsets = torch.tensor([0, *targets.sizes[:-1]], device=self.train.device).cumsum(0)
-        onehot = torch.zeros(sum(targets.sizes), len(self.train), device=self.train.device)
-        onehot.scatter_(0, targets.train + offsets[:, None], 1.0)
-        counts = onehot.sum(1, dtype=torch.float64)
-        means = (onehot @ self.standardised[0]).double() / counts.clamp(min=1)[:, None]
-        means = torch.where(counts[:, None] > 0, means * self.moments.scale + self.moments.mean, 0.0)
-        parts = zip(counts.split(targets.sizes), means.split(targets.sizes), strict=True)
-        return [ClassMeans(c, m) for c, m in parts]
-
-    def scores(self, linears: Sequence[Linear], test: bool = True) -> list[Tensor]:
-        """Return [rows, classes] float32 scores of the test rows, or of the training rows, for every probe."""
-        weight = torch.cat([linear.weight for linear in linears], 1)
-        bias = torch.cat([linear.bias for linear in linears]) + self.moments.mean @ weight
-        scores = torch.addmm(bias.float(), self.standardised[int(test)], (weight * self.moments.scale[:, None]).float())
-        return list(scores.split([linear.weight.shape[1] for linear in linears], 1))
-
-
-def shared_design(
-    cache: dict[Any, Any], x: Tensor, rows: np.ndarray, test: np.ndarray, cells: np.ndarray | None = None
-) -> Design:
-    """Return the design of some rows of x, made once per cache, which all signals of a measurement share.
-
-    Parameters
-    ----------
-    x : [words, d]
-        All words of a site.
-    rows : [n]
-        int64, those that are used.
-    test : [n]
-        bool, the part of each.
-    cells
-        As in `Design`.
-    """
-    parts = rows.tobytes() + test.tobytes() + (b"" if cells is None else cells.tobytes())
-    key = ("numerics.probing", id(x), hashlib.blake2b(parts).digest())
-    if key not in cache:
-        # x is kept beside the design, so that its id is not given to another tensor meanwhile.
-        cache.setdefault(key, (x, Design(x, test, rows, cells)))
-    return cache[key][1]
-
-
-class Targets:
-    """Several labellings of the same rows, in the forms that fits read: the same at every site.
-
-    Parameters
-    ----------
-    tasks
-        (Class of every row, [n] int64, -1 where it has no label; number of classes) of each.
-    test : [n]
-        bool, the split of the rows.
-    device
-        Where the rows lie.
-    cells
-        As in `Design`.
-
-    Attributes
-    ----------
-    sizes
-        Classes of each.
-    train, test
-        Codes of both parts: [tasks, rows of the part] int64.
-    one_per_type
-        Whether the training part is cells.
-    """
-
-    def __init__(
-        self,
-        tasks: Sequence[tuple[np.ndarray, int]],
-        test: np.ndarray,
-        device: torch.device | str = "cpu",
-        cells: np.ndarray | None = None,
-    ) -> None:
-        self.sizes, self.one_per_type = [size for _, size in tasks], cells is not None
-        codes = np.stack([codes for codes, _ in tasks]).astype(np.int64)
-        train = codes[:, ~test]
-        if cells is not None:
-            train = train[:, np.unique(cells, return_index=True)[1]]
-        self.train, self.test = torch.as_tensor(train, device=device), torch.as_tensor(codes[:, test], device=device)
-
-
-def one_per_type(types: np.ndarray, labels: Sequence[np.ndarray]) -> np.ndarray:
-    """Return [n] int64 from 0 on: which rows are of the same word type and have the same labels.
-
-    Where words of types that were not seen are to be judged, words of one type are not independent rows: counted one by
-    one they make cross-validation choose too small a penalty, and frequent types decide. Each cell counts once.
-
-    Parameters
-    ----------
-    types : [n]
-        Word type of every row.
-    labels : [n] each
-        int64.
-    """
-    return np.unique(np.stack([types, *labels], 1), axis=0, return_inverse=True)[1].reshape(-1)
-
-
 def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit]:
     """Return one probe per labelling, fitted on the training rows with a label, with its predictions on the test rows with one.
 
@@ -375,7 +220,8 @@ def linear_probe(
     split
         "sentence", or "lexical": word types of the test part never occur in the training part.
     kind
-        "ridge" (closed form, penalty by generalised cross-validation), "lda", "logistic" (L-BFGS), "mlp".
+        "ridge" (softmax regression of four steps that begin along the ridge; under the lexical split LDA with one row per
+        word type and label), "lda" (penalty by generalised cross-validation), "logistic" (converged, penalty 1), "mlp".
     seed
         Of split, control task, bootstrap and perceptron.
     test_share

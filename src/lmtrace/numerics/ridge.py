@@ -89,19 +89,11 @@ def ridge(basis: Basis, classes: ClassMeans, grid: tuple[float, ...] = GRID) -> 
     grid
         Penalties per row; lambda = penalty x n.
     """
-    return ridges(basis, [classes], grid)[0]
-
-
-def ridges(basis: Basis, tasks: Sequence[ClassMeans], grid: tuple[float, ...] = GRID) -> list[Linear]:
-    """Return `ridge` of several label layers of the same rows, each under its own penalty; the products are shared."""
-    n = basis.moments.n
-    counts = torch.cat([classes.counts for classes in tasks])
+    n, counts, moments = basis.moments.n, classes.counts, basis.moments
     prior = counts / n
-    # X'Y, [d, classes of all tasks]
-    cross = counts * ((torch.cat([classes.means for classes in tasks]) - basis.moments.mean) / basis.moments.scale).T
-    sizes = [len(classes.counts) for classes in tasks]
-    totals = torch.stack([part.sum() for part in (n * (prior * (1 - prior))).split(sizes)])
-    return _solve(basis, cross, prior, sizes, totals, grid)
+    cross = counts * ((classes.means - moments.mean) / moments.scale).T  # X'Y
+    total = (n * (prior * (1 - prior))).sum()
+    return _solve(basis, cross, prior, [len(counts)], total[None], grid)[0]
 
 
 class RealTargets:

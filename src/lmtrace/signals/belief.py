@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from lmtrace.numerics.design import Design, shared_design
 from lmtrace.numerics.moments import all_finite
-from lmtrace.numerics.probing import Design, shared_design
 from lmtrace.numerics.ridge import RealTargets, ridge_regressions
 from lmtrace.numerics.scores import bootstrap_weights
 from lmtrace.numerics.splits import sentence_split

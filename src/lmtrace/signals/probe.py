@@ -3,7 +3,8 @@
 A probe is fitted anew at every measurement and every site, on the training part of the panel's labelled words, and judged on
 the test part (`lmtrace.numerics.probing`). Two splits: by sentence, and "lexical", where no word type of the test part
 occurs in the training part; on layers that the word decides (category, part of speech) the first only says that the
-probe has learned the dictionary.
+probe has learned the dictionary. By sentence the default probe is softmax regression of few steps, of which the first is
+ridge regression; on unseen words it is LDA with one row per word type, because words of a type are no independent rows.
 
 Next to the accuracy stand its nulls: the majority class (`Record.null`), a control task (a random class per word type),
 the embedding site, and the untrained model.
@@ -29,21 +30,10 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
+from lmtrace.numerics.design import PENALTY, Design, Targets, shared_design
 from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.probe_files import load_probes
-from lmtrace.numerics.probing import (
-    KINDS,
-    PENALTY,
-    SPLITS,
-    Design,
-    Fit,
-    Kind,
-    SplitName,
-    Targets,
-    fit,
-    majority,
-    shared_design,
-)
+from lmtrace.numerics.probing import KINDS, SPLITS, Fit, Kind, SplitName, fit, majority
 from lmtrace.numerics.ridge import Linear
 from lmtrace.numerics.scores import Tally
 from lmtrace.observe.interface import Needs, Signal, Sites, View
@@ -88,7 +78,8 @@ class Probe(Signal):
         A layer, several, or None for the first four of `DEFAULT_LAYERS` that the panel has. "role/basic" reads a layer
         under a coarser label set.
     kind
-        "ridge", "lda", "logistic" or "mlp"; the last two cost 10 to 1,000 times more.
+        "ridge" (as above), "lda", "logistic" (the same regression to its end, token by token) or "mlp"; the last two cost
+        10 to 1,000 times more.
     split
         "sentence", "lexical", or None: lexical for category, both for the other `LEXICAL_LAYERS`, by sentence for the rest.
     sites
@@ -132,7 +123,7 @@ class Probe(Signal):
     seed: int = 0
 
     name = "probe"
-    cost = "no pass of its own; about one forward of a short panel with the default four layers"
+    cost = "no pass of its own; half a forward of a panel of short sentences with the default four layers"
     source = "Alain and Bengio 2017; Hewitt and Liang 2019 (control task); Voita and Titov 2020 (description length)"
     fields = (
         _share("accuracy", "Probe accuracy", "Share of held-out words whose label the probe reads.",

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.probing import Fit, SplitName, majority, obstacle, one_per_type
+from lmtrace.numerics.design import one_per_type
+from lmtrace.numerics.probing import Fit, SplitName, majority, obstacle
 from lmtrace.numerics.scores import Bootstrap, Tally, bootstrap_weights
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from lmtrace.text.edges import candidates

@@ -11,7 +11,8 @@ import torch
 import lmtrace
 import lmtrace.functional as F
 from lmtrace.errors import ConfigError, DataError, RunError
-from lmtrace.numerics.probing import Design, Targets, fit
+from lmtrace.numerics.design import Design, Targets
+from lmtrace.numerics.probing import fit
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.signals.probe import Probe
 from lmtrace_helpers import tiny

@@ -12,8 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
+from lmtrace.numerics.design import Design, Targets, one_per_type
 from lmtrace.numerics.moments import ClassMeans, Moments, standardise
-from lmtrace.numerics.probing import Design, Targets, fit, linear_probe, one_per_type
+from lmtrace.numerics.probing import fit, linear_probe
 from lmtrace.numerics.ridge import Basis, lda, ridge
 from lmtrace.numerics.scores import Bootstrap, Tally, bootstrap_weights
 from lmtrace.numerics.softmax import softmax_regression, softmax_regressions, whitener

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from lmtrace.numerics.probing import Design
+from lmtrace.numerics.design import Design
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.signals.belief import Belief, HeldOut
 from lmtrace.signals.probe import Probe
