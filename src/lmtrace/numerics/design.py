@@ -135,8 +135,6 @@ class Targets:
         Classes of each.
     train, test
         Codes of both parts: [tasks, rows of the part] int64.
-    one_per_type
-        Whether the training part is cells.
     """
 
     def __init__(
@@ -146,7 +144,7 @@ class Targets:
         device: torch.device | str = "cpu",
         cells: np.ndarray | None = None,
     ) -> None:
-        self.sizes, self.one_per_type = [size for _, size in tasks], cells is not None
+        self.sizes = [size for _, size in tasks]
         codes = np.stack([codes for codes, _ in tasks]).astype(np.int64)
         train = codes[:, ~test]
         if cells is not None:

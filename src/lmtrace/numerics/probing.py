@@ -165,8 +165,8 @@ def obstacle(codes: np.ndarray, test: np.ndarray, groups: np.ndarray, names: Seq
 def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit]:
     """Return one probe per labelling, fitted on the training rows with a label, with its predictions on the test rows with one.
 
-    "ridge" and "logistic" are `softmax_regressions`, the first of few steps and a small penalty; on one row per type
-    "ridge" is LDA, which was nearest to converged regression there. LDA and the perceptron need a label on every row.
+    "ridge" and "logistic" are `softmax_regressions`, the first of few steps and a small penalty. LDA and the perceptron
+    need a label on every row.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit
         x, held_out = design.train.float(), design.test.float()
         scores = [Perceptron(x, codes, size, seed=seed).scores(held_out) for codes, size in train]
     else:
-        if kind == "lda" or (kind == "ridge" and targets.one_per_type):
+        if kind == "lda":
             linears = [lda(design.basis, classes) for classes in design.class_means(targets)]
         else:
             z = design.standardised[0]
@@ -220,8 +220,9 @@ def linear_probe(
     split
         "sentence", or "lexical": word types of the test part never occur in the training part.
     kind
-        "ridge" (softmax regression of four steps that begin along the ridge; under the lexical split LDA with one row per
-        word type and label), "lda" (penalty by generalised cross-validation), "logistic" (converged, penalty 1), "mlp".
+        "ridge" (softmax regression of four steps that begin along the ridge), "lda" (penalty by generalised
+        cross-validation; under the lexical split with one row per word type and label), "logistic" (converged, penalty 1),
+        "mlp". Under the lexical split of rows that are alike for all words of a type take "lda" or "logistic".
     seed
         Of split, control task, bootstrap and perceptron.
     test_share
@@ -271,7 +272,7 @@ def linear_probe(
     if kinds is not None:
         tasks.append((control_labels(codes, kinds, len(names), seed), len(names)))
     cells = None
-    if split == "lexical" and kinds is not None and kind == "ridge":
+    if split == "lexical" and kinds is not None and kind == "lda":
         cells = one_per_type(np.unique(kinds, return_inverse=True)[1][~test], [codes[~test]])
     design = Design(rows, test, cells=cells)
     fitted, *others = fit(design, Targets(tasks, test, rows.device, cells), kind, seed)

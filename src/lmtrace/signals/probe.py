@@ -3,8 +3,9 @@
 A probe is fitted anew at every measurement and every site, on the training part of the panel's labelled words, and judged on
 the test part (`lmtrace.numerics.probing`). Two splits: by sentence, and "lexical", where no word type of the test part
 occurs in the training part; on layers that the word decides (category, part of speech) the first only says that the
-probe has learned the dictionary. By sentence the default probe is softmax regression of few steps, of which the first is
-ridge regression; on unseen words it is LDA with one row per word type, because words of a type are no independent rows.
+probe has learned the dictionary. The default probe is softmax regression of few steps, of which the first is ridge
+regression. On unseen words at the embedding it is LDA with one row per word type: there all words of a type are alike,
+and few steps learn them by heart instead of what types share.
 
 Next to the accuracy stand its nulls: the majority class (`Record.null`), a control task (a random class per word type),
 the embedding site, and the untrained model.
@@ -227,7 +228,7 @@ class Probe(Signal):
         at_embed: dict[tuple[str, ProbeTask], np.ndarray] = {}
         due = self._due(view)
         groups = [(group, _controlled(group, due)) for group in self._groups(tasks)]
-        targets: dict[tuple[bytes, torch.device], Targets] = {}
+        targets: dict[tuple[bytes, bool, torch.device], Targets] = {}
         sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
             try:
@@ -245,12 +246,16 @@ class Probe(Signal):
                     for place in where:
                         yield self.record(view, "accuracy", **place, missing="activations that are not finite")
                     continue
-                design, key = self._design(view, x, group), (group.row_key, x.device)
+                kind = (
+                    "lda" if self.kind == "ridge" and group.cells is not None and site == embed_of(site) else self.kind
+                )
+                cells = group.cells if kind == "lda" else None
+                design, key = self._design(view, x, group, cells), (group.row_key, cells is None, x.device)
                 if key not in targets:
                     labellings = [(group.spread(t, t.codes), len(t.names)) for t in group.tasks]
                     labellings += [(group.spread(t, t.control), len(t.names)) for t in controlled]
-                    targets[key] = Targets(labellings, group.test, x.device, group.cells)
-                fits = fit(design, targets[key], self.kind, self.seed)
+                    targets[key] = Targets(labellings, group.test, x.device, cells)
+                fits = fit(design, targets[key], kind, self.seed)
                 controls = dict(zip(controlled, fits[len(group.tasks) :], strict=True))
                 for task, place, fitted in zip(group.tasks, where, fits[: len(group.tasks)], strict=True):
                     tally = task.tally(fitted)
@@ -332,15 +337,15 @@ class Probe(Signal):
         groups: dict[Any, list[ProbeTask]] = {}
         for task in tasks:
             groups.setdefault(task.row_key if apart or task.split == "lexical" else "", []).append(task)
-        return [TaskGroup(group, types_once=self.kind == "ridge") for group in groups.values()]
+        return [TaskGroup(group) for group in groups.values()]
 
-    def _design(self, view: View, x: Tensor, group: TaskGroup) -> Design:
+    def _design(self, view: View, x: Tensor, group: TaskGroup, cells: np.ndarray | None) -> Design:
         """Return the group's rows with their statistics: one per site and set of rows, shared by all instances."""
         if not self.pair and not self.span:
-            return shared_design(view.cache, x, group.rows, group.test, group.cells)
-        key = ("signals.probe", id(x), self.pair, self.span, group.row_key)
+            return shared_design(view.cache, x, group.rows, group.test, cells)
+        key = ("signals.probe", id(x), self.pair, self.span, group.row_key, cells is None)
         if key not in view.cache:
-            view.cache[key] = (x, Design(group.inputs(x), group.test, cells=group.cells))
+            view.cache[key] = (x, Design(group.inputs(x), group.test, cells=cells))
         return view.cache[key][1]
 
     def _start(self, view: View, tally: Tally, key: str) -> np.ndarray | None:

@@ -164,10 +164,10 @@ class TaskGroup:
     row_key
         Tells groups of a panel apart.
     cells : [training rows] or None
-        Under the lexical split, where `types_once`: see `one_per_type`.
+        Under the lexical split: see `one_per_type`.
     """
 
-    def __init__(self, tasks: list[ProbeTask], types_once: bool = False) -> None:
+    def __init__(self, tasks: list[ProbeTask]) -> None:
         self.tasks, self.cells = tasks, None
         first = tasks[0]
         self.rows, self.test, self.row_key = first.rows, first.test, first.row_key
@@ -175,7 +175,7 @@ class TaskGroup:
             self.rows, at = np.unique(np.concatenate([task.rows for task in tasks]), return_index=True)
             self.test = np.concatenate([task.test for task in tasks])[at]
             self.row_key = row_key(self.rows, self.test)
-        elif types_once and first.split == "lexical":
+        elif first.split == "lexical":
             train = ~self.test
             self.cells = one_per_type(first.units[train], [task.codes[train] for task in tasks])
 
