@@ -66,8 +66,9 @@ class Laws:
     ) -> Laws:
         """Return the laws of logits: [positions, vocabulary], and their mass on groups: [vocabulary, groups] of tokens.
 
-        All from one exponential, in blocks that stay in a processor's cache: with x = logit - max and s = sum e^x,
-        log p = x - log s, the largest p is 1 / s, and the entropy is log s - sum x e^x / s.
+        All from one exponential, in blocks that stay in a processor's cache: with x = logit and s = sum e^x,
+        log p = x - log s, the largest p is e^max / s, and the entropy is log s - sum x e^x / s. Where float32 would not
+        hold e^x, x is the logit less the largest.
 
         Parameters
         ----------
@@ -81,8 +82,15 @@ class Laws:
         entropy, confidence = logits.new_empty(2, n, dtype=torch.float32)
         mass = None if groups is None else logits.new_empty(n, groups.shape[1], dtype=torch.float32)
         for block in row_chunks(log_probs):
-            x = (logits[block] if rows is None else logits.index_select(0, rows[block])).float()
-            x = torch.sub(x, x.amax(1, keepdim=True), out=log_probs[block])
+            x = log_probs[block]
+            if rows is not None and logits.dtype == x.dtype:
+                torch.index_select(logits, 0, rows[block], out=x)
+            else:
+                x.copy_(logits[block] if rows is None else logits.index_select(0, rows[block]))
+            largest = x.amax(1)
+            if not bool(largest.abs().max() < 60):
+                x -= largest[:, None]
+                largest = torch.zeros_like(largest)
             exponential = x.exp()
             total = exponential.sum(1)
             if mass is not None and groups is not None:
@@ -92,7 +100,7 @@ class Laws:
                 # exp(-1e4) is zero: the clamp only keeps 0 * inf from becoming NaN.
                 spread = x.exp().mul_(x.clamp(min=-1e4)).sum(1) / total
             x -= total.log()[:, None]
-            entropy[block], confidence[block] = total.log() - spread, 1 / total
+            entropy[block], confidence[block] = total.log() - spread, largest.exp() / total
         return cls(log_probs, entropy, confidence, mass)
 
 

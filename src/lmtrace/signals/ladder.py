@@ -86,7 +86,10 @@ class Ladder(Signal):
             )
         rungs = [found[name] for name in self.rungs if name in found]
         basis = torch.as_tensor(np.concatenate([r.basis for r in rungs]).T, dtype=log_probs.dtype, device=device)
-        shared = torch.cat([log_probs[s, :ids].clamp(min=LEAST) @ basis for s in row_chunks(log_probs)]).double()
+        shared = log_probs[:, :ids] @ basis
+        if not bool(torch.isfinite(shared).all()):
+            shared = torch.cat([log_probs[s, :ids].clamp(min=LEAST) @ basis for s in row_chunks(log_probs)])
+        shared = shared.double()
         result = {
             "loss": -log_probs.gather(1, batch.targets[:, None])[:, 0].double(),
             "vocabulary": torch.full((len(index),), width, device=device),
