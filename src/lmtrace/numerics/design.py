@@ -15,8 +15,8 @@ from lmtrace.numerics.moments import ClassMeans, Moments, centre, standardise
 from lmtrace.numerics.ridge import Basis, Linear
 from lmtrace.numerics.softmax import whitener
 
-PENALTY, STEPS = {"ridge": 0.1, "logistic": 1.0}, {"ridge": 4, "logistic": 200}
-"""Of softmax regression: penalty on the weights of standardised features (not per row), and L-BFGS steps."""
+WAYS = {"ridge": (0.1, 4), "unseen": (0.1, 3), "embedding": (1.0, 12), "logistic": (1.0, 200)}
+"""Ways of softmax regression: penalty on the weights of standardised features (not per row), and L-BFGS steps."""
 
 
 class Design:
@@ -63,7 +63,7 @@ class Design:
     @cached_property
     def white(self) -> Tensor:
         """Return what whitens the standardised training rows."""
-        return whitener(self.moments, PENALTY["ridge"])
+        return whitener(self.moments, WAYS["ridge"][0])
 
     @cached_property
     def standardised(self) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
-from lmtrace.numerics.design import PENALTY, STEPS, Design, Targets, one_per_type
+from lmtrace.numerics.design import WAYS, Design, Targets, one_per_type
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.ridge import Linear, lda
 from lmtrace.numerics.scores import MIN_SUPPORT, Bootstrap, Tally, bootstrap_weights
@@ -162,11 +162,10 @@ def obstacle(codes: np.ndarray, test: np.ndarray, groups: np.ndarray, names: Seq
     return ""
 
 
-def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit]:
+def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]:
     """Return one probe per labelling, fitted on the training rows with a label, with its predictions on the test rows with one.
 
-    "ridge" and "logistic" are `softmax_regressions`, the first of few steps and a small penalty. LDA and the perceptron
-    need a label on every row.
+    LDA and the perceptron need a label on every row; the ways of `softmax_regressions` pass over those without.
 
     Parameters
     ----------
@@ -174,6 +173,8 @@ def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit
         The rows.
     targets
         Labellings of the same rows with the same split.
+    kind
+        One of `WAYS`, "lda" or "mlp".
     """
     train = list(zip(targets.train, targets.sizes, strict=True))
     linears: list[Linear] | None = None
@@ -185,8 +186,7 @@ def fit(design: Design, targets: Targets, kind: Kind, seed: int = 0) -> list[Fit
             linears = [lda(design.basis, classes) for classes in design.class_means(targets)]
         else:
             z = design.standardised[0]
-            how = (targets.sizes, PENALTY[kind], STEPS[kind])
-            linears = softmax_regressions(design.moments, z, design.white, targets.train, *how)
+            linears = softmax_regressions(design.moments, z, design.white, targets.train, targets.sizes, *WAYS[kind])
         scores = design.scores(linears)
     found = []
     for i, codes in enumerate(targets.test):
@@ -220,7 +220,7 @@ def linear_probe(
     split
         "sentence", or "lexical": word types of the test part never occur in the training part.
     kind
-        "ridge" (softmax regression of four steps that begin along the ridge), "lda" (penalty by generalised
+        "ridge" (softmax regression of twelve steps that begin along the ridge), "lda" (penalty by generalised
         cross-validation; under the lexical split with one row per word type and label), "logistic" (converged, penalty 1),
         "mlp". Under the lexical split of rows that are alike for all words of a type take "lda" or "logistic".
     seed
@@ -275,7 +275,8 @@ def linear_probe(
     if split == "lexical" and kinds is not None and kind == "lda":
         cells = one_per_type(np.unique(kinds, return_inverse=True)[1][~test], [codes[~test]])
     design = Design(rows, test, cells=cells)
-    fitted, *others = fit(design, Targets(tasks, test, rows.device, cells), kind, seed)
+    way = "embedding" if kind == "ridge" else kind  # of what rows are is not known here
+    fitted, *others = fit(design, Targets(tasks, test, rows.device, cells), way, seed)
     # Words of a type that was not seen succeed or fail together, as words of a sentence do otherwise.
     unit = kinds if split == "lexical" and kinds is not None else group
     index = np.unique(unit[test], return_inverse=True)[1]

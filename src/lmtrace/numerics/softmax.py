@@ -108,7 +108,7 @@ def whitener(moments: Moments, penalty: float) -> Tensor:
     while bool(failed):
         r *= 10
         factor, failed = torch.linalg.cholesky_ex(correlation + r * identity)
-    return torch.linalg.solve_triangular(factor, identity, upper=False).float()
+    return torch.linalg.solve_triangular(factor.float(), identity.float(), upper=False)
 
 
 Objective = Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]
