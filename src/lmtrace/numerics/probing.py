@@ -220,7 +220,7 @@ def linear_probe(
     split
         "sentence", or "lexical": word types of the test part never occur in the training part.
     kind
-        "ridge" (softmax regression of twelve steps that begin along the ridge), "lda" (penalty by generalised
+        "ridge" (softmax regression of four steps that begin along the ridge), "lda" (penalty by generalised
         cross-validation; under the lexical split with one row per word type and label), "logistic" (converged, penalty 1),
         "mlp". Under the lexical split of rows that are alike for all words of a type take "lda" or "logistic".
     seed
@@ -275,8 +275,7 @@ def linear_probe(
     if split == "lexical" and kinds is not None and kind == "lda":
         cells = one_per_type(np.unique(kinds, return_inverse=True)[1][~test], [codes[~test]])
     design = Design(rows, test, cells=cells)
-    way = "embedding" if kind == "ridge" else kind  # of what rows are is not known here
-    fitted, *others = fit(design, Targets(tasks, test, rows.device, cells), way, seed)
+    fitted, *others = fit(design, Targets(tasks, test, rows.device, cells), kind, seed)
     # Words of a type that was not seen succeed or fail together, as words of a sentence do otherwise.
     unit = kinds if split == "lexical" and kinds is not None else group
     index = np.unique(unit[test], return_inverse=True)[1]

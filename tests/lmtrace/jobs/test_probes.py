@@ -53,9 +53,9 @@ def slow_matrix(models, panel, layer, site, labelled_only=False):
     rows = np.flatnonzero(labels.codes >= 0) if labelled_only else np.arange(panel.num_words)
     codes, test = labels.codes[rows], sentence_split(panel.word_sentence, 0)[rows]
     x = {step: states(model, panel)[site][torch.as_tensor(rows)] for step, model in models.items()}
-    result = {}
+    result, way = {}, "embedding" if site == "embed" else "ridge"
     for t in models:
-        [found] = fit(Design(x[t], test), Targets([(codes, len(labels.names))], test), "ridge")
+        [found] = fit(Design(x[t], test), Targets([(codes, len(labels.names))], test), way)
         weight, bias = found.linear.weight.numpy(), found.linear.bias.numpy()
         for u in models:
             right = [
