@@ -77,7 +77,7 @@ def test_functional(capsys):
         float, re.findall(r"accuracy ([\d.]+) .* ([\d.]+) on new words, majority ([\d.]+)", said)[0]
     )
     assert sentence > 0.8
-    assert word < majority + 0.15
+    assert word < max(majority, 0.25) + 0.15  # four classes
     largest, exact = map(float, re.findall(r"eigenvalue ([\d.]+), exactly ([\d.]+)", said)[0])
     assert largest == pytest.approx(exact, rel=1e-3)
     midpoint = float(re.findall(r"midpoint (\d+)", said)[0])

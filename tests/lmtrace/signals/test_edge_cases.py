@@ -214,8 +214,8 @@ def test_the_pass_gives_what_single_sentences_give(name, case, style, monkeypatc
         assert record.missing == other.missing, key
         assert record.n == other.n, key
         if record.missing is None:
-            # Near ties may fall to the other side: at most one word, one edge or one pair of distances.
-            slack = 1.5 / record.n if name == "probe" and record.n else 1e-2 if name == "tree_probe" else 1e-4
+            # Near ties may fall to the other side: at most two words, one edge or one pair of distances.
+            slack = 2.5 / record.n if name == "probe" and record.n else 1e-2 if name == "tree_probe" else 1e-4
             assert record.value == pytest.approx(other.value, abs=slack, rel=1e-4), key
             assert math.isfinite(record.value)
 
