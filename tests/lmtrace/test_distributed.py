@@ -87,8 +87,8 @@ def test_ranks_that_share_the_batches_record_what_one_process_records(folder, ho
         assert two[key].missing == record.missing
         assert two[key].n == record.n
         if record.value is not None:
-            # The few steps of a probe's refinement amplify rounding of the weights.
-            loose = 1e-3 if record.metric == "confidence" else 1e-5
+            # The steps of a probe amplify rounding of the weights, twelve of them at the embedding more than four.
+            loose = 1e-2 if record.metric == "confidence" else 1e-5
             assert two[key].value == pytest.approx(record.value, rel=loose, abs=loose), key
     a, b = open_run(folder / "single-shards"), open_run(folder / f"{how}-shards")
     np.testing.assert_array_equal(b.tokens_seen, a.tokens_seen)

@@ -107,7 +107,7 @@ def test_a_point_tells_its_record(report: str, visit: Callable[..., Any], exampl
     assert "1,204" in text
     assert "majority class" in text
     page.keyboard.press("Escape")
-    assert dialog.count() == 0
+    dialog.wait_for(state="detached")
 
 
 def test_missing_numbers_give_their_reason(report: str, visit: Callable[..., Any]) -> None:
