@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.moments import ClassMeans, Moments, centre, standardise
+from lmtrace.numerics.moments import Moments, centre, standardise
 from lmtrace.numerics.ridge import Basis, Linear
 from lmtrace.numerics.softmax import whitener
 
@@ -72,17 +72,6 @@ class Design:
         test = centre(self.test, moments.mean).div_(moments.scale.to(self.test.dtype)).float()
         return train, test
 
-    def class_means(self, targets: Targets) -> list[ClassMeans]:
-        """Return the class means of the training rows under every labelling, in which every row has a label."""
-        offsets = torch.tensor([0, *targets.sizes[:-1]], device=self.train.device).cumsum(0)
-        onehot = torch.zeros(sum(targets.sizes), len(self.train), device=self.train.device)
-        onehot.scatter_(0, targets.train + offsets[:, None], 1.0)
-        counts = onehot.sum(1, dtype=torch.float64)
-        means = (onehot @ self.standardised[0]).double() / counts.clamp(min=1)[:, None]
-        means = torch.where(counts[:, None] > 0, means * self.moments.scale + self.moments.mean, 0.0)
-        parts = zip(counts.split(targets.sizes), means.split(targets.sizes), strict=True)
-        return [ClassMeans(c, m) for c, m in parts]
-
     def scores(self, linears: Sequence[Linear], test: bool = True) -> list[Tensor]:
         """Return [rows, classes] float32 scores of the test rows, or of the training rows, for every probe."""
         weight = torch.cat([linear.weight for linear in linears], 1)
@@ -107,12 +96,16 @@ def shared_design(
     cells
         As in `Design`.
     """
-    parts = rows.tobytes() + test.tobytes() + (b"" if cells is None else cells.tobytes())
-    key = ("numerics.probing", id(x), hashlib.blake2b(parts).digest())
+    key = ("numerics.design", id(x), row_key(rows, test, cells))
     if key not in cache:
         # x is kept beside the design, so that its id is not given to another tensor meanwhile.
         cache.setdefault(key, (x, Design(x, test, rows, cells)))
     return cache[key][1]
+
+
+def row_key(rows: np.ndarray, test: np.ndarray, cells: np.ndarray | None = None) -> bytes:
+    """Return a short name of rows: [n] int64, their parts: [n] bool and the cells of the training part."""
+    return hashlib.blake2b(rows.tobytes() + test.tobytes() + (b"" if cells is None else cells.tobytes())).digest()
 
 
 class Targets:

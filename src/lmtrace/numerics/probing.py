@@ -16,6 +16,7 @@ from torch import Tensor
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.design import WAYS, Design, Targets, one_per_type
 from lmtrace.numerics.estimate import Estimate
+from lmtrace.numerics.moments import ClassMeans
 from lmtrace.numerics.ridge import Linear, lda
 from lmtrace.numerics.scores import MIN_SUPPORT, Bootstrap, Tally, bootstrap_weights
 from lmtrace.numerics.softmax import Perceptron, softmax_regressions
@@ -183,7 +184,7 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
         scores = [Perceptron(x, codes, size, seed=seed).scores(held_out) for codes, size in train]
     else:
         if kind == "lda":
-            linears = [lda(design.basis, classes) for classes in design.class_means(targets)]
+            linears = [lda(design.basis, ClassMeans.of(design.train, codes, size)) for codes, size in train]
         else:
             z = design.standardised[0]
             linears = softmax_regressions(design.moments, z, design.white, targets.train, targets.sizes, *WAYS[kind])

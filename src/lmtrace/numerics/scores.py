@@ -98,12 +98,11 @@ class Bootstrap:
 
     def interval(self, part: np.ndarray) -> tuple[float, float]:
         """Return the 95 % interval of `share`."""
-        share, resampled = self.share(part), _ratio(self.weights @ part, self.drawn)
-        value = float(part.sum()) / float(self.total.sum())
+        value, resampled = float(part.sum()) / float(self.total.sum()), _ratio(self.weights @ part, self.drawn)
         low, high = (value + self.wider * (q - value) for q in _quantiles(resampled, 0.025, 0.975))
-        if self._agree(value, float(resampled.std(ddof=1)) * self.wider) and share.stderr is not None:
-            centre = self._agreed(value)[0]
-            low, high = min(value, centre - 1.96 * share.stderr), max(value, centre + 1.96 * share.stderr)
+        if self._agree(value, float(resampled.std(ddof=1)) * self.wider):
+            centre, stderr = self._agreed(value)
+            low, high = min(value, centre - 1.96 * stderr), max(value, centre + 1.96 * stderr)
         return (max(0.0, low), min(1.0, high)) if 0.0 <= value <= 1.0 else (low, high)
 
     def gain(self, a: np.ndarray, b: np.ndarray) -> tuple[Estimate, float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lmtrace.errors import DataError
 from lmtrace.numerics.moments import Moments, standardise
 from lmtrace.numerics.ridge import Linear
 
@@ -100,10 +101,19 @@ def whitener(moments: Moments, penalty: float) -> Tensor:
 
     r is twice the penalty per row, because the curvature of a logistic loss is at most half of C, and no less than the
     rounding of C in float32.
+
+    Raises
+    ------
+    DataError
+        Where squares of the rows overflow.
     """
     n, d = moments.n, len(moments.mean)
     identity = torch.eye(d, dtype=torch.float64, device=moments.mean.device)
     correlation, r = moments.correlation / max(n, 1), 2 * penalty / max(n, 1) + 4e-7 * d
+    if not bool(torch.isfinite(correlation).all()):
+        raise DataError(
+            "probe: the rows are so large that their squares overflow", "Look at the model's activations first"
+        )
     factor, failed = torch.linalg.cholesky_ex(correlation + r * identity)
     while bool(failed):
         r *= 10

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
-from lmtrace.numerics.design import WAYS, Design, Targets, shared_design
+from lmtrace.numerics.design import WAYS, Design, Targets, row_key, shared_design
 from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.probe_files import load_probes
 from lmtrace.numerics.probing import KINDS, SPLITS, Fit, Kind, SplitName, fit, majority
@@ -350,7 +350,7 @@ class Probe(Signal):
         """Return the group's rows with their statistics: one per site and set of rows, shared by all instances."""
         if not self.pair and not self.span:
             return shared_design(view.cache, x, group.rows, group.test, cells)
-        key = ("signals.probe", id(x), self.pair, self.span, group.row_key, cells is None)
+        key = ("signals.probe", id(x), self.pair, self.span, row_key(group.rows, group.test, cells))
         if key not in view.cache:
             view.cache[key] = (x, Design(group.inputs(x), group.test, cells=cells))
         return view.cache[key][1]

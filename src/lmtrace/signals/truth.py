@@ -120,7 +120,7 @@ class Truth(Signal):
             return
         reduced = {k: v.cpu().numpy() for k, v in view.reduced().items()}
         truth, width = view.truth, int(reduced["vocabulary"][0])
-        kl = -truth.sparse_entropy - reduced["expected"]
+        kl = -truth.entropy - reduced["expected"]
         floor = truth.floor
         yield self.record(view, "floor", floor.value, stderr=floor.stderr, n=floor.n)
         layers = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.design import one_per_type
+from lmtrace.numerics.design import one_per_type, row_key
 from lmtrace.numerics.probing import Fit, SplitName, majority, obstacle
 from lmtrace.numerics.scores import Bootstrap, Tally, bootstrap_weights
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
@@ -191,8 +190,3 @@ class TaskGroup:
         """Return [n, d] of x: [words, d]."""
         first = self.tasks[0]
         return first.inputs(x) if first.row_key == self.row_key else x[torch.as_tensor(self.rows, device=x.device)]
-
-
-def row_key(rows: np.ndarray, test: np.ndarray) -> bytes:
-    """Return a short name of rows: [n] int64 and their parts: [n] bool."""
-    return hashlib.blake2b(rows.tobytes() + test.tobytes()).digest()

@@ -149,12 +149,6 @@ class Truth:
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         return SparseRows(offsets, np.concatenate(tokens), np.concatenate(values))
 
-    @cached_property
-    def sparse_entropy(self) -> np.ndarray:
-        """Return [predictions]: `entropy` again, of what `sparse` holds; made once."""
-        rows = self.sparse
-        return -np.bincount(rows.row, rows.values * np.log(rows.values), len(rows))
-
     def ceiling(self, layer: str) -> Any:
         """Return the oracle's best possible accuracy of a label layer on the panel, or None where it knows none."""
         if layer not in self._ceilings:

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
-from lmtrace.numerics.design import Design, Targets, one_per_type
+from lmtrace.numerics.design import Design, Targets, one_per_type, shared_design
 from lmtrace.numerics.moments import ClassMeans, Moments, standardise
 from lmtrace.numerics.probing import fit, linear_probe
 from lmtrace.numerics.ridge import Basis, lda, ridge
@@ -187,6 +187,12 @@ def test_whitened_rows_are_curved_alike(n):
     torch.testing.assert_close(p @ curved @ p.T, torch.eye(12, dtype=torch.float64), atol=2e-3, rtol=0)
 
 
+def test_rows_whose_squares_overflow_are_refused_and_not_searched_forever():
+    x = torch.as_tensor(np.random.default_rng(0).standard_normal((400, 5))).float() * 1e30
+    with pytest.raises(DataError, match="overflow"):
+        linear_probe(x, np.arange(400) % 2, groups=np.arange(400) // 4)
+
+
 # -- splits and control ---------------------------------------------------------------------------------------------
 
 
@@ -341,6 +347,18 @@ def test_rows_of_one_type_and_label_are_one_cell():
     targets = Targets([(np.array([0, 0, 1, 1, 1, 0]), 2)], test, cells=cells)
     assert targets.train.tolist() == [[1, 0, 1]]
     assert targets.test.tolist() == [[0]]
+
+
+def test_designs_are_shared_where_rows_and_cells_are_the_same_and_only_there():
+    x, rows, test, cache = torch.arange(12.0)[:, None], np.arange(12), np.arange(12) >= 8, {}
+    one, other = np.repeat(np.arange(4), 2), np.tile(np.arange(4), 2)
+    plain = shared_design(cache, x, rows, test)
+    first, second = (shared_design(cache, x, rows, test, cells) for cells in (one, other))
+    assert shared_design(cache, x, rows, test, one.copy()) is first
+    assert shared_design(cache, x, rows, test) is plain
+    assert first.train[:, 0].tolist() == [0.5, 2.5, 4.5, 6.5]
+    assert second.train[:, 0].tolist() == [2.0, 3.0, 4.0, 5.0]
+    assert plain.train[:, 0].tolist() == list(range(8))
 
 
 def test_planted_null_by_sentence_looks_like_knowledge_and_by_type_does_not(null):
