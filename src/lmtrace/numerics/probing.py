@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
-from lmtrace.numerics.design import WAYS, Design, Targets, one_per_type
+from lmtrace.numerics.design import WAYS, Design, Targets
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.moments import ClassMeans
 from lmtrace.numerics.ridge import Linear, lda
@@ -187,7 +187,8 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
             linears = [lda(design.basis, ClassMeans.of(design.train, codes, size)) for codes, size in train]
         else:
             z = design.standardised[0]
-            linears = softmax_regressions(design.moments, z, design.white, targets.train, targets.sizes, *WAYS[kind])
+            how = (targets.train, targets.sizes, *WAYS[kind])
+            linears = softmax_regressions(design.moments, z, design.white, *how)
         scores = design.scores(linears)
     found = []
     for i, codes in enumerate(targets.test):
@@ -222,8 +223,8 @@ def linear_probe(
         "sentence", or "lexical": word types of the test part never occur in the training part.
     kind
         "ridge" (softmax regression of four steps that begin along the ridge), "lda" (penalty by generalised
-        cross-validation; under the lexical split with one row per word type and label), "logistic" (converged, penalty 1),
-        "mlp". Under the lexical split of rows that are alike for all words of a type take "lda" or "logistic".
+        cross-validation), "logistic" (converged, penalty 1), "mlp". Four steps are not enough for unseen words of rows that
+        are alike for all words of a type (embeddings): take "logistic".
     seed
         Of split, control task, bootstrap and perceptron.
     test_share
@@ -272,11 +273,8 @@ def linear_probe(
     tasks = [(codes, len(names))]
     if kinds is not None:
         tasks.append((control_labels(codes, kinds, len(names), seed), len(names)))
-    cells = None
-    if split == "lexical" and kinds is not None and kind == "lda":
-        cells = one_per_type(np.unique(kinds, return_inverse=True)[1][~test], [codes[~test]])
-    design = Design(rows, test, cells=cells)
-    fitted, *others = fit(design, Targets(tasks, test, rows.device, cells), kind, seed)
+    design = Design(rows, test)
+    fitted, *others = fit(design, Targets(tasks, test, rows.device), kind, seed)
     # Words of a type that was not seen succeed or fail together, as words of a sentence do otherwise.
     unit = kinds if split == "lexical" and kinds is not None else group
     index = np.unique(unit[test], return_inverse=True)[1]

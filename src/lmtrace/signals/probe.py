@@ -5,8 +5,8 @@ the test part (`lmtrace.numerics.probing`). Two splits: by sentence, and "lexica
 occurs in the training part; on layers that the word decides (category, part of speech) the first only says that the
 probe has learned the dictionary. The default probe is softmax regression of few steps, of which the first is ridge
 regression: four, three on unseen words, twelve at the embedding, which is where a converged regression is within a point
-or two. On unseen words at the embedding it is LDA with one row per word type: there all words of a type are alike, and few
-steps learn them by heart instead of what types share.
+or two. On unseen words at the embedding it is a hundred: there all words of a type are alike, and few steps learn them by
+heart instead of what types share.
 
 Next to the accuracy stand its nulls: the majority class (`Record.null`), a control task (a random class per word type),
 the embedding site, and the untrained model.
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
-from lmtrace.numerics.design import WAYS, Design, Targets, row_key, shared_design
+from lmtrace.numerics.design import WAYS, Design, Targets, shared_design
 from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.probe_files import load_probes
 from lmtrace.numerics.probing import KINDS, SPLITS, Fit, Kind, SplitName, fit, majority
@@ -229,7 +229,7 @@ class Probe(Signal):
         at_embed: dict[tuple[str, ProbeTask], np.ndarray] = {}
         due = self._due(view)
         groups = [(group, _controlled(group, due)) for group in self._groups(tasks)]
-        targets: dict[tuple[bytes, bool, torch.device], Targets] = {}
+        targets: dict[tuple[bytes, torch.device], Targets] = {}
         sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
             try:
@@ -247,14 +247,12 @@ class Probe(Signal):
                     for place in where:
                         yield self.record(view, "accuracy", **place, missing="activations that are not finite")
                     continue
-                kind = self._way(site, group)
-                cells = group.cells if kind == "lda" else None
-                design, key = self._design(view, x, group, cells), (group.row_key, cells is None, x.device)
+                design, key = self._design(view, x, group), (group.row_key, x.device)
                 if key not in targets:
                     labellings = [(group.spread(t, t.codes), len(t.names)) for t in group.tasks]
                     labellings += [(group.spread(t, t.control), len(t.names)) for t in controlled]
-                    targets[key] = Targets(labellings, group.test, x.device, cells)
-                fits = fit(design, targets[key], kind, self.seed)
+                    targets[key] = Targets(labellings, group.test, x.device)
+                fits = fit(design, targets[key], self._way(site, group.split), self.seed)
                 controls = dict(zip(controlled, fits[len(group.tasks) :], strict=True))
                 for task, place, fitted in zip(group.tasks, where, fits[: len(group.tasks)], strict=True):
                     tally = task.tally(fitted)
@@ -329,13 +327,13 @@ class Probe(Signal):
         difference, _ = task.bootstrap.gain(tally.correct, right)
         yield self.record(view, "selectivity", difference.value, stderr=difference.stderr, n=n, null=0.0, **where)
 
-    def _way(self, site: str, group: TaskGroup) -> str:
-        """Return how the probes of a group are fitted at a site: the default kind by what is asked of what."""
+    def _way(self, site: str, split: str) -> str:
+        """Return how probes are fitted at a site: the default kind by what is asked of what."""
         if self.kind != "ridge":
             return self.kind
         if site == embed_of(site):
-            return "embedding" if group.cells is None else "lda"
-        return "ridge" if group.cells is None else "unseen"
+            return "types" if split == "lexical" else "embedding"
+        return "unseen" if split == "lexical" else "ridge"
 
     def _groups(self, tasks: list[ProbeTask]) -> list[TaskGroup]:
         """Return the tasks in groups that share all products: of one split, or of the same rows."""
@@ -343,16 +341,16 @@ class Probe(Signal):
         apart = self.pair or self.span or self.kind not in WAYS
         groups: dict[Any, list[ProbeTask]] = {}
         for task in tasks:
-            groups.setdefault(task.row_key if apart or task.split == "lexical" else "", []).append(task)
+            groups.setdefault(task.row_key if apart else task.split, []).append(task)
         return [TaskGroup(group) for group in groups.values()]
 
-    def _design(self, view: View, x: Tensor, group: TaskGroup, cells: np.ndarray | None) -> Design:
+    def _design(self, view: View, x: Tensor, group: TaskGroup) -> Design:
         """Return the group's rows with their statistics: one per site and set of rows, shared by all instances."""
         if not self.pair and not self.span:
-            return shared_design(view.cache, x, group.rows, group.test, cells)
-        key = ("signals.probe", id(x), self.pair, self.span, row_key(group.rows, group.test, cells))
+            return shared_design(view.cache, x, group.rows, group.test)
+        key = ("signals.probe", id(x), self.pair, self.span, group.row_key)
         if key not in view.cache:
-            view.cache[key] = (x, Design(group.inputs(x), group.test, cells=cells))
+            view.cache[key] = (x, Design(group.inputs(x), group.test))
         return view.cache[key][1]
 
     def _start(self, view: View, tally: Tally, key: str) -> np.ndarray | None:

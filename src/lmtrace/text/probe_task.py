@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.design import one_per_type, row_key
+from lmtrace.numerics.design import row_key
 from lmtrace.numerics.probing import Fit, SplitName, majority, obstacle
 from lmtrace.numerics.scores import Bootstrap, Tally, bootstrap_weights
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
@@ -162,21 +162,18 @@ class TaskGroup:
         bool, the part of each.
     row_key
         Tells groups of a panel apart.
-    cells : [training rows] or None
-        Under the lexical split: see `one_per_type`.
+    split
+        Of all of them.
     """
 
     def __init__(self, tasks: list[ProbeTask]) -> None:
-        self.tasks, self.cells = tasks, None
-        first = tasks[0]
+        self.tasks, first = tasks, tasks[0]
+        self.split = first.split
         self.rows, self.test, self.row_key = first.rows, first.test, first.row_key
         if any(task.row_key != first.row_key for task in tasks):
             self.rows, at = np.unique(np.concatenate([task.rows for task in tasks]), return_index=True)
             self.test = np.concatenate([task.test for task in tasks])[at]
             self.row_key = row_key(self.rows, self.test)
-        elif first.split == "lexical":
-            train = ~self.test
-            self.cells = one_per_type(first.units[train], [task.codes[train] for task in tasks])
 
     def spread(self, task: ProbeTask, codes: np.ndarray) -> np.ndarray:
         """Return [n] int64: codes of the task's rows, -1 at the others."""
