@@ -146,6 +146,7 @@ def test_the_live_page_says_how_and_shows_a_sentence_as_it_comes(
         page.wait_for_timeout(3500)  # the list of runs is asked for every three seconds
         example_inspection().save(tmp_path / "runs" / "first")
         page.wait_for_selector("h1:text('the old dog')", timeout=15_000)
+        page.locator("#token-arcs .plot").nth(1).wait_for()
         assert page.locator("#token-arcs .plot").count() == 2
         assert seen.problems == []
         assert seen.outside() == []
