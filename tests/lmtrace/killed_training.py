@@ -8,18 +8,21 @@ as JSON.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
 import runpy
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import lmtrace
@@ -128,7 +131,10 @@ def attempt_trainer(folder: Path, panel: Panel, tokenizer: WordTokenizer, say, s
 
 
 def fork(work) -> tuple[int, int]:
-    """Run `work(say)` in a child; return its process and the end of the pipe that it speaks into."""
+    """Run `work(say)` in a child; return its process and the end of the pipe that it speaks into.
+
+    A child that hangs says where and dies.
+    """
     ours, theirs = os.pipe()
     child = os.fork()
     if child:
@@ -137,6 +143,7 @@ def fork(work) -> tuple[int, int]:
     code = 1
     try:
         os.close(ours)
+        faulthandler.dump_traceback_later(200, exit=True)
         work(lambda step: os.write(theirs, f"{step}\n".encode()))
         code = 0
     finally:
@@ -165,6 +172,9 @@ def content(folder: Path) -> dict:
 
 def main(folder: Path, kills: int, seed: int, how: str) -> None:
     torch.set_num_threads(1)
+    # tqdm's own lock is shared by all processes of a fork: a child that is killed while it holds it stops all that come after.
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0
     work = {"loop": attempt, "trainer": attempt_trainer}[how]
     rng = np.random.default_rng(0)
     sentences = [toys.toy_sentence(rng) for _ in range(60)]
@@ -190,7 +200,7 @@ def main(folder: Path, kills: int, seed: int, how: str) -> None:
         unfinished = True
         name = f"run-{runs}"
         child, pipe = started(name)
-        patience = chance.uniform(0.0, seconds / (5 if how == "loop" else 2)) if killed < kills else 600
+        patience = chance.uniform(0.0, seconds / (5 if how == "loop" else 2)) if killed < kills else 300
         done, status, until = 0, 0, time.monotonic() + patience
         while not done and time.monotonic() < until:
             done, status = os.waitpid(child, os.WNOHANG)
