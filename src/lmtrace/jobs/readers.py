@@ -80,7 +80,7 @@ def read_words(
         targets = Targets(tasks, test)
         for site in known:
             x = _panel_words(panel, captured.activations[site], known[site])
-            fits = fit(Design(x, test, rows), targets, "ridge", seed)
+            fits = fit(Design(x, test, rows), targets, Probe().way(site, "sentence"), seed)
             for (name, present, codes, control), probe, check in zip(ready, fits[::2], fits[1::2], strict=True):
                 entry = found[name]
                 reading, confidence = _read(probe.linear, hidden[site], present)

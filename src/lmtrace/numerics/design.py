@@ -15,7 +15,7 @@ from lmtrace.numerics.moments import Moments, centre, standardise
 from lmtrace.numerics.ridge import Basis, Linear
 from lmtrace.numerics.softmax import whitener
 
-WAYS = {"ridge": (0.1, 4), "unseen": (0.1, 3), "embedding": (1.0, 12), "types": (1.0, 100), "logistic": (1.0, 200)}
+WAYS = {"ridge": (0.1, 4), "unseen": (0.1, 3), "embedding": (1.0, 12), "types": (30.0, 12), "logistic": (1.0, 200)}
 """Ways of softmax regression: penalty on the weights of standardised features (not per row), and L-BFGS steps."""
 
 
@@ -37,6 +37,7 @@ class Design:
         self.train, self.test = (
             x.index_select(0, torch.as_tensor(rows[part], device=x.device)) for part in (~test, test)
         )
+        self._white: dict[float, Tensor] = {}
 
     @cached_property
     def _trained(self) -> tuple[Moments, Tensor]:
@@ -52,10 +53,11 @@ class Design:
         """Return the eigenbasis of the training rows."""
         return Basis.of(self.moments)
 
-    @cached_property
-    def white(self) -> Tensor:
-        """Return what whitens the standardised training rows."""
-        return whitener(self.moments, WAYS["ridge"][0])
+    def white(self, penalty: float) -> Tensor:
+        """Return what whitens the standardised training rows for a regression with this penalty."""
+        if penalty not in self._white:
+            self._white[penalty] = whitener(self.moments, penalty)
+        return self._white[penalty]
 
     @cached_property
     def standardised(self) -> tuple[Tensor, Tensor]:

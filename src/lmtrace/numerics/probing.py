@@ -186,9 +186,9 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
         if kind == "lda":
             linears = [lda(design.basis, ClassMeans.of(design.train, codes, size)) for codes, size in train]
         else:
-            z = design.standardised[0]
-            how = (targets.train, targets.sizes, *WAYS[kind])
-            linears = softmax_regressions(design.moments, z, design.white, *how)
+            penalty, steps = WAYS[kind]
+            z, white = design.standardised[0], design.white(penalty)
+            linears = softmax_regressions(design.moments, z, white, targets.train, targets.sizes, penalty, steps)
         scores = design.scores(linears)
     found = []
     for i, codes in enumerate(targets.test):
@@ -196,9 +196,9 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
         rows_last = scores[i].T.contiguous()  # torch reduces a short last axis slowly
         chosen = torch.log_softmax(rows_last, 0).gather(0, codes.clamp(min=0)[None])[0].exp()
         known = (codes >= 0).cpu().numpy()
-        penalty = None if linear is None else linear.penalty
         predicted = rows_last.max(0).indices.cpu().numpy()[known]
-        found.append(Fit(linear, predicted, chosen.double().cpu().numpy()[known], penalty))
+        confidence = chosen.double().cpu().numpy()[known]
+        found.append(Fit(linear, predicted, confidence, None if linear is None else linear.penalty))
     return found
 
 

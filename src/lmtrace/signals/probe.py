@@ -252,7 +252,7 @@ class Probe(Signal):
                     labellings = [(group.spread(t, t.codes), len(t.names)) for t in group.tasks]
                     labellings += [(group.spread(t, t.control), len(t.names)) for t in controlled]
                     targets[key] = Targets(labellings, group.test, x.device)
-                fits = fit(design, targets[key], self._way(site, group.split), self.seed)
+                fits = fit(design, targets[key], self.way(site, group.split), self.seed)
                 controls = dict(zip(controlled, fits[len(group.tasks) :], strict=True))
                 for task, place, fitted in zip(group.tasks, where, fits[: len(group.tasks)], strict=True):
                     tally = task.tally(fitted)
@@ -327,7 +327,7 @@ class Probe(Signal):
         difference, _ = task.bootstrap.gain(tally.correct, right)
         yield self.record(view, "selectivity", difference.value, stderr=difference.stderr, n=n, null=0.0, **where)
 
-    def _way(self, site: str, split: str) -> str:
+    def way(self, site: str, split: str) -> str:
         """Return how probes are fitted at a site: the default kind by what is asked of what."""
         if self.kind != "ridge":
             return self.kind
