@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,11 +46,17 @@ class Sentences:
         bool, True at words.
     distances : [sentences, length, length]
         float32 tree distances; 0 where there is none.
+    weight : [sentences, length, length]
+        float32, 1 / n^2 at pairs of words of a sentence of n; 0 where there is none.
+    inner_products : [sentences, length, length]
+        float32, classical scaling of the tree distances, -JDJ / 2.
     """
 
     rows: Tensor
     mask: Tensor
     distances: Tensor
+    weight: Tensor
+    inner_products: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[np.ndarray], distances: Sequence[np.ndarray], device: torch.device) -> Sentences:
@@ -58,15 +64,18 @@ class Sentences:
         length = max(map(len, rows))
         index = np.zeros((len(rows), length), np.int64)
         mask = np.zeros((len(rows), length), bool)
-        table = np.zeros((len(rows), length, length), np.float32)
+        table, weight, products = np.zeros((3, len(rows), length, length), np.float32)
         for i, (row, distance) in enumerate(zip(rows, distances, strict=True)):
-            index[i, : len(row)], mask[i, : len(row)] = row, True
-            table[i, : len(row), : len(row)] = distance
-        return cls(*(torch.as_tensor(a, device=device) for a in (index, mask, table)))
+            n = len(row)
+            index[i, :n], mask[i, :n] = row, True
+            table[i, :n, :n], weight[i, :n, :n] = distance, 1 / n**2
+            row_mean = distance.mean(1)
+            products[i, :n, :n] = -0.5 * (distance - row_mean[:, None] - row_mean + row_mean.mean())
+        return cls(*(torch.as_tensor(a, device=device) for a in (index, mask, table, weight, products)))
 
     @classmethod
     def by_length(
-        cls, rows: Sequence[np.ndarray], distances: Sequence[np.ndarray], device: torch.device, num: int = 6
+        cls, rows: Sequence[np.ndarray], distances: Sequence[np.ndarray], device: torch.device, num: int = 4
     ) -> list[Sentences]:
         """Return up to `num` groups of sentences of similar length, so that little is padded."""
         order = np.argsort([len(row) for row in rows], kind="stable")
@@ -82,12 +91,9 @@ class StructuralProbe:
     ----------
     b : [d, rank]
         float32, the map.
-    loss
-        Mean absolute error of the distances per sentence, at the end.
     """
 
     b: Tensor
-    loss: float
 
     def distances(self, x: Tensor) -> np.ndarray:
         """Return [..., n, n] float64 predicted distances between the words of sentences, x: [..., n, d]."""
@@ -118,14 +124,14 @@ def structural_probe(
     num_steps, rate
         Of Adam; the learning rate falls linearly to zero.
     """
-    groups = [_Group.of(x, part) for part in sentences]
-    total = sum(len(part.rows) for part in sentences)
-    directions, values = _closed_form(groups)
+    groups = [_centred(x, part) for part in sentences]
+    total, num_words = sum(len(part.rows) for part in sentences), sum(int(part.mask.sum()) for part in sentences)
+    directions, values = _closed_form(groups, sentences)
     rank = min(rank, x.shape[1])
     size = min(2 * rank, x.shape[1])
     directions = directions[:, :size]
-    words = torch.cat([group.words for group in groups]) @ directions.float()
-    unit = words.square().mean(0).sqrt()
+    words = torch.cat([group.flatten(0, 1) for group in groups]) @ directions.float()
+    unit = (words.square().sum(0) / num_words).sqrt()
     # What a layer norm has taken away holds rounding only; on one scale with the rest, the last bit would decide the tree.
     alive = unit > NO_VARIANCE * unit.max()
     unit = torch.where(alive, unit, torch.ones_like(unit))
@@ -134,97 +140,74 @@ def structural_probe(
     kept = values[:rank].clamp(min=1e-4 * float(values.abs().max().clamp(min=1e-12)))
     b = torch.zeros(size, rank, device=x.device)
     b[:rank] = torch.diag(kept.sqrt().float() * (unit * alive)[:rank])
-    b = b * _scale(words, b, groups) ** 0.5
+    b = b * _scale(words, b, sentences) ** 0.5
     mean, square = torch.zeros_like(b), torch.zeros_like(b)
-    value = float("nan")
     for step in range(1, num_steps + 1):
-        value, slope = _loss(words, b, groups, total)
-        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope.square()
+        slope = _slope(words, b, sentences) / total
+        mean.lerp_(slope, 0.1)
+        square.lerp_(slope.square(), 0.001)
         move = (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
         b = b - rate * (1 - (step - 1) / num_steps) * move
-    return StructuralProbe((directions / unit.double() * alive).float() @ b, value)
+    return StructuralProbe((directions / unit.double() * alive).float() @ b)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Group:
-    """Sentences with their words packed: [words, d], centred by sentence."""
-
-    part: Sentences
-    words: Tensor
-    size: Tensor
-    """[sentences] number of words."""
-
-    @classmethod
-    def of(cls, x: Tensor, part: Sentences) -> _Group:
-        size = part.mask.sum(1)
-        h = x[part.rows].float() * part.mask[:, :, None]
-        h = (h - (h.sum(1) / size[:, None])[:, None])[part.mask]
-        return cls(part, h, size)
-
-    def padded(self, packed: Tensor) -> Tensor:
-        """Return [sentences, length, columns] of [words, columns]; zero where there is no word."""
-        full = packed.new_zeros(*self.part.mask.shape, packed.shape[1])
-        full[self.part.mask] = packed
-        return full
-
-    def weight(self) -> Tensor:
-        """Return [sentences, length, length]: 1 / n^2 at pairs of words."""
-        pairs = self.part.mask[:, :, None] & self.part.mask[:, None, :]
-        return pairs / self.size.float().square()[:, None, None]
-
-    def inner_products(self) -> Tensor:
-        """Return [sentences, length, length]: classical scaling of the tree distances, -JDJ / 2."""
-        d, n = self.part.distances, self.size.float()
-        row = d.sum(2) / n[:, None]
-        centred = d - row[:, :, None] - row[:, None, :] + (row.sum(1) / n)[:, None, None]
-        return -0.5 * centred * (self.part.mask[:, :, None] & self.part.mask[:, None, :])
+def _centred(x: Tensor, part: Sentences) -> Tensor:
+    """Return [sentences, length, d] float32: the words, centred by sentence; zero where there is none."""
+    there = part.mask[:, :, None]
+    h = x[part.rows].float() * there
+    return (h - h.sum(1, keepdim=True) / there.sum(1, keepdim=True)) * there
 
 
-def _closed_form(groups: list[_Group]) -> tuple[Tensor, Tensor]:
+def _closed_form(groups: Sequence[Tensor], sentences: Sequence[Sentences]) -> tuple[Tensor, Tensor]:
     """Return directions [d, d] and values [d], falling, float64: A = sum of values v v'."""
-    d = groups[0].words.shape[1]
-    scatter = groups[0].words.new_zeros(d, d, dtype=torch.float64)
+    d = groups[0].shape[2]
+    scatter = groups[0].new_zeros(d, d, dtype=torch.float64)
     moment = torch.zeros_like(scatter)
-    for group in groups:
-        share = (1 / group.size.float())[:, None].expand_as(group.part.mask)[group.part.mask][:, None]
-        weighted = (group.words * share).T
-        scatter += (weighted @ group.words).double()
-        moment += (weighted @ (group.inner_products() @ group.padded(group.words))[group.part.mask]).double()
+    for words, part in zip(groups, sentences, strict=True):
+        weighted = (words / part.mask.sum(1)[:, None, None]).flatten(0, 1).T
+        scatter += (weighted @ words.flatten(0, 1)).double()
+        moment += (weighted @ (part.inner_products @ words).flatten(0, 1)).double()
     unit = scatter.diagonal().clamp(min=0).sqrt()
     unit = torch.where(unit > 0, unit, torch.ones_like(unit))
-    values, vectors = torch.linalg.eigh(scatter / torch.outer(unit, unit))
-    shrunk = values.clamp(min=0) + values.mean().clamp(min=1e-12)
-    white = vectors / shrunk.sqrt() / unit[:, None]
-    values, vectors = torch.linalg.eigh(white.T @ (moment + moment.T) @ white / 2)
-    return white @ vectors.flip(1), values.flip(0)
+    scatter = scatter / torch.outer(unit, unit)
+    # Half-way to the mean eigenvalue, which is the mean of the diagonal.
+    scatter.diagonal().add_(scatter.diagonal().mean().clamp(min=1e-12))
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(scatter), torch.diag(1 / unit), upper=False)
+    values, vectors = torch.linalg.eigh(white @ (moment + moment.T) @ white.T / 2)
+    return white.T @ vectors.flip(1), values.flip(0)
 
 
-def _scale(words: Tensor, b: Tensor, groups: list[_Group]) -> float:
+def _scale(words: Tensor, b: Tensor, sentences: Sequence[Sentences]) -> float:
     """Return the factor of the predicted distances with the least weighted squared error."""
     above = below = 0.0
-    for group, h in zip(groups, (words @ b).split([len(g.words) for g in groups]), strict=True):
-        predicted, weight = _distances(group.padded(h)), group.weight()
-        above += float((predicted * group.part.distances * weight).sum())
-        below += float((predicted.square() * weight).sum())
+    for h, part in _padded(words @ b, sentences):
+        predicted = _distances(h)
+        above += float((predicted * part.distances * part.weight).sum())
+        below += float((predicted.square() * part.weight).sum())
     return above / below if above > 0 and below > 0 else 1.0
 
 
-def _loss(words: Tensor, b: Tensor, groups: list[_Group], total: int) -> tuple[float, Tensor]:
-    """Return the mean loss per sentence, and its gradient [directions, rank]."""
-    value, slopes = 0.0, []
-    for group, packed in zip(groups, (words @ b).split([len(g.words) for g in groups]), strict=True):
-        h, weight = group.padded(packed), group.weight() / total
-        gap = _distances(h) - group.part.distances
-        value += float((gap.abs() * weight).sum())
-        pull = gap.sign_().mul_(weight)
-        slopes.append((4 * (pull.sum(2)[:, :, None] * h - pull @ h))[group.part.mask])
-    return value, words.T @ torch.cat(slopes)
+def _slope(words: Tensor, b: Tensor, sentences: Sequence[Sentences]) -> Tensor:
+    """Return the gradient [directions, rank] of sum over sentences of (1 / n^2) sum_ij |d_tree(i, j) - d_b(i, j)|."""
+    projected = words @ b
+    for h, part in _padded(projected, sentences):
+        pull = (_distances(h) - part.distances).sign_().mul_(part.weight)
+        h.copy_(pull.sum(2)[:, :, None] * h - pull @ h)
+    return 4 * (words.T @ projected)
+
+
+def _padded(packed: Tensor, sentences: Sequence[Sentences]) -> Iterator[tuple[Tensor, Sentences]]:
+    """Yield the rows of every group as [sentences, length, columns]."""
+    start = 0
+    for part in sentences:
+        yield packed[start : start + part.mask.numel()].view(*part.mask.shape, -1), part
+        start += part.mask.numel()
 
 
 def _distances(h: Tensor) -> Tensor:
     """Return [sentences, length, length] squared distances between rows of h: [sentences, length, columns]."""
     square = h.square().sum(2)
-    return square[:, :, None] + square[:, None, :] - 2 * h @ h.mT
+    return torch.baddbmm(square[:, :, None] + square[:, None, :], h, h.mT, alpha=-2)
 
 
 def spanning_trees(distance: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
+from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.numerics.structural import (
     Sentences,
@@ -105,7 +106,7 @@ class TreeProbe(Signal):
             except DataError as error:  # a decoder that answers with logical forms reads none of the panel's words
                 yield self.record(view, "uuas", site=site, missing=error.message)
                 continue
-            if not bool(torch.isfinite(x).all()):
+            if not all_finite(x):
                 yield self.record(view, "uuas", site=site, missing="activations that are not finite")
                 continue
             found = self._fit_and_score(x, trees)

@@ -6,7 +6,14 @@ import torch
 from scipy.stats import spearmanr
 
 from lmtrace.numerics.splits import sentence_split
-from lmtrace.numerics.structural import distance_spearman, linear_chain, tree_distances, uuas
+from lmtrace.numerics.structural import (
+    Sentences,
+    distance_spearman,
+    linear_chain,
+    structural_probe,
+    tree_distances,
+    uuas,
+)
 from lmtrace.signals.tree_probe import TreeProbe
 from lmtrace.testing import check_signal
 from probe_views import PlantedView, by, word_panel
@@ -38,6 +45,56 @@ def test_distances_and_scores_agree_with_walks_and_kruskal():
                     if len(set(gold[i][others[i]])) > 1]  # fmt: skip
         varied = sum(len(set(gold[i][others[i]])) > 1 for i in range(n))
         assert distance_spearman(predicted, gold) * n == pytest.approx(np.mean(expected) * varied)
+
+
+def slow_probe(x, rows, gold, rank, steps, rate=0.02):
+    """The structural probe, sentence by sentence, in float64 with autograd: classical scaling, then Adam."""
+    d = x.shape[1]
+    centred = [x[row] - x[row].mean(0) for row in rows]
+    scatter, moment = np.zeros((d, d)), np.zeros((d, d))
+    for h, tree in zip(centred, gold, strict=True):
+        j = np.eye(len(h)) - 1 / len(h)
+        scatter += h.T @ h / len(h)
+        moment += h.T @ (-0.5 * j @ tree @ j) @ h / len(h)
+    unit = np.sqrt(scatter.diagonal())
+    values, vectors = np.linalg.eigh(scatter / np.outer(unit, unit))
+    white = vectors / np.sqrt(values + values.mean()) / unit[:, None]
+    values, vectors = np.linalg.eigh(white.T @ moment @ white)
+    directions, values = (white @ vectors)[:, ::-1][:, : 2 * rank], values[::-1][:rank]
+    size = np.sqrt(np.square(np.concatenate(centred) @ directions).mean(0))
+    directions = torch.as_tensor(directions / size)
+    words = [torch.as_tensor(h) @ directions for h in centred]
+    trees = [torch.as_tensor(tree) for tree in gold]
+
+    def distances(b, h):
+        return ((h[:, None] - h[None]) @ b).square().sum(2)
+
+    b = torch.zeros(len(size), rank, dtype=torch.float64)
+    b[:rank] = torch.diag(torch.as_tensor(np.sqrt(np.maximum(values, 1e-4 * abs(values).max())) * size[:rank]))
+    pairs = [(distances(b, h), tree, len(h) ** 2) for h, tree in zip(words, trees, strict=True)]
+    above = sum((found * tree).sum() / n for found, tree, n in pairs)
+    b = (b * (above / sum(found.square().sum() / n for found, _, n in pairs)).sqrt()).requires_grad_()
+    optimizer = torch.optim.Adam([b], lr=rate)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+        gaps = [(distances(b, h) - tree).abs().mean() for h, tree in zip(words, trees, strict=True)]
+        optimizer.zero_grad()
+        (sum(gaps) / len(gaps)).backward()
+        optimizer.step()
+    return (directions @ b).detach().numpy()
+
+
+def test_the_probe_agrees_with_a_loop_and_autograd():
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(3, 12, size=40)
+    rows = np.split(np.arange(sizes.sum()), np.cumsum(sizes)[:-1])
+    gold = [tree_distances(random_heads(rng, n)) for n in sizes]
+    x = rng.standard_normal((sizes.sum(), 12)) + 5
+    found = structural_probe(torch.as_tensor(x), Sentences.by_length(rows, gold, torch.device("cpu")), 4, 8)
+    slow = slow_probe(x, rows, gold, 4, 8)
+    got = found.b.double().numpy()
+    # The map is only known up to a rotation.
+    np.testing.assert_allclose(got @ got.T, slow @ slow.T, atol=1e-4 * abs(slow @ slow.T).max())
 
 
 def test_heads_that_are_no_single_tree_have_no_distances():
