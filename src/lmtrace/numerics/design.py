@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lmtrace.numerics.moments import Moments, centre, standardise
 from lmtrace.numerics.ridge import Basis, Linear
-from lmtrace.numerics.softmax import whitener
+from lmtrace.numerics.softmax import Labellings, whitener
 
 WAYS = {"ridge": (0.1, 4), "unseen": (0.1, 3), "embedding": (1.0, 12), "types": (30.0, 12), "logistic": (1.0, 200)}
 """Ways of softmax regression: penalty on the weights of standardised features (not per row), and L-BFGS steps."""
@@ -124,3 +124,8 @@ class Targets:
         self.sizes = [size for _, size in tasks]
         codes = np.stack([codes for codes, _ in tasks]).astype(np.int64)
         self.train, self.test = (torch.as_tensor(codes[:, part], device=device) for part in (~test, test))
+
+    @cached_property
+    def labellings(self) -> Labellings:
+        """Return the training part as softmax regression reads it."""
+        return Labellings(self.train, self.sizes)

@@ -48,8 +48,9 @@ class Moments:
     @classmethod
     def of_centred(cls, mean: Tensor, rows: Tensor) -> Moments:
         """Return the moments of rows: [n, d] less their mean: [d]. Blocks of products are summed in float64."""
-        scatter = mean.new_zeros(rows.shape[1], rows.shape[1])
-        for block in rows.split(_BLOCK):
+        blocks = rows.split(_BLOCK)
+        scatter = _square(blocks[0])
+        for block in blocks[1:]:
             scatter += _square(block)
         return cls(len(rows), mean, scatter)
 

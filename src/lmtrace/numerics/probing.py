@@ -188,7 +188,7 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
         else:
             penalty, steps = WAYS[kind]
             z, white = design.standardised[0], design.white(penalty)
-            linears = softmax_regressions(design.moments, z, white, targets.train, targets.sizes, penalty, steps)
+            linears = softmax_regressions(design.moments, z, white, targets.labellings, penalty, steps)
         scores = design.scores(linears)
     found = []
     for i, codes in enumerate(targets.test):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,24 +13,58 @@ from lmtrace.errors import DataError
 from lmtrace.numerics.moments import Moments, standardise
 from lmtrace.numerics.ridge import Linear
 
-IMPOSSIBLE = -60.0
-"""Bias of a class that no row can be of: next to nothing in float32, but not so small that exp takes its slow way."""
+class Labellings:
+    """Several labellings of the same rows, in the forms that `softmax_regressions` reads: the same at every site.
+
+    Parameters
+    ----------
+    codes : [labellings, n]
+        int64 class of every row; -1 where it has none.
+    sizes
+        Classes of each labelling.
+
+    Attributes
+    ----------
+    spans
+        Where the classes of each are, all below each other.
+    gold : [labellings, n]
+        int64, where the class of each row is there; any class where the row has none.
+    minus : [labellings, n]
+        float32, -1 where the row has a class, else 0.
+    rows : [labellings, 1]
+        float32, those with a class.
+    partly
+        (Labelling, 1 where a row has a class: [n]) of those where some have none.
+    places
+        int64, the classes that exist among `max(sizes)` of each labelling.
+    start : [labellings, max(sizes)]
+        Logarithm of the smoothed share of each class.
+    """
+
+    def __init__(self, codes: Tensor, sizes: Sequence[int]) -> None:
+        known, most = codes >= 0, max(sizes)
+        starts = np.cumsum([0, *sizes])
+        self.sizes, self.spans = list(sizes), [slice(*ends) for ends in itertools.pairwise(starts.tolist())]
+        self.gold = codes.clamp(min=0) + torch.as_tensor(starts[:-1, None], device=codes.device)
+        self.minus, self.rows = -known.float(), known.sum(1, keepdim=True).float()
+        self.partly = [(i, there.float()) for i, there in enumerate(known) if not bool(there.all())]
+        every = [i * most + np.arange(size) for i, size in enumerate(sizes)]
+        self.places = torch.as_tensor(np.concatenate(every), device=codes.device)
+        self.start = self.rows.new_zeros(len(sizes), most)
+        for i, size in enumerate(sizes):
+            counts = torch.bincount(codes[i][known[i]], minlength=size)
+            self.start[i, :size] = ((counts + 0.5) / (self.rows[i] + 0.5 * size)).log()
 
 
 def softmax_regression(x: Tensor, codes: Tensor, num_classes: int, penalty: float = 1.0, max_iter: int = 200) -> Linear:
     """Return multinomial logistic regression of x: [n, d] to codes: [n] int64; see `softmax_regressions`."""
     moments, z = standardise(x)
-    return softmax_regressions(moments, z, whitener(moments, penalty), codes[None], [num_classes], penalty, max_iter)[0]
+    labels = Labellings(codes[None], [num_classes])
+    return softmax_regressions(moments, z, whitener(moments, penalty), labels, penalty, max_iter)[0]
 
 
 def softmax_regressions(
-    moments: Moments,
-    z: Tensor,
-    white: Tensor,
-    codes: Tensor,
-    sizes: Sequence[int],
-    penalty: float,
-    max_iter: int,
+    moments: Moments, z: Tensor, white: Tensor, labels: Labellings, penalty: float, max_iter: int
 ) -> list[Linear]:
     """Return multinomial logistic regressions of the same rows to several labellings, by L-BFGS from zero on.
 
@@ -38,8 +74,7 @@ def softmax_regressions(
 
     The search goes on in whitened coordinates, where the loss is curved alike in all directions. Its first step is along
     the ridge regression to one-hot labels, so that few steps are a ridge regression that has been mended, and regularise
-    more than the penalty says. The labellings are searched side by side; those with fewer classes are filled up with
-    classes that no row can be of.
+    more than the penalty says. The labellings are searched side by side.
 
     Parameters
     ----------
@@ -49,51 +84,48 @@ def softmax_regressions(
         The rows, standardised, float32.
     white : [d, d]
         From `whitener`; it changes the way, not the end.
-    codes : [labellings, n]
-        int64 class of every row; -1 where it has none.
-    sizes
-        Classes of each labelling.
+    labels
+        Of these rows.
     max_iter
         Steps.
     """
-    (n, d), tasks, k = z.shape, len(codes), max(sizes)
-    known = (codes >= 0)[:, None]  # [labellings, 1, n]
-    rows = known.sum(2).float()  # [labellings, 1]
-    gold, weigh = codes.clamp(min=0)[:, None], None if bool(known.all()) else known.float()
-    minus = z.new_full((1, 1, 1), -1.0).expand(tasks, 1, n) if weigh is None else -weigh
+    (n, d), (tasks, k), rows = z.shape, labels.start.shape, labels.rows
     pull = (penalty / rows)[:, :, None]
     # Rows last: torch's softmax over a last axis of fewer than 16 classes is ten times slower. And kept between calls,
     # because fresh memory costs more than what is done with it.
-    logits, logp = z.new_empty(2, tasks, k, n)
+    logits, logp = z.new_empty(2, len(labels.places), n)
 
     def objective(theta: Tensor, blank: bool = False) -> tuple[Tensor, Callable[[], Tensor]]:
-        bias = theta[:, k * d :, None]
-        weight = (theta[:, : k * d].reshape(-1, d) @ white).view(tasks, k, d)
+        bias = theta[:, k * d :].reshape(-1, 1).index_select(0, labels.places)
+        weight = theta[:, : k * d].reshape(-1, d) @ white
         if blank:
             logits.copy_(bias)
         else:
-            torch.addmm(bias.reshape(-1, 1), weight.view(-1, d), z.T, out=logits.view(-1, n))
-        torch.log_softmax(logits, 1, out=logp)
-        likelihood = logp.gather(1, gold) if weigh is None else logp.gather(1, gold).mul_(weigh)
-        value = (0.5 * pull * weight.square()).sum((1, 2)) - likelihood.sum((1, 2)) / rows[:, 0]
+            torch.addmm(bias, weight.index_select(0, labels.places), z.T, out=logits)
+        for span in labels.spans:
+            torch.log_softmax(logits[span], 0, out=logp[span])
+        loss = (logp.gather(0, labels.gold) * labels.minus).sum(1) / rows[:, 0]
 
         def gradient() -> Tensor:
-            residual = logp.exp_() if weigh is None else logp.exp_().mul_(weigh)
-            residual.scatter_add_(1, gold, minus)
-            slope = (residual.view(-1, n) @ z).view(tasks, k, d) / rows[:, :, None] + pull * weight
-            return torch.cat([(slope.view(-1, d) @ white.T).view(tasks, -1), residual.sum(2) / rows], 1)
+            residual = logp.exp_()
+            for i, there in labels.partly:
+                residual[labels.spans[i]] *= there
+            residual.scatter_add_(0, labels.gold, labels.minus)
+            slope = torch.zeros_like(weight).index_copy_(0, labels.places, residual @ z).view(tasks, k, d) / rows[:, :, None]
+            slope += pull * weight.view(tasks, k, d)
+            slopes = theta.new_zeros(tasks * k).index_copy_(0, labels.places, residual.sum(1)).view(tasks, k) / rows
+            return torch.cat([(slope.view(-1, d) @ white.T).view(tasks, -1), slopes], 1)
 
-        return value, gradient
+        return loss + (0.5 * pull * weight.view(tasks, k, d).square()).sum((1, 2)), gradient
 
-    start = z.new_zeros(tasks, k * d + k)
-    start[:, k * d :] = IMPOSSIBLE
-    for i, size in enumerate(sizes):
-        counts = torch.bincount(codes[i][known[i, 0]], minlength=size)
-        start[i, k * d : k * d + size] = ((counts + 0.5) / (rows[i] + 0.5 * size)).log()
+    start = torch.cat([z.new_zeros(tasks, k * d), labels.start], 1)
     theta = minimise(objective, start, max_iter, first=objective(start, blank=True))
     weight = (theta[:, : k * d].reshape(-1, d) @ white).double().view(tasks, k, d) / moments.scale
     bias = theta[:, k * d :].double() - weight @ moments.mean
-    return [Linear(weight[i, :size].T, bias[i, :size], penalty / float(rows[i])) for i, size in enumerate(sizes)]
+    return [
+        Linear(weight[i, :size].T, bias[i, :size], penalty / count)
+        for i, (size, count) in enumerate(zip(labels.sizes, rows[:, 0].tolist(), strict=True))
+    ]
 
 
 def whitener(moments: Moments, penalty: float) -> Tensor:
@@ -108,17 +140,19 @@ def whitener(moments: Moments, penalty: float) -> Tensor:
         Where squares of the rows overflow.
     """
     n, d = moments.n, len(moments.mean)
-    identity = torch.eye(d, dtype=torch.float64, device=moments.mean.device)
     correlation, r = moments.correlation / max(n, 1), 2 * penalty / max(n, 1) + 4e-7 * d
-    if not bool(torch.isfinite(correlation).all()):
+    if not bool(torch.isfinite(correlation.diagonal()).all()):
         raise DataError(
             "probe: the rows are so large that their squares overflow", "Look at the model's activations first"
         )
-    factor, failed = torch.linalg.cholesky_ex(correlation + r * identity)
+    correlation.diagonal().add_(r)
+    factor, failed = torch.linalg.cholesky_ex(correlation)
     while bool(failed):
+        correlation.diagonal().add_(9 * r)
         r *= 10
-        factor, failed = torch.linalg.cholesky_ex(correlation + r * identity)
-    return torch.linalg.solve_triangular(factor.float(), identity.float(), upper=False)
+        factor, failed = torch.linalg.cholesky_ex(correlation)
+    identity = torch.eye(d, device=factor.device)
+    return torch.linalg.solve_triangular(factor.float(), identity, upper=False)
 
 
 Objective = Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]

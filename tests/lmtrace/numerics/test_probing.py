@@ -17,7 +17,7 @@ from lmtrace.numerics.moments import ClassMeans, Moments, standardise
 from lmtrace.numerics.probing import fit, linear_probe
 from lmtrace.numerics.ridge import Basis, lda, ridge
 from lmtrace.numerics.scores import Bootstrap, Tally, bootstrap_weights
-from lmtrace.numerics.softmax import softmax_regression, softmax_regressions, whitener
+from lmtrace.numerics.softmax import Labellings, softmax_regression, softmax_regressions, whitener
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
 from reference.probing import bootstrap_stderr_loop, gcv_by_hat_matrix, ridge_by_normal_equations
 
@@ -140,9 +140,9 @@ def rows_of_three_labellings(n=400, d=10):
 def test_labellings_side_by_side_are_fitted_as_if_alone():
     moments, z, codes, sizes = rows_of_three_labellings()
     white = whitener(moments, 0.1)
-    together = softmax_regressions(moments, z, white, codes, sizes, 0.1, 6)
+    together = softmax_regressions(moments, z, white, Labellings(codes, sizes), 0.1, 6)
     for i, (size, found) in enumerate(zip(sizes, together, strict=True)):
-        [alone] = softmax_regressions(moments, z, white, codes[i : i + 1], [size], 0.1, 6)
+        [alone] = softmax_regressions(moments, z, white, Labellings(codes[i : i + 1], [size]), 0.1, 6)
         for ours, theirs in ((found.weight, alone.weight), (found.bias, alone.bias)):
             assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
 
@@ -151,8 +151,8 @@ def test_rows_without_a_label_are_neither_learned_from_nor_judged():
     moments, z, codes, sizes = rows_of_three_labellings()
     white, kept = whitener(moments, 0.1), torch.arange(len(z)) % 3 > 0
     masked = codes[:1].masked_fill(~kept, -1)
-    [found] = softmax_regressions(moments, z, white, masked, sizes[:1], 0.1, 6)
-    [expected] = softmax_regressions(moments, z[kept], white, codes[:1, kept], sizes[:1], 0.1, 6)
+    [found] = softmax_regressions(moments, z, white, Labellings(masked, sizes[:1]), 0.1, 6)
+    [expected] = softmax_regressions(moments, z[kept], white, Labellings(codes[:1, kept], sizes[:1]), 0.1, 6)
     assert float((found.weight - expected.weight).norm() / expected.weight.norm()) < 1e-4
     assert found.penalty == pytest.approx(expected.penalty) == pytest.approx(0.1 / int(kept.sum()))
     test = np.arange(len(z)) % 4 == 0
@@ -164,7 +164,7 @@ def test_the_first_step_is_along_ridge_regression():
     moments, z, codes, sizes = rows_of_three_labellings()
     n, d = z.shape
     for i, (size, found) in enumerate(
-        zip(sizes, softmax_regressions(moments, z, whitener(moments, 2.0), codes, sizes, 2.0, 1), strict=True)
+        zip(sizes, softmax_regressions(moments, z, whitener(moments, 2.0), Labellings(codes, sizes), 2.0, 1), strict=True)
     ):
         onehot = torch.nn.functional.one_hot(codes[i], size).double()
         counts = onehot.sum(0)
