@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from lmtrace.numerics.prediction import Entries, Laws
+from lmtrace.numerics.prediction import Cells, Entries, Laws
 
 
 class FakeView:
@@ -37,7 +37,7 @@ class FakeView:
             log_probs = laws.log_probs
             batch = SimpleNamespace(
                 panel=self.panel, index=index, log_probs=log_probs, laws=laws, targets=targets[index],
-                entries=lambda rows, q=log_probs, i=index: Entries.of(q, rows.take(i.numpy())),
+                entries=lambda rows, q=log_probs, i=index: Entries.of(q, Cells.of(rows.take(i.numpy()), q.shape[1], q.device)),
             )  # fmt: skip
             for key, value in self.signal.reduce(batch).items():
                 joined.setdefault(key, value.new_zeros((n, *value.shape[1:])))[index] = value

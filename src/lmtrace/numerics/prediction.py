@@ -104,6 +104,31 @@ class Laws:
         return cls(log_probs, entropy, confidence, mass)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """Where the entries of sparse rows are in a dense matrix: the same for every model with these logits.
+
+    Attributes
+    ----------
+    index : [entries]
+        int64, in the matrix as one vector.
+    values : [entries]
+        float64: what the rows hold there.
+    offsets : [rows + 1]
+        int64.
+    """
+
+    index: Tensor
+    values: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def of(cls, rows: SparseRows, width: int, device: torch.device) -> Cells:
+        """Return the cells of rows: [n] in a matrix [n, width]."""
+        index = np.repeat(np.arange(len(rows)) * width, np.diff(rows.offsets)) + rows.tokens
+        return cls(*(torch.as_tensor(a, device=device) for a in (index, rows.values, rows.offsets)))
+
+
 @dataclass(frozen=True, eq=False)
 class Entries:
     """Log-probabilities at the entries of sparse rows, one row per distribution.
@@ -122,14 +147,9 @@ class Entries:
     offsets: Tensor
 
     @classmethod
-    def of(cls, log_probs: Tensor, rows: SparseRows) -> Entries:
-        """Return the entries of `rows`: [n] in log_probs: [n, vocabulary]."""
-        n, width = log_probs.shape
-        cells = np.repeat(np.arange(n) * width, np.diff(rows.offsets)) + rows.tokens
-        cells, values, offsets = (
-            torch.as_tensor(a, device=log_probs.device) for a in (cells, rows.values, rows.offsets)
-        )
-        return cls(log_probs.reshape(-1).index_select(0, cells).double(), values, offsets)
+    def of(cls, log_probs: Tensor, cells: Cells) -> Entries:
+        """Return the entries of log_probs: [n, vocabulary] in these cells."""
+        return cls(log_probs.reshape(-1).index_select(0, cells.index).double(), cells.values, cells.offsets)
 
     @cached_property
     def expected(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,14 @@ class StructuralProbe:
 def structural_probe(
     x: Tensor, sentences: Sequence[Sentences], rank: int, num_steps: int = 30, rate: float = 0.02
 ) -> StructuralProbe:
-    """Return a probe that makes sum over sentences of (1 / n^2) sum_ij |d_tree(i, j) - ||(h_i - h_j) B||^2| small.
+    """Return the probe of one representation: see `structural_probes`."""
+    return structural_probes([x], sentences, rank, num_steps, rate)[0]
+
+
+def structural_probes(
+    xs: Sequence[Tensor], sentences: Sequence[Sentences], rank: int, num_steps: int = 30, rate: float = 0.02
+) -> list[StructuralProbe]:
+    """Return probes that make sum over sentences of (1 / n^2) sum_ij |d_tree(i, j) - ||(h_i - h_j) B||^2| small.
 
     Squared distances are linear in A = BB', and classical scaling (Torgerson 1952) turns the tree distances of a sentence
     into the inner products G that its words must have. So the start is closed: A = W M W with M = sum H'GH over
@@ -115,8 +122,8 @@ def structural_probe(
 
     Parameters
     ----------
-    x : [rows, d]
-        Representations, all words of the panel.
+    xs : [rows, d] each
+        Representations of all words of the panel, searched side by side.
     sentences
         The training part, in groups.
     rank
@@ -124,23 +131,57 @@ def structural_probe(
     num_steps, rate
         Of Adam; the learning rate falls linearly to zero.
     """
-    groups = [_centred(x, part) for part in sentences]
-    total, num_words = sum(len(part.rows) for part in sentences), sum(int(part.mask.sum()) for part in sentences)
-    directions, values = _closed_form(groups, sentences)
-    rank = min(rank, x.shape[1])
-    size = min(2 * rank, x.shape[1])
-    directions = directions[:, :size]
-    words = torch.cat([group.flatten(0, 1) for group in groups]) @ directions.float()
-    unit = (words.square().sum(0) / num_words).sqrt()
-    # What a layer norm has taken away holds rounding only; on one scale with the rest, the last bit would decide the tree.
-    alive = unit > NO_VARIANCE * unit.max()
-    unit = torch.where(alive, unit, torch.ones_like(unit))
-    words = words / unit * alive
-    # A direction of no or negative value still begins a little away from zero, where the gradient is none.
-    kept = values[:rank].clamp(min=1e-4 * float(values.abs().max().clamp(min=1e-12)))
-    b = torch.zeros(size, rank, device=x.device)
-    b[:rank] = torch.diag(kept.sqrt().float() * (unit * alive)[:rank])
-    b = b * _scale(words, b, sentences) ** 0.5
+    starts = [_Start.of(x, sentences, rank) for x in xs]
+    found: dict[int, StructuralProbe] = {}
+    for shape in dict.fromkeys(start.b.shape for start in starts):
+        alike = [i for i, start in enumerate(starts) if start.b.shape == shape]
+        words = [torch.stack(group) for group in zip(*(starts[i].words for i in alike), strict=True)]
+        b = _adam(words, torch.stack([starts[i].b for i in alike]), sentences, num_steps, rate)
+        found |= {i: StructuralProbe(starts[i].back @ own) for i, own in zip(alike, b, strict=True)}
+    return [found[i] for i in range(len(xs))]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Start:
+    """Where the search begins.
+
+    Attributes
+    ----------
+    words : [words of a group, padded, directions] each
+        float32, centred by sentence, of size 1 along each direction; zero where there is no word.
+    b : [directions, rank]
+        float32.
+    back : [d, directions]
+        float32, from representations to directions.
+    """
+
+    words: list[Tensor]
+    b: Tensor
+    back: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, sentences: Sequence[Sentences], rank: int) -> _Start:
+        groups = [_centred(x, part) for part in sentences]
+        directions, values = _closed_form(groups, sentences)
+        rank = min(rank, x.shape[1])
+        directions = directions[:, : 2 * rank].float()
+        words = [group.flatten(0, 1) @ directions for group in groups]
+        num_words = sum(int(part.mask.sum()) for part in sentences)
+        unit = (sum(group.square().sum(0) for group in words) / num_words).sqrt()
+        # What a layer norm has taken away holds rounding only; on one scale with the rest, the last bit would decide the tree.
+        alive = unit > NO_VARIANCE * unit.max()
+        factor = alive / torch.where(alive, unit, torch.ones_like(unit))
+        words = [group * factor for group in words]
+        # A direction of no or negative value still begins a little away from zero, where the gradient is none.
+        kept = values[:rank].clamp(min=1e-4 * float(values.abs().max().clamp(min=1e-12)))
+        b = torch.zeros(directions.shape[1], rank, device=x.device)
+        b[:rank] = torch.diag(kept.sqrt().float() * (unit * alive)[:rank])
+        return cls(words, b * _scale(words, b, sentences) ** 0.5, directions * factor)
+
+
+def _adam(words: Sequence[Tensor], b: Tensor, sentences: Sequence[Sentences], num_steps: int, rate: float) -> Tensor:
+    """Return b: [probes, directions, rank] after Adam on the loss of words: [probes, words, directions] per group."""
+    total = sum(len(part.rows) for part in sentences)
     mean, square = torch.zeros_like(b), torch.zeros_like(b)
     for step in range(1, num_steps + 1):
         slope = _slope(words, b, sentences) / total
@@ -148,7 +189,7 @@ def structural_probe(
         square.lerp_(slope.square(), 0.001)
         move = (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
         b = b - rate * (1 - (step - 1) / num_steps) * move
-    return StructuralProbe((directions / unit.double() * alive).float() @ b)
+    return b
 
 
 def _centred(x: Tensor, part: Sentences) -> Tensor:
@@ -177,31 +218,27 @@ def _closed_form(groups: Sequence[Tensor], sentences: Sequence[Sentences]) -> tu
     return white.T @ vectors.flip(1), values.flip(0)
 
 
-def _scale(words: Tensor, b: Tensor, sentences: Sequence[Sentences]) -> float:
+def _scale(words: Sequence[Tensor], b: Tensor, sentences: Sequence[Sentences]) -> float:
     """Return the factor of the predicted distances with the least weighted squared error."""
     above = below = 0.0
-    for h, part in _padded(words @ b, sentences):
-        predicted = _distances(h)
+    for packed, part in zip(words, sentences, strict=True):
+        predicted = _distances((packed @ b).view(*part.mask.shape, -1))
         above += float((predicted * part.distances * part.weight).sum())
         below += float((predicted.square() * part.weight).sum())
     return above / below if above > 0 and below > 0 else 1.0
 
 
-def _slope(words: Tensor, b: Tensor, sentences: Sequence[Sentences]) -> Tensor:
-    """Return the gradient [directions, rank] of sum over sentences of (1 / n^2) sum_ij |d_tree(i, j) - d_b(i, j)|."""
-    projected = words @ b
-    for h, part in _padded(projected, sentences):
-        pull = (_distances(h) - part.distances).sign_().mul_(part.weight)
+def _slope(words: Sequence[Tensor], b: Tensor, sentences: Sequence[Sentences]) -> Tensor:
+    """Return the gradient [probes, directions, rank] of sum over sentences of (1 / n^2) sum_ij |d_tree(i, j) - d_b(i, j)|."""
+    slope = torch.zeros_like(b)
+    for packed, part in zip(words, sentences, strict=True):
+        projected = packed @ b
+        h = projected.view(-1, part.mask.shape[1], b.shape[2])
+        gap = _distances(h).view(len(b), *part.distances.shape) - part.distances
+        pull = gap.sign_().mul_(part.weight).view(-1, *part.distances.shape[1:])
         h.copy_(pull.sum(2)[:, :, None] * h - pull @ h)
-    return 4 * (words.T @ projected)
-
-
-def _padded(packed: Tensor, sentences: Sequence[Sentences]) -> Iterator[tuple[Tensor, Sentences]]:
-    """Yield the rows of every group as [sentences, length, columns]."""
-    start = 0
-    for part in sentences:
-        yield packed[start : start + part.mask.numel()].view(*part.mask.shape, -1), part
-        start += part.mask.numel()
+        slope.baddbmm_(packed.mT, projected)
+    return 4 * slope
 
 
 def _distances(h: Tensor) -> Tensor:
@@ -243,13 +280,16 @@ def distance_spearman(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
     Words whose gold (or predicted) distances are all equal have no correlation and count 0.
     """
-    n = gold.shape[-1]
-    others = ~np.eye(n, dtype=bool)
-    a, b = (rankdata(d[..., others].reshape(-1, n - 1), axis=1) for d in (predicted, gold))
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    norm = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    each = np.divide((a * b).sum(1), norm, out=np.zeros(len(a)), where=norm > 0)
-    return each.reshape(*gold.shape[:-2], n).mean(-1)
+    return (distance_ranks(predicted) * distance_ranks(gold)).sum(-1).mean(-1)
+
+
+def distance_ranks(distance: np.ndarray) -> np.ndarray:
+    """Return [..., n, n - 1]: ranks of the distances of every word to the others, centred, of length 1 or 0."""
+    n = distance.shape[-1]
+    ranks = rankdata(distance[..., ~np.eye(n, dtype=bool)].reshape(*distance.shape[:-1], n - 1), axis=-1)
+    ranks -= ranks.mean(-1, keepdims=True)
+    norm = np.sqrt(np.square(ranks).sum(-1, keepdims=True))
+    return np.divide(ranks, norm, out=ranks, where=norm > 0)
 
 
 def linear_chain(n: int) -> np.ndarray:

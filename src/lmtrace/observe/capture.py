@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, SignalError
-from lmtrace.numerics.prediction import Entries, Laws
+from lmtrace.numerics.prediction import Cells, Entries, Laws
 from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.observe.forward import Forward, default_forward, device_of, eager_attention, inputs_of, logits_of
 from lmtrace.observe.interface import UNDECLARED, Batch, Needs, Signal
@@ -23,6 +23,8 @@ from lmtrace.text.panel import Panel, PanelBatch
 
 MAX_LOGITS = 2**25
 """Numbers in the logits of one micro-batch; 2**25 float32 are 128 MiB."""
+MAX_CELLS = 2**22
+"""Entries of a panel's laws whose places are kept between passes; 2**22 take 64 MiB."""
 
 
 @dataclass
@@ -79,8 +81,20 @@ class PassBatch:
     def entries(self, rows: SparseRows) -> Entries:
         """Log-probabilities at the entries that sparse rows [panel's predictions] have here; the same rows are read once."""
         if id(rows) not in self.taken:
-            self.taken[id(rows)] = Entries.of(self.log_probs, rows.take(self.panel_batch.index))
+            self.taken[id(rows)] = Entries.of(self.log_probs, self._cells(rows))
         return self.taken[id(rows)]
+
+    def _cells(self, rows: SparseRows) -> Cells:
+        """Return the cells of sparse rows in this batch's laws; they are kept for the next pass where they are not too many."""
+
+        def make() -> tuple[SparseRows, Cells]:
+            return rows, Cells.of(rows.take(self.panel_batch.index), self.logits.shape[2], self.device)
+
+        if len(rows.values) > MAX_CELLS:
+            return make()[1]
+        # The rows are kept beside their cells, so that their id is not given to other rows meanwhile.
+        key = ("capture.cells", id(rows), self.logits.shape[2], self.device, self.panel_batch.index.tobytes())
+        return self.panel.once(key, make)[1]
 
     @cached_property
     def index(self) -> Tensor:

@@ -24,9 +24,10 @@ from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.numerics.structural import (
     Sentences,
+    distance_ranks,
     distance_spearman,
     linear_chain,
-    structural_probe,
+    structural_probes,
     tree_distances,
     uuas,
 )
@@ -99,7 +100,7 @@ class TreeProbe(Signal):
         if trees.reason:
             yield self.record(view, "uuas", missing=trees.reason)
             return
-        at_embed: dict[tuple[str, str], np.ndarray] = {}
+        words: dict[str, Tensor] = {}
         for site in sorted(view.sites, key=lambda name: name != embed_of(name)):
             try:
                 x = view.words(site)
@@ -109,7 +110,9 @@ class TreeProbe(Signal):
             if not all_finite(x):
                 yield self.record(view, "uuas", site=site, missing="activations that are not finite")
                 continue
-            found = self._fit_and_score(x, trees)
+            words[site] = x
+        at_embed: dict[tuple[str, str], np.ndarray] = {}
+        for site, found in self._fit_and_score(words, trees).items():
             for metric, values in found.items():
                 yield self._mean(view, metric, values, site, trees.chain[metric])
                 if site == embed_of(site):
@@ -117,13 +120,19 @@ class TreeProbe(Signal):
                 elif (start := (embed_of(site), metric)) in at_embed:
                     yield self._mean(view, f"{metric}_gain_over_embed", values - at_embed[start], site, 0.0)
 
-    def _fit_and_score(self, x: Tensor, trees: _Trees) -> dict[str, np.ndarray]:
-        probe = structural_probe(x, trees.training(x.device), self.rank, self.num_steps)
-        values = {metric: np.empty(int(trees.test.sum())) for metric in trees.chain}
-        for place, rows, gold in trees.judged:
-            predicted = probe.distances(x[torch.as_tensor(rows, device=x.device)].float())
-            values["uuas"][place], values["spearman"][place] = uuas(predicted, gold), distance_spearman(predicted, gold)
-        return values
+    def _fit_and_score(self, words: dict[str, Tensor], trees: _Trees) -> dict[str, dict[str, np.ndarray]]:
+        """Return site -> metric -> [test sentences], of probes of the words [panel's words, d] of every site."""
+        found = {}
+        for device in dict.fromkeys(x.device for x in words.values()):
+            here = {site: x for site, x in words.items() if x.device == device}
+            probes = structural_probes(list(here.values()), trees.training(device), self.rank, self.num_steps)
+            for (site, x), probe in zip(here.items(), probes, strict=True):
+                found[site] = {metric: np.empty(int(trees.test.sum())) for metric in trees.chain}
+                for place, rows, gold, ranks in trees.judged:
+                    predicted = probe.distances(x[torch.as_tensor(rows, device=device)].float())
+                    found[site]["uuas"][place] = uuas(predicted, gold)
+                    found[site]["spearman"][place] = (distance_ranks(predicted) * ranks).sum(-1).mean(-1)
+        return found
 
     def _mean(self, view: View, metric: str, values: np.ndarray, site: str, null: float) -> Record:
         stderr = float(values.std(ddof=1) / np.sqrt(len(values)))
@@ -173,12 +182,16 @@ class _Trees:
         return self._training[device]
 
     @cached_property
-    def judged(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Return (places in the test part, rows [sentences, n], distances [sentences, n, n]) per length of sentence."""
+    def judged(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Return (places in the test part, rows [sentences, n], distances [sentences, n, n], their ranks) per length of sentence."""
         rows, gold = self.part(True)
         sizes = np.array([len(row) for row in rows])
-        groups = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
-        return [(g, np.stack([rows[i] for i in g]), np.stack([gold[i] for i in g])) for g in groups]
+        found = []
+        for size in np.unique(sizes):
+            places = np.flatnonzero(sizes == size)
+            distance = np.stack([gold[i] for i in places])
+            found.append((places, np.stack([rows[i] for i in places]), distance, distance_ranks(distance)))
+        return found
 
     @cached_property
     def chain(self) -> dict[str, float]:

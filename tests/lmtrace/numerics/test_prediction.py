@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmtrace.numerics.prediction import Entries, Laws, calibrated_ece, calibration_terms, corpus_bleu, target_rank
+from lmtrace.numerics.prediction import Cells, Entries, Laws, calibrated_ece, calibration_terms, corpus_bleu, target_rank
 from lmtrace.numerics.sparse_rows import SparseRows
 
 
@@ -67,7 +67,7 @@ def test_rank_equals_a_count_over_sorted_pairs():
 def test_entries_are_those_of_the_dense_rows():
     log_probs = torch.randn(3, 4, generator=torch.Generator().manual_seed(3)).log_softmax(1)
     rows = SparseRows(np.array([0, 2, 2, 4]), np.array([1, 3, 0, 3]), np.array([0.5, 0.25, 0.125, 1.0]))
-    entries = Entries.of(log_probs, rows)
+    entries = Entries.of(log_probs, Cells.of(rows, log_probs.shape[1], log_probs.device))
     assert entries.log_probs.tolist() == log_probs[[0, 0, 2, 2], [1, 3, 0, 3]].double().tolist()
     dense = (torch.as_tensor(rows.dense(4)) * log_probs.double()).sum(1)
     assert torch.allclose(entries.expected, dense, atol=1e-12)
