@@ -185,7 +185,7 @@ def segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
     return torch.segment_reduce(values, "sum", offsets=offsets, initial=0.0)
 
 
-def row_chunks(log_probs: Tensor, numbers: int = 2**18) -> list[slice]:
+def row_chunks(log_probs: Tensor, numbers: int = 2**17) -> list[slice]:
     """Return slices of rows that fit into a processor's cache: several passes over one cost little more than one."""
     step = max(1, numbers // max(1, log_probs.shape[1])) if log_probs.device.type == "cpu" else len(log_probs)
     return [slice(at, at + step) for at in range(0, len(log_probs), max(1, step))]
