@@ -17,6 +17,7 @@ from lmtrace.numerics.ridge import ridge
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.observe.forward import default_forward, inputs_of
 from lmtrace.observe.view import Measurement, MeasurementView
+from lmtrace.observe.interface import Signal
 from lmtrace.signals import resolve
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import Panel
@@ -48,18 +49,27 @@ def _linguistic() -> list[dict[str, Any]]:
     together = ", ".join(every_time)
     value = _beyond(panel, model, every_time, repeats=9)
     result.append({"name": together, "value": value, "unit": "forwards", "bound": "<= 1", "note": note})
+    result.append({**_average(panel, model, every_time, value), "note": note})
     for layers, width in ((6, 384), (8, 512), (12, 768)):
         larger = _gpt2(len(panel.tokenizer), layers, width)
         value = _beyond(panel, larger, every_time, repeats=3)
         row = {"name": together, "value": value, "unit": "forwards", "bound": "<= 1"}
-        result.append({**row, "note": f"{layers} layers x {width}"})
+        size = f"{layers} layers x {width}"
+        result += [{**row, "note": size}, {**_average(panel, larger, every_time, value), "note": size}]
     floor = median(lambda: _floor(panel, width=256, num_sites=6, vocabulary=len(panel.tokenizer)), 3)
     value = floor / median(lambda: _forward(panel, model), 3)
     note = "matrix products, factorisations and one softmax of the same sizes, nothing else"
     return [*result, {"name": "floor of these five", "value": value, "unit": "forwards", "note": note}]
 
 
-def _beyond(panel: Panel, model: torch.nn.Module, signals: list[str], repeats: int) -> float:
+def _average(panel: Panel, model: torch.nn.Module, every_time: list[str], ordinary: float) -> dict[str, Any]:
+    """Return the row of a mean measurement: `ordinary` four times, then one with tree_probe and the control tasks."""
+    signals = [Probe(control=1), *(name for name in every_time if name != "probe"), "tree_probe"]
+    value = (4 * ordinary + _beyond(panel, model, signals, repeats=3)) / 5
+    return {"name": "the same on average, with tree_probe and control tasks every fifth time", "value": value, "unit": "forwards"}
+
+
+def _beyond(panel: Panel, model: torch.nn.Module, signals: list[str | Signal], repeats: int) -> float:
     """Return what a measurement with these signals takes beyond the forward pass, in forward passes."""
     instrument = Instrument(model, panel, resolve(signals), None, on_error="raise")
     instrument.measure(0)

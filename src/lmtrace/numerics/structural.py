@@ -75,7 +75,7 @@ class Sentences:
 
     @classmethod
     def by_length(
-        cls, rows: Sequence[np.ndarray], distances: Sequence[np.ndarray], device: torch.device, num: int = 4
+        cls, rows: Sequence[np.ndarray], distances: Sequence[np.ndarray], device: torch.device, num: int = 6
     ) -> list[Sentences]:
         """Return up to `num` groups of sentences of similar length, so that little is padded."""
         order = np.argsort([len(row) for row in rows], kind="stable")
@@ -164,7 +164,7 @@ class _Start:
         groups = [_centred(x, part) for part in sentences]
         directions, values = _closed_form(groups, sentences)
         rank = min(rank, x.shape[1])
-        directions = directions[:, : 2 * rank].float()
+        directions = directions[:, : 2 * rank]
         words = [group.flatten(0, 1) @ directions for group in groups]
         num_words = sum(int(part.mask.sum()) for part in sentences)
         unit = (sum(group.square().sum(0) for group in words) / num_words).sqrt()
@@ -200,22 +200,23 @@ def _centred(x: Tensor, part: Sentences) -> Tensor:
 
 
 def _closed_form(groups: Sequence[Tensor], sentences: Sequence[Sentences]) -> tuple[Tensor, Tensor]:
-    """Return directions [d, d] and values [d], falling, float64: A = sum of values v v'."""
+    """Return directions [d, d] and values [d], falling: A = sum of values v v'."""
     d = groups[0].shape[2]
-    scatter = groups[0].new_zeros(d, d, dtype=torch.float64)
-    moment = torch.zeros_like(scatter)
+    sums = groups[0].new_zeros(d, 2 * d, dtype=torch.float64)
     for words, part in zip(groups, sentences, strict=True):
-        weighted = (words / part.mask.sum(1)[:, None, None]).flatten(0, 1).T
-        scatter += (weighted @ words.flatten(0, 1)).double()
-        moment += (weighted @ (part.inner_products @ words).flatten(0, 1)).double()
+        both = torch.cat([words, part.inner_products @ words], 2).flatten(0, 1)
+        sums += ((words / part.mask.sum(1)[:, None, None]).flatten(0, 1).T @ both).double()
+    scatter, moment = sums[:, :d], sums[:, d:]
     unit = scatter.diagonal().clamp(min=0).sqrt()
     unit = torch.where(unit > 0, unit, torch.ones_like(unit))
     scatter = scatter / torch.outer(unit, unit)
     # Half-way to the mean eigenvalue, which is the mean of the diagonal.
     scatter.diagonal().add_(scatter.diagonal().mean().clamp(min=1e-12))
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(scatter), torch.diag(1 / unit), upper=False)
-    values, vectors = torch.linalg.eigh(white @ (moment + moment.T) @ white.T / 2)
-    return white.T @ vectors.flip(1), values.flip(0)
+    # Half-way shrunk, nothing is ill-conditioned any more, and only the largest values are wanted: float32 will do.
+    inner = (white @ moment @ white.T).float()
+    values, vectors = torch.linalg.eigh(inner + inner.T)
+    return (white.T.float() @ vectors).flip(1), values.flip(0) / 2
 
 
 def _scale(words: Sequence[Tensor], b: Tensor, sentences: Sequence[Sentences]) -> float:
