@@ -236,16 +236,18 @@ def _slope(words: Sequence[Tensor], b: Tensor, sentences: Sequence[Sentences]) -
         projected = packed @ b
         h = projected.view(-1, part.mask.shape[1], b.shape[2])
         gap = _distances(h).view(len(b), *part.distances.shape) - part.distances
-        pull = gap.sign_().mul_(part.weight).view(-1, *part.distances.shape[1:])
-        h.copy_(pull.sum(2)[:, :, None] * h - pull @ h)
-        slope.baddbmm_(packed.mT, projected)
+        # Pairs that are too close push each other away: with the Laplacian of the pushes, that is one product.
+        push = gap.sign_().mul_(part.weight).neg_().view(-1, *part.distances.shape[1:])
+        push.diagonal(dim1=1, dim2=2).sub_(push.sum(2))
+        slope.baddbmm_(packed.mT, (push @ h).view(projected.shape))
     return 4 * slope
 
 
 def _distances(h: Tensor) -> Tensor:
     """Return [sentences, length, length] squared distances between rows of h: [sentences, length, columns]."""
-    square = h.square().sum(2)
-    return torch.baddbmm(square[:, :, None] + square[:, None, :], h, h.mT, alpha=-2)
+    inner = h @ h.mT
+    square = inner.diagonal(dim1=1, dim2=2)
+    return (square[:, :, None] + square[:, None, :]).sub_(inner, alpha=2)
 
 
 def spanning_trees(distance: np.ndarray) -> np.ndarray:

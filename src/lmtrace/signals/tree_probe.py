@@ -122,17 +122,20 @@ class TreeProbe(Signal):
 
     def _fit_and_score(self, words: dict[str, Tensor], trees: _Trees) -> dict[str, dict[str, np.ndarray]]:
         """Return site -> metric -> [test sentences], of probes of the words [panel's words, d] of every site."""
-        found = {}
+        found: dict[str, dict[str, np.ndarray]] = {}
         for device in dict.fromkeys(x.device for x in words.values()):
             here = {site: x for site, x in words.items() if x.device == device}
             probes = structural_probes(list(here.values()), trees.training(device), self.rank, self.num_steps)
-            for (site, x), probe in zip(here.items(), probes, strict=True):
-                found[site] = {metric: np.empty(int(trees.test.sum())) for metric in trees.chain}
-                for place, rows, gold, ranks in trees.judged:
-                    predicted = probe.distances(x[torch.as_tensor(rows, device=device)].float())
-                    found[site]["uuas"][place] = uuas(predicted, gold)
-                    found[site]["spearman"][place] = (distance_ranks(predicted) * ranks).sum(-1).mean(-1)
-        return found
+            scores = {metric: np.empty((len(here), int(trees.test.sum()))) for metric in trees.chain}
+            for place, rows, gold, ranks in trees.judged:
+                index = torch.as_tensor(rows, device=device)
+                predicted = np.stack(
+                    [probe.distances(x[index].float()) for x, probe in zip(here.values(), probes, strict=True)]
+                )
+                scores["uuas"][:, place] = uuas(predicted, np.broadcast_to(gold, predicted.shape))
+                scores["spearman"][:, place] = (distance_ranks(predicted) * ranks).sum(-1).mean(-1)
+            found |= {site: {metric: score[i] for metric, score in scores.items()} for i, site in enumerate(here)}
+        return {site: found[site] for site in words}
 
     def _mean(self, view: View, metric: str, values: np.ndarray, site: str, null: float) -> Record:
         stderr = float(values.std(ddof=1) / np.sqrt(len(values)))
