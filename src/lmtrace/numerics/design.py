@@ -15,7 +15,7 @@ from lmtrace.numerics.moments import Moments, centre, standardise
 from lmtrace.numerics.ridge import Basis, Linear
 from lmtrace.numerics.softmax import Labellings, whitener
 
-WAYS = {"ridge": (0.1, 4), "unseen": (0.1, 3), "embedding": (2.0, 8), "types": (30.0, 12), "logistic": (1.0, 200)}
+WAYS = {"ridge": (0.1, 4), "unseen": (0.1, 3), "embedding": (2.0, 12), "types": (30.0, 12), "logistic": (1.0, 200)}
 """Ways of softmax regression: penalty on the weights of standardised features (not per row), and L-BFGS steps."""
 
 

@@ -155,6 +155,9 @@ def whitener(moments: Moments, penalty: float) -> Tensor:
     return torch.linalg.solve_triangular(factor.float(), identity, upper=False)
 
 
+CHECK_EVERY = 4
+"""Steps between two looks at whether a search has come to its end."""
+
 Objective = Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]
 """theta -> (values [problems], and what gives their gradients [problems, parameters]): called at most once, at once."""
 
@@ -185,49 +188,71 @@ def minimise(
     """
     value, slopes = first or objective(theta)
     gradient = slopes()
-    running = torch.ones_like(value, dtype=torch.bool)
+    running, all_run = torch.ones_like(value, dtype=torch.bool), True
     moves: list[tuple[Tensor, Tensor, Tensor]] = []
+    scale = torch.full_like(value, 4.0)
     for iteration in range(1, max_iter + 1):
-        running = running & (gradient.abs().amax(1) >= tolerance)
-        if not bool(running.any()):
-            break
+        if iteration % CHECK_EVERY == 1:
+            running = running & (gradient.abs().amax(1) >= tolerance)
+            all_run = bool(running.all())
+            if not (all_run or bool(running.any())):
+                break
         direction, stack = -gradient, []
         for s, y, rho in reversed(moves):
             a = rho * (s * direction).sum(1)
-            direction = direction - a[:, None] * y
+            direction -= a[:, None] * y
             stack.append(a)
-        if moves:
-            _, y, rho = moves[-1]
-            # A move without curvature (rho 0) says nothing of the scale.
-            scale = torch.where(rho > 0, 1 / (rho * y.square().sum(1)).clamp(min=1e-30), 1.0)
-        else:
-            scale = torch.full_like(value, 4.0)
-        direction = direction * scale[:, None]
+        direction *= scale[:, None]
         for (s, y, rho), a in zip(moves, reversed(stack), strict=True):
-            direction = direction + (a - rho * (y * direction).sum(1))[:, None] * s
-        candidate, value, slopes, running = _descend(objective, theta, value, gradient, direction, running)
+            direction += (a - rho * (y * direction).sum(1))[:, None] * s
+        slope = (gradient * direction).sum(1)
+        candidate = theta + (direction if all_run else direction * running[:, None])
+        new_value, slopes = objective(candidate)
+        enough = new_value <= value + 1e-4 * slope
+        if not bool((enough if all_run else enough | ~running).all()):
+            candidate, new_value, slopes, running = _backtrack(
+                objective, theta, value, slope, direction, running, new_value
+            )
+            all_run = bool(running.all())
         if iteration == max_iter:
             return candidate
         new_gradient = slopes()
         s, y = candidate - theta, new_gradient - gradient
         sy = (s * y).sum(1)
-        moves = [*moves[-(history - 1) :], (s, y, torch.where(sy > 1e-12, 1 / sy.clamp(min=1e-12), 0.0))]
-        theta, gradient = candidate, new_gradient
+        # A move without curvature says nothing, and nothing of the scale.
+        useful = sy > 1e-12
+        moves = [*moves[-(history - 1) :], (s, y, torch.where(useful, 1 / sy.clamp(min=1e-12), 0.0))]
+        scale = torch.where(useful, sy / y.square().sum(1).clamp(min=1e-30), 1.0)
+        theta, value, gradient = candidate, new_value, new_gradient
     return theta
 
 
-def _descend(
-    objective: Objective, theta: Tensor, value: Tensor, gradient: Tensor, direction: Tensor, running: Tensor
+def _backtrack(
+    objective: Objective,
+    theta: Tensor,
+    value: Tensor,
+    slope: Tensor,
+    direction: Tensor,
+    running: Tensor,
+    new_value: Tensor,
 ) -> tuple[Tensor, Tensor, Callable[[], Tensor], Tensor]:
-    """Return where each problem goes along its direction, value and gradient there, and which problems still run."""
-    slope, step, failed = (gradient * direction).sum(1), running.to(theta), ~running
-    for _ in range(12):
+    """Return where each problem goes along its direction, value and gradient there, and which problems still run.
+
+    Parameters
+    ----------
+    slope
+        Of each value along its direction.
+    new_value
+        Each value after the whole step, which some problems refuse.
+    """
+    step, failed = running.to(theta), running & ~(new_value <= value + 1e-4 * slope)
+    for _ in range(11):
+        step = torch.where(failed, step / 2, step)
         candidate = theta + step[:, None] * direction
         new_value, slopes = objective(candidate)
-        enough = (new_value <= value + 1e-4 * step * slope) | ~running
-        if bool(enough.all()):
+        failed = running & ~(new_value <= value + 1e-4 * step * slope)
+        if not bool(failed.any()):
             return candidate, new_value, slopes, running
-        failed, step = ~enough, torch.where(enough, step, step / 2)
     # Rounding hides all descent: these problems end where they are.
     step = torch.where(failed, 0.0, step)
     candidate = theta + step[:, None] * direction
