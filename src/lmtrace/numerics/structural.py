@@ -164,7 +164,7 @@ class _Start:
         groups = [_centred(x, part) for part in sentences]
         directions, values = _closed_form(groups, sentences)
         rank = min(rank, x.shape[1])
-        directions = directions[:, : 2 * rank]
+        directions = directions[:, : 2 * rank].float()
         words = [group.flatten(0, 1) @ directions for group in groups]
         num_words = sum(int(part.mask.sum()) for part in sentences)
         unit = (sum(group.square().sum(0) for group in words) / num_words).sqrt()
@@ -200,7 +200,7 @@ def _centred(x: Tensor, part: Sentences) -> Tensor:
 
 
 def _closed_form(groups: Sequence[Tensor], sentences: Sequence[Sentences]) -> tuple[Tensor, Tensor]:
-    """Return directions [d, d] and values [d], falling: A = sum of values v v'."""
+    """Return directions [d, d] and values [d], falling, float64: A = sum of values v v'."""
     d = groups[0].shape[2]
     sums = groups[0].new_zeros(d, 2 * d, dtype=torch.float64)
     for words, part in zip(groups, sentences, strict=True):
@@ -213,10 +213,9 @@ def _closed_form(groups: Sequence[Tensor], sentences: Sequence[Sentences]) -> tu
     # Half-way to the mean eigenvalue, which is the mean of the diagonal.
     scatter.diagonal().add_(scatter.diagonal().mean().clamp(min=1e-12))
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(scatter), torch.diag(1 / unit), upper=False)
-    # Half-way shrunk, nothing is ill-conditioned any more, and only the largest values are wanted: float32 will do.
-    inner = (white @ moment @ white.T).float()
+    inner = white @ moment @ white.T
     values, vectors = torch.linalg.eigh(inner + inner.T)
-    return (white.T.float() @ vectors).flip(1), values.flip(0) / 2
+    return (white.T @ vectors).flip(1), values.flip(0) / 2
 
 
 def _scale(words: Sequence[Tensor], b: Tensor, sentences: Sequence[Sentences]) -> float:
