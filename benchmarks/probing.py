@@ -16,8 +16,8 @@ from lmtrace.numerics.probing import fit
 from lmtrace.numerics.ridge import ridge
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.observe.forward import default_forward, inputs_of
-from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.observe.interface import Signal
+from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.signals import resolve
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import Panel
@@ -66,7 +66,11 @@ def _average(panel: Panel, model: torch.nn.Module, every_time: list[str], ordina
     """Return the row of a mean measurement: `ordinary` four times, then one with tree_probe and the control tasks."""
     signals = [Probe(control=1), *(name for name in every_time if name != "probe"), "tree_probe"]
     value = (4 * ordinary + _beyond(panel, model, signals, repeats=3)) / 5
-    return {"name": "the same on average, with tree_probe and control tasks every fifth time", "value": value, "unit": "forwards"}
+    return {
+        "name": "the same on average, with tree_probe and control tasks every fifth time",
+        "value": value,
+        "unit": "forwards",
+    }
 
 
 def _beyond(panel: Panel, model: torch.nn.Module, signals: list[str | Signal], repeats: int) -> float:

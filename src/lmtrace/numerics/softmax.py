@@ -13,6 +13,7 @@ from lmtrace.errors import DataError
 from lmtrace.numerics.moments import Moments, standardise
 from lmtrace.numerics.ridge import Linear
 
+
 class Labellings:
     """Several labellings of the same rows, in the forms that `softmax_regressions` reads: the same at every site.
 
@@ -111,7 +112,10 @@ def softmax_regressions(
             for i, there in labels.partly:
                 residual[labels.spans[i]] *= there
             residual.scatter_add_(0, labels.gold, labels.minus)
-            slope = torch.zeros_like(weight).index_copy_(0, labels.places, residual @ z).view(tasks, k, d) / rows[:, :, None]
+            slope = (
+                torch.zeros_like(weight).index_copy_(0, labels.places, residual @ z).view(tasks, k, d)
+                / rows[:, :, None]
+            )
             slope += pull * weight.view(tasks, k, d)
             slopes = theta.new_zeros(tasks * k).index_copy_(0, labels.places, residual.sum(1)).view(tasks, k) / rows
             return torch.cat([(slope.view(-1, d) @ white.T).view(tasks, -1), slopes], 1)

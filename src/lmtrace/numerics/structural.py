@@ -101,13 +101,6 @@ class StructuralProbe:
         return (z[..., :, None, :] - z[..., None, :, :]).square().sum(-1).cpu().numpy()
 
 
-def structural_probe(
-    x: Tensor, sentences: Sequence[Sentences], rank: int, num_steps: int = 30, rate: float = 0.02
-) -> StructuralProbe:
-    """Return the probe of one representation: see `structural_probes`."""
-    return structural_probes([x], sentences, rank, num_steps, rate)[0]
-
-
 def structural_probes(
     xs: Sequence[Tensor], sentences: Sequence[Sentences], rank: int, num_steps: int = 30, rate: float = 0.02
 ) -> list[StructuralProbe]:

@@ -4,9 +4,9 @@ A probe is fitted anew at every measurement and every site, on the training part
 the test part (`lmtrace.numerics.probing`). Two splits: by sentence, and "lexical", where no word type of the test part
 occurs in the training part; on layers that the word decides (category, part of speech) the first only says that the
 probe has learned the dictionary. The default probe is softmax regression of few steps, of which the first is ridge
-regression: four, three on unseen words, twelve at the embedding, which is where a converged regression is within a point
-or two. On unseen words at the embedding it is a hundred: there all words of a type are alike, and few steps learn them by
-heart instead of what types share.
+regression: four, three on unseen words, twelve at the embedding, within a point or two of converged regression or above it.
+The penalty is small, but large on unseen words at the embedding: there all words of a type are alike, and a small one lets
+the probe learn types by heart instead of what they share.
 
 Next to the accuracy stand its nulls: the majority class (`Record.null`), a control task (a random class per word type),
 the embedding site, and the untrained model.

@@ -76,7 +76,7 @@ class TreeProbe(Signal):
 
     name = "tree_probe"
     stride = 5
-    cost = "no pass of its own; about a tenth of a second per site and 5,000 words"
+    cost = "no pass of its own; about a twentieth of a second per site and 5,000 words"
     source = "Hewitt and Manning 2019"
     fields = (
         _score("uuas", "Tree edges found (UUAS)", 0.0, "Share of gold edges in the spanning tree of the distances."),

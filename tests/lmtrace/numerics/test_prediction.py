@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from lmtrace.numerics.prediction import Cells, Entries, Laws, calibrated_ece, calibration_terms, corpus_bleu, target_rank
+from lmtrace.numerics.prediction import (
+    Cells,
+    Entries,
+    Laws,
+    calibrated_ece,
+    calibration_terms,
+    corpus_bleu,
+    target_rank,
+)
 from lmtrace.numerics.sparse_rows import SparseRows
 
 

@@ -164,7 +164,11 @@ def test_the_first_step_is_along_ridge_regression():
     moments, z, codes, sizes = rows_of_three_labellings()
     n, d = z.shape
     for i, (size, found) in enumerate(
-        zip(sizes, softmax_regressions(moments, z, whitener(moments, 2.0), Labellings(codes, sizes), 2.0, 1), strict=True)
+        zip(
+            sizes,
+            softmax_regressions(moments, z, whitener(moments, 2.0), Labellings(codes, sizes), 2.0, 1),
+            strict=True,
+        )
     ):
         onehot = torch.nn.functional.one_hot(codes[i], size).double()
         counts = onehot.sum(0)

@@ -10,7 +10,7 @@ from lmtrace.numerics.structural import (
     Sentences,
     distance_spearman,
     linear_chain,
-    structural_probe,
+    structural_probes,
     tree_distances,
     uuas,
 )
@@ -90,11 +90,14 @@ def test_the_probe_agrees_with_a_loop_and_autograd():
     rows = np.split(np.arange(sizes.sum()), np.cumsum(sizes)[:-1])
     gold = [tree_distances(random_heads(rng, n)) for n in sizes]
     x = rng.standard_normal((sizes.sum(), 12)) + 5
-    found = structural_probe(torch.as_tensor(x), Sentences.by_length(rows, gold, torch.device("cpu")), 4, 8)
-    slow = slow_probe(x, rows, gold, 4, 8)
-    got = found.b.double().numpy()
-    # The map is only known up to a rotation.
-    np.testing.assert_allclose(got @ got.T, slow @ slow.T, atol=1e-4 * abs(slow @ slow.T).max())
+    both = [x, 2 * x[:, ::-1]]
+    found = structural_probes(
+        [torch.as_tensor(x.copy()) for x in both], Sentences.by_length(rows, gold, torch.device("cpu")), 4, 8
+    )
+    for representation, probe in zip(both, found, strict=True):
+        slow, got = slow_probe(representation, rows, gold, 4, 8), probe.b.double().numpy()
+        # The map is only known up to a rotation.
+        np.testing.assert_allclose(got @ got.T, slow @ slow.T, atol=1e-4 * abs(slow @ slow.T).max())
 
 
 def test_heads_that_are_no_single_tree_have_no_distances():
