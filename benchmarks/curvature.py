@@ -14,8 +14,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks._timing import ratio
 from lmtrace.instrument import Instrument
-from lmtrace.numerics.hessian import hessian_spectrum, hessian_trace
+from lmtrace.numerics.hessian import hessian_spectrum, operator_spectrum
 from lmtrace.numerics.hessian_operator import HessianOperator
+from lmtrace.numerics.hutchinson import quadratic_forms
 from lmtrace.signals import resolve
 from lmtrace.signals.curvature import Curvature
 from lmtrace.text.panel import Panel
@@ -98,8 +99,9 @@ def rows(repeats: int = 3) -> list[dict[str, Any]]:
     spectra = []
 
     def sharpness_and_trace() -> None:
-        spectra.append(hessian_spectrum(full, params, tol=0.05, smallest=False))
-        hessian_trace(full, params, num_probes=10)
+        shared = HessianOperator(full, params)  # one gradient graph for both, as in the signal
+        spectra.append(operator_spectrum(shared, tol=0.05, smallest=False))
+        quadratic_forms(shared, shared.size, 10)
 
     cost = ratio(sharpness_and_trace, gradient, repeats, warmup=0)
     error = abs(spectra[0].largest - exact) / exact

@@ -16,6 +16,8 @@ Product = Callable[[Tensor], Tensor]
 EXTRA = 8
 """Products made after a fresh random direction has been added, before the result is believed."""
 
+LITTLE = 0.7
+"""Share of a vector that a pass over the basis has to leave for what is left to be free of the basis to rounding."""
 
 DEFAULT_SEED = 0x6C6D7472616365
 """Of probes and start vectors. Not a seed that data are likely to have been drawn with: a start vector that is a row
@@ -165,16 +167,26 @@ def lanczos(
             basis[:num_basis] = _rows(basis, mix, keep)
             projected[:] = 0.0
             projected[range(num_basis), range(num_basis)] = values[keep]
-            queue = [pending.rotated(mix[:, keep]) for pending in queue]
+            queue = [pending.rotated(mix[:, keep], capacity) for pending in queue]
         absorbed = ~np.any([pending.owners != 0 for pending in queue], axis=0)[:num_basis]
         # A fresh direction goes ahead until it has shown what it can find; otherwise the oldest is next.
         pending = queue.pop(-1 if since_fresh < EXTRA else 0)
-        # A second pass, always: with one pass the loss of orthogonality doubles at every step.
-        basis[num_basis] = _orthonormal(pending.vector, basis[:num_basis], generator)
+        if pending.outside == num_basis:
+            torch.div(pending.vector, pending.norm, out=basis[num_basis])
+        else:
+            basis[num_basis] = _orthonormal(pending.vector, basis[:num_basis], generator)
         image = product(basis[num_basis])
         num_basis, num_products, since_fresh = num_basis + 1, num_products + 1, since_fresh + 1
-        column, rest = _project_out(image, basis[:num_basis])
-        beta = float(rest.norm())
+        # What the image has along those that the direction came from is known, and goes first. A pass over all of the
+        # basis takes the rest; a second one, without which the loss of orthogonality doubles at every step, is only
+        # needed where that was much (Giraud, Langou and Rozloznik 2005).
+        column = pending.norm * pending.owners[:num_basis]
+        column[-1] = float(basis[num_basis - 1] @ image)
+        known = np.flatnonzero(column)
+        image = image - torch.as_tensor(column[known], dtype=image.dtype, device=image.device) @ basis[known]
+        before = float(image.norm())
+        correction, rest = _project_out(image, basis[:num_basis])
+        column, beta = column + correction, float(rest.norm())
         if not (np.isfinite(column).all() and np.isfinite(beta)):  # one bad entry of the image makes all of them so
             raise NotFiniteError("a Hessian-vector product is not finite")
         projected[:num_basis, num_basis - 1] = projected[num_basis - 1, :num_basis] = column
@@ -186,7 +198,8 @@ def lanczos(
             residuals = np.zeros(size)
             break
         if beta > exhausted * scale:
-            queue.append(_Pending(rest, beta, np.eye(1, capacity, num_basis - 1)[0]))
+            outside = num_basis if beta > LITTLE * before else -1
+            queue.append(_Pending(rest, beta, np.eye(1, capacity, num_basis - 1)[0], outside))
         residuals = sum((p.norm * np.abs(p.owners[:num_basis] @ mix) for p in queue), np.zeros(num_basis))
 
         settled = since_fresh >= EXTRA and num_basis >= k and _converged(values, residuals, k, tol, smallest)
@@ -206,16 +219,23 @@ class _Pending:
 
     The part of H Q outside the basis is the sum of `vector owners'` over the queue. A zero vector asks for a random
     one.
+
+    Attributes
+    ----------
+    outside
+        Of how many basis vectors, the first ones, it is known to be free to rounding; -1 where nothing is known.
     """
 
     vector: Tensor
     norm: float
     owners: np.ndarray
+    outside: int = -1
 
-    def rotated(self, mix: np.ndarray) -> _Pending:
+    def rotated(self, mix: np.ndarray, capacity: int) -> _Pending:
+        """Return the same over a basis of combinations: mix, [old, new], of the old one, which was `capacity` vectors."""
         owners = np.zeros_like(self.owners)
         owners[: mix.shape[1]] = self.owners[: len(mix)] @ mix
-        return _Pending(self.vector, self.norm, owners)
+        return _Pending(self.vector, self.norm, owners, mix.shape[1] if self.outside == capacity else -1)
 
 
 def _limits(values: np.ndarray, tol: float) -> tuple[float, float]:
@@ -252,7 +272,7 @@ def _orthonormal(candidate: Tensor, basis: Tensor, generator: torch.Generator) -
             for _ in range(3):  # until a pass takes little away: twice is enough (Giraud, Langou and Rozloznik 2005)
                 _, rest = _project_out(rest, basis)
                 left = float(rest.norm())
-                if left > 0.7 * before:
+                if left > LITTLE * before:
                     return rest / left
                 if left < 1e-3:
                     break

@@ -112,7 +112,7 @@ class CurvatureBatch:
 
     @property
     def spectrum(self) -> Spectrum:
-        """Both ends of the spectrum, from the eigenvectors of the measurement before where there are some."""
+        """Both ends of the spectrum (of a batch that is like another: the upper one), warm where that was asked for."""
         if "spectrum" not in self._done:
             start = self.like._done["start"] if self.like else self._start()
             self._done["start"] = start
@@ -133,8 +133,8 @@ class CurvatureBatch:
 
     def _solve(self, start: Tensor) -> Spectrum:
         return operator_spectrum(
-            self.operator, self.top, self.tolerance, start=start, generator=self.view.generator("fresh"),
-            max_products=self.max_products, max_basis=self.num_vectors,
+            self.operator, self.top, self.tolerance, smallest=self.like is None, start=start,
+            generator=self.view.generator("fresh"), max_products=self.max_products, max_basis=self.num_vectors,
         )  # fmt: skip
 
     def _start(self) -> Tensor:
