@@ -160,7 +160,7 @@ class _Start:
         directions = directions[:, : 2 * rank].float()
         words = [group.flatten(0, 1) @ directions for group in groups]
         num_words = sum(int(part.mask.sum()) for part in sentences)
-        unit = (sum(group.square().sum(0) for group in words) / num_words).sqrt()
+        unit = (torch.stack([group.square().sum(0) for group in words]).sum(0) / num_words).sqrt()
         # What a layer norm has taken away holds rounding only; on one scale with the rest, the last bit would decide the tree.
         alive = unit > NO_VARIANCE * unit.max()
         factor = alive / torch.where(alive, unit, torch.ones_like(unit))
