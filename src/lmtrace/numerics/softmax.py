@@ -56,6 +56,11 @@ class Labellings:
             counts = torch.bincount(codes[i][known[i]], minlength=size)
             self.start[i, :size] = ((counts + 0.5) / (self.rows[i] + 0.5 * size)).log()
 
+    def filled_up(self, values: Tensor) -> Tensor:
+        """Return [labellings, max(sizes), columns] of values of all classes: [sum(sizes), columns]; zero at the others."""
+        whole = values.new_zeros(self.start.numel(), values.shape[1])
+        return whole.index_copy_(0, self.places, values).view(*self.start.shape, -1)
+
 
 def softmax_regression(x: Tensor, codes: Tensor, num_classes: int, penalty: float = 1.0, max_iter: int = 200) -> Linear:
     """Return multinomial logistic regression of x: [n, d] to codes: [n] int64; see `softmax_regressions`."""
@@ -112,13 +117,9 @@ def softmax_regressions(
             for i, there in labels.partly:
                 residual[labels.spans[i]] *= there
             residual.scatter_add_(0, labels.gold, labels.minus)
-            slope = (
-                torch.zeros_like(weight).index_copy_(0, labels.places, residual @ z).view(tasks, k, d)
-                / rows[:, :, None]
-            )
-            slope += pull * weight.view(tasks, k, d)
-            slopes = theta.new_zeros(tasks * k).index_copy_(0, labels.places, residual.sum(1)).view(tasks, k) / rows
-            return torch.cat([(slope.view(-1, d) @ white.T).view(tasks, -1), slopes], 1)
+            of_weight = labels.filled_up(residual @ z) / rows[:, :, None] + pull * weight.view(tasks, k, d)
+            of_bias = labels.filled_up(residual.sum(1, keepdim=True))[:, :, 0] / rows
+            return torch.cat([(of_weight.view(-1, d) @ white.T).view(tasks, -1), of_bias], 1)
 
         return loss + (0.5 * pull * weight.view(tasks, k, d).square()).sum((1, 2)), gradient
 

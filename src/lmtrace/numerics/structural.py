@@ -275,7 +275,7 @@ def distance_spearman(predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
     Words whose gold (or predicted) distances are all equal have no correlation and count 0.
     """
-    return (distance_ranks(predicted) * distance_ranks(gold)).sum(-1).mean(-1)
+    return rank_correlation(distance_ranks(predicted), distance_ranks(gold))
 
 
 def distance_ranks(distance: np.ndarray) -> np.ndarray:
@@ -285,6 +285,11 @@ def distance_ranks(distance: np.ndarray) -> np.ndarray:
     ranks -= ranks.mean(-1, keepdims=True)
     norm = np.sqrt(np.square(ranks).sum(-1, keepdims=True))
     return np.divide(ranks, norm, out=ranks, where=norm > 0)
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return [...], the mean over words of the correlation of two `distance_ranks`."""
+    return (a * b).sum(-1).mean(-1)
 
 
 def linear_chain(n: int) -> np.ndarray:

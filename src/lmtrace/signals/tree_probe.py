@@ -27,6 +27,7 @@ from lmtrace.numerics.structural import (
     distance_ranks,
     distance_spearman,
     linear_chain,
+    rank_correlation,
     structural_probes,
     tree_distances,
     uuas,
@@ -133,7 +134,7 @@ class TreeProbe(Signal):
                     [probe.distances(x[index].float()) for x, probe in zip(here.values(), probes, strict=True)]
                 )
                 scores["uuas"][:, place] = uuas(predicted, np.broadcast_to(gold, predicted.shape))
-                scores["spearman"][:, place] = (distance_ranks(predicted) * ranks).sum(-1).mean(-1)
+                scores["spearman"][:, place] = rank_correlation(distance_ranks(predicted), ranks)
             found |= {site: {metric: score[i] for metric, score in scores.items()} for i, site in enumerate(here)}
         return {site: found[site] for site in words}
 

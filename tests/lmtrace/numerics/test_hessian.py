@@ -231,6 +231,25 @@ def test_restarts_bound_the_basis_and_keep_the_answer():
     assert spectrum.asymmetry < 1e-10
 
 
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_basis_stays_orthonormal_in_float32(k):
+    """Each product is with a basis vector; one pass over the basis alone would lose half of the digits here."""
+    size = 20_000
+    diagonal = torch.cat([torch.tensor([9.0, 8.0, 7.0, 6.9, 5.0]), torch.linspace(-0.3, 0.3, size - 5)])
+    vectors = []
+
+    def product(v):
+        vectors.append(v.clone())
+        return diagonal * v
+
+    start = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    found = lanczos(product, start, k=k, tol=1e-4, smallest=False)
+    basis = torch.stack(vectors).double()
+    assert len(basis) == found.num_products <= 48, "no restart"
+    assert float((basis @ basis.T - torch.eye(len(basis), dtype=torch.float64)).abs().max()) < 2e-5
+    np.testing.assert_allclose(found.eigenvalues, [9.0, 8.0, 7.0, 6.9, 5.0][:k], rtol=1e-5)
+
+
 def test_a_start_that_is_already_an_eigenvector_does_not_hide_the_largest():
     a = torch.diag(torch.tensor([3.0, 5.0, *np.linspace(0, 1, 40)], dtype=torch.float64))
     stale = torch.zeros(1, len(a), dtype=torch.float64)

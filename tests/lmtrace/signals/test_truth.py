@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from fake_view import FakeView
+from lmtrace.instrument import Instrument
+from lmtrace.observe import capture
 from lmtrace.signals.truth import Truth, divergence
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer
+from lmtrace_helpers import PlainModel
 from text_corpora import ToyOracle, english, toy
 
 
@@ -66,6 +69,21 @@ def test_the_exact_law_has_no_divergence_and_no_illegal_mass(panel):
     floor = records["floor", None]
     assert floor.value == pytest.approx(panel.truth.surprisal.mean())
     assert floor.stderr > 0
+
+
+def test_kept_places_of_the_law_give_the_same_numbers(panel, monkeypatch):
+    instrument = Instrument(PlainModel(len(panel.tokenizer)).eval(), panel, [Truth()], None, on_error="raise")
+
+    def measured():
+        return [repr(record) for record in instrument.measure(0) if record.signal != "cost"]
+
+    monkeypatch.setattr(capture, "MAX_CELLS", -1)
+    fresh = measured()
+    assert not any(key[0] == "capture.cells" for key in panel._made)
+    monkeypatch.undo()
+    assert measured() == fresh
+    assert any(key[0] == "capture.cells" for key in panel._made)
+    assert measured() == fresh
 
 
 def test_the_uniform_law_is_the_null(panel):
