@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import os
 import sys
 from pathlib import Path
 
@@ -51,8 +52,11 @@ def main(folder: Path) -> None:
                 break
     np.savetxt(folder / f"losses-{accelerator.process_index}.txt", losses)
     np.savetxt(folder / f"tokens-{accelerator.process_index}.txt", tokens)
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads now and then abort an interpreter that is on its way out
