@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 import os
+import runpy
 import sys
 from pathlib import Path
 
