@@ -110,18 +110,18 @@ def _closed_form(n: int = 20_000, d: int = 256, classes: int = 12) -> list[dict[
     x = torch.as_tensor(rng.standard_normal((n, d))).float()
     codes = (x.numpy() @ rng.standard_normal((d, classes))).argmax(1)
     test = sentence_split(np.arange(n) // 10, 0)
-    targets = Targets([(codes, classes)], test)
+    targets = Targets.of([(codes, classes)], test)
 
     def bare() -> None:
-        ridge(Design(x, test).basis, ClassMeans.of(x[~test], torch.as_tensor(codes[~test]), classes))
+        ridge(Design.of(x, test).basis, ClassMeans.of(x[~test], torch.as_tensor(codes[~test]), classes))
 
-    shared = Design(x, test)
+    shared = Design.of(x, test)
 
     def again() -> None:
         fit(shared, targets, "ridge")
 
     def whole() -> None:
-        fit(Design(x, test), Targets([(codes, classes)], test), "ridge")
+        fit(Design.of(x, test), Targets.of([(codes, classes)], test), "ridge")
 
     def logistic() -> None:
         fit(shared, targets, "logistic")

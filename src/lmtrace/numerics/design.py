@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.moments import Moments, centre, standardise
+from lmtrace.numerics.moments import Moments, Sample, centre_, square
 from lmtrace.numerics.ridge import Basis, Linear
 from lmtrace.numerics.softmax import Labellings, whitener
 
@@ -19,94 +18,182 @@ WAYS = {"ridge": (0.1, 4), "unseen": (0.1, 3), "embedding": (2.0, 12), "types": 
 """Ways of softmax regression: penalty on the weights of standardised features (not per row), and L-BFGS steps."""
 
 
-class Design:
-    """Rows, split into training and test part, with what all probes on them share; fitted lazily.
+class Arrangement:
+    """An order of rows in which the training part of a split, or of two splits that overlap, is a slice.
+
+    What lies in both training parts is then taken from a site, centred and multiplied once.
+
+    Parameters
+    ----------
+    tests
+        Split -> [n] bool, its test part; one split or two.
+    rows : [n] or None
+        int64, which rows of a matrix they are; None is all.
+
+    Attributes
+    ----------
+    rows, tests
+        As given.
+    order : [n]
+        int64, places among the rows: those that only the first split trains on, those of both, those of the second only,
+        and the others.
+    """
+
+    def __init__(self, tests: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> None:
+        self.tests = dict(tests)
+        first, *others = self.tests.values()
+        second = others[0] if others else np.ones_like(first)
+        self.rows = np.arange(len(first)) if rows is None else rows
+        cell = np.array([[1, 0], [2, 3]])[first.astype(int), second.astype(int)]
+        self.order = np.argsort(cell, kind="stable")
+        self._ends = np.searchsorted(cell[self.order], np.arange(4)).tolist()
+
+    def cells(self, split: str) -> list[slice]:
+        """Return where the training rows of a split are, in two cells, of which splits share one."""
+        first = list(self.tests).index(split)
+        return [slice(*self._ends[i : i + 2]) for i in (first, first + 1)]
+
+    def training(self, split: str) -> np.ndarray:
+        """Return [training rows] int64: their places among the rows, in the order in which they lie."""
+        one, other = self.cells(split)
+        return self.order[one.start : other.stop]
+
+    def held_out(self, split: str) -> np.ndarray:
+        """Return [test rows] int64: where the test rows of a split are in the order."""
+        place = np.empty_like(self.order)
+        place[self.order] = np.arange(len(place))
+        return place[self.tests[split]]
+
+
+class Arranged:
+    """The rows of a matrix in the order of an arrangement, less their mean; fitted lazily.
 
     Parameters
     ----------
     x : [words, d]
         Where the rows are taken from.
-    test : [n]
-        bool, the part of each row.
-    rows : [n] or None
-        int64, which of x they are; None is all.
+    arrangement
+        Of its rows.
     """
 
-    def __init__(self, x: Tensor, test: np.ndarray, rows: np.ndarray | None = None) -> None:
-        rows = np.arange(len(x)) if rows is None else rows
-        self.train, self.test = (
-            x.index_select(0, torch.as_tensor(rows[part], device=x.device)) for part in (~test, test)
+    def __init__(self, x: Tensor, arrangement: Arrangement) -> None:
+        self.arrangement = arrangement
+        index = arrangement.rows[arrangement.order]
+        self.rows = x.index_select(0, torch.as_tensor(index, device=x.device))
+        self.origin = centre_(self.rows)
+        self._sums: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._designs: dict[str, Design] = {}
+
+    def design(self, split: str) -> Design:
+        """Return the design of one of the splits."""
+        if split not in self._designs:
+            self._designs[split] = Design(self, split)
+        return self._designs[split]
+
+    def moments(self, split: str) -> Moments:
+        """Return the moments of the training rows of a split."""
+        cells = self.arrangement.cells(split)
+        (total, products), (other_total, other_products) = map(self._of_cell, cells)
+        return Moments.of_sums(
+            cells[1].stop - cells[0].start,
+            self.origin,
+            total + other_total,
+            products + other_products,
+            torch.finfo(self.rows.dtype).eps,
         )
+
+    def _of_cell(self, cell: slice) -> tuple[Tensor, Tensor]:
+        key = (cell.start, cell.stop)
+        if key not in self._sums:
+            rows = self.rows[cell]
+            self._sums[key] = rows.sum(0).double(), square(rows)
+        return self._sums[key]
+
+
+class Design:
+    """One split of arranged rows, with what all probes on it share; fitted lazily.
+
+    Parameters
+    ----------
+    arranged
+        The rows.
+    split
+        Which of their splits.
+    """
+
+    def __init__(self, arranged: Arranged, split: str) -> None:
+        self.arranged, self.split = arranged, split
         self._white: dict[float, Tensor] = {}
 
-    @cached_property
-    def _trained(self) -> tuple[Moments, Tensor]:
-        return standardise(self.train)
+    @classmethod
+    def of(cls, x: Tensor, test: np.ndarray, rows: np.ndarray | None = None) -> Design:
+        """Return the design of some rows: [n] int64 of x: [words, d] with one split: [n] bool."""
+        return Arranged(x, Arrangement({"": test}, rows)).design("")
 
-    @property
-    def moments(self) -> Moments:
-        """Return the moments of the training rows."""
-        return self._trained[0]
+    @cached_property
+    def training(self) -> Sample:
+        """Return the training rows."""
+        one, other = self.arranged.arrangement.cells(self.split)
+        moments = self.arranged.moments(self.split)
+        return Sample(self.arranged.rows[one.start : other.stop], self.arranged.origin, moments)
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """Return [test rows, d], less the origin of the training rows."""
+        index = self.arranged.arrangement.held_out(self.split)
+        return self.arranged.rows.index_select(0, torch.as_tensor(index, device=self.arranged.rows.device))
 
     @cached_property
     def basis(self) -> Basis:
         """Return the eigenbasis of the training rows."""
-        return Basis.of(self.moments)
+        return Basis.of(self.training.moments)
 
     def white(self, penalty: float) -> Tensor:
-        """Return what whitens the standardised training rows for a regression with this penalty."""
+        """Return what whitens the training rows for a regression with this penalty."""
         if penalty not in self._white:
-            self._white[penalty] = whitener(self.moments, penalty)
+            self._white[penalty] = whitener(self.training.moments, penalty)
         return self._white[penalty]
 
-    @cached_property
-    def standardised(self) -> tuple[Tensor, Tensor]:
-        """Return (training rows, test rows) with mean 0 and deviation 1 over the training rows, float32."""
-        moments, train = self._trained
-        test = centre(self.test, moments.mean).div_(moments.scale.to(self.test.dtype)).float()
-        return train, test
-
-    def scores(self, linears: Sequence[Linear], test: bool = True) -> list[Tensor]:
-        """Return [rows, classes] float32 scores of the test rows, or of the training rows, for every probe."""
-        weight = torch.cat([linear.weight for linear in linears], 1)
-        bias = torch.cat([linear.bias for linear in linears]) + self.moments.mean @ weight
-        scores = torch.addmm(bias.float(), self.standardised[int(test)], (weight * self.moments.scale[:, None]).float())
+    def scores(self, linears: Sequence[Linear]) -> list[Tensor]:
+        """Return [test rows, classes] scores of every probe, in the precision of the rows."""
+        rows, weight = self.held_out, torch.cat([linear.weight for linear in linears], 1)
+        bias = torch.cat([linear.bias for linear in linears]) + self.arranged.origin @ weight
+        scores = torch.addmm(bias.to(rows.dtype), rows, weight.to(rows.dtype))
         return list(scores.split([linear.weight.shape[1] for linear in linears], 1))
 
 
-def shared_design(cache: dict[Any, Any], x: Tensor, rows: np.ndarray, test: np.ndarray) -> Design:
-    """Return the design of some rows of x, made once per cache, which all signals of a measurement share.
+def arranged(
+    cache: dict[Any, Any], x: Tensor, arrangement: Arrangement, inputs: Callable[[Tensor], Tensor] | None = None
+) -> Arranged:
+    """Return the rows of x in an arrangement, made once per cache, which all signals of a measurement share.
 
     Parameters
     ----------
     x : [words, d]
         All words of a site.
-    rows : [n]
-        int64, those that are used.
-    test : [n]
-        bool, the part of each.
+    arrangement
+        Of the rows of x, or of its inputs.
+    inputs
+        x -> the matrix that the rows are of, the same for the same arrangement; None is x.
     """
-    key = ("numerics.design", id(x), row_key(rows, test))
+    key = ("numerics.design", id(x), id(arrangement))
     if key not in cache:
-        # x is kept beside the design, so that its id is not given to another tensor meanwhile.
-        cache.setdefault(key, (x, Design(x, test, rows)))
+        # x is kept beside the rows, so that its id is not given to another tensor meanwhile.
+        cache.setdefault(key, (x, Arranged(x if inputs is None else inputs(x), arrangement)))
     return cache[key][1]
 
 
-def row_key(rows: np.ndarray, test: np.ndarray) -> bytes:
-    """Return a short name of rows: [n] int64 and their parts: [n] bool."""
-    return hashlib.blake2b(rows.tobytes() + test.tobytes()).digest()
-
-
 class Targets:
-    """Several labellings of the same rows, in the forms that fits read: the same at every site.
+    """Several labellings of the rows of an arrangement, in the forms that fits read: the same at every site.
 
     Parameters
     ----------
     tasks
         (Class of every row, [n] int64, -1 where it has no label; number of classes) of each.
-    test : [n]
-        bool, the split of the rows.
+    arrangement
+        Of these rows.
+    split
+        Which of its splits.
     device
         Where the rows lie.
 
@@ -119,11 +206,23 @@ class Targets:
     """
 
     def __init__(
-        self, tasks: Sequence[tuple[np.ndarray, int]], test: np.ndarray, device: torch.device | str = "cpu"
+        self,
+        tasks: Sequence[tuple[np.ndarray, int]],
+        arrangement: Arrangement,
+        split: str,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.sizes = [size for _, size in tasks]
         codes = np.stack([codes for codes, _ in tasks]).astype(np.int64)
-        self.train, self.test = (torch.as_tensor(codes[:, part], device=device) for part in (~test, test))
+        self.train = torch.as_tensor(codes[:, arrangement.training(split)], device=device)
+        self.test = torch.as_tensor(codes[:, arrangement.tests[split]], device=device)
+
+    @classmethod
+    def of(
+        cls, tasks: Sequence[tuple[np.ndarray, int]], test: np.ndarray, device: torch.device | str = "cpu"
+    ) -> Targets:
+        """Return the targets of a `Design.of` rows with one split: [n] bool."""
+        return cls(tasks, Arrangement({"": test}), "", device)
 
     @cached_property
     def labellings(self) -> Labellings:

@@ -43,16 +43,28 @@ class Moments:
     @classmethod
     def of(cls, x: Tensor) -> Moments:
         """Return the moments of x: [n, d]."""
-        return cls.of_centred(*centred(x))
+        return Sample.of(x).moments
 
     @classmethod
-    def of_centred(cls, mean: Tensor, rows: Tensor) -> Moments:
-        """Return the moments of rows: [n, d] less their mean: [d]. Blocks of products are summed in float64."""
-        blocks = rows.split(_BLOCK)
-        scatter = _square(blocks[0])
-        for block in blocks[1:]:
-            scatter += _square(block)
-        return cls(len(rows), mean, scatter)
+    def of_sums(cls, n: int, origin: Tensor, total: Tensor, square: Tensor, epsilon: float) -> Moments:
+        """Return the moments of n rows x from sums over their distances from an origin.
+
+        Parameters
+        ----------
+        origin : [d]
+            float64, near the mean of the rows.
+        total : [d]
+            float64, sum of x - origin.
+        square : [d, d]
+            float64, sum of (x - origin)(x - origin)'.
+        epsilon
+            Of the products in `square`: a variance below their rounding is none.
+        """
+        offset = total / max(n, 1)
+        scatter = torch.addr(square, offset, offset, alpha=-n)
+        variance = scatter.diagonal()
+        variance.masked_fill_(variance < 16 * epsilon * square.diagonal(), 0.0)
+        return cls(n, origin + offset, scatter)
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows (Chan, Golub and LeVeque 1983)."""
@@ -99,29 +111,44 @@ class ClassMeans:
         return ClassMeans(counts, self.means * (1 - share) + other.means * share)
 
 
-def centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (mean [d] float64, x - mean in its own precision) of x: [n, d], exact however far x is from the origin."""
-    n = max(len(x), 1)
-    near = x.sum(0) / n  # rounded, so what is left of the mean is taken away too
-    rows = x - near
-    left = rows.sum(0) / n
-    return near.double() + left.double(), rows.sub_(left)
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Rows and their moments.
 
-
-def standardise(x: Tensor) -> tuple[Moments, Tensor]:
-    """Return the moments of x: [n, d], and its rows with mean 0 and deviation 1 in float32.
-
-    float32 after centring loses nothing but the rounding of products.
+    Attributes
+    ----------
+    rows : [n, d]
+        Less an origin, in the precision that they came in.
+    origin : [d]
+        float64, near their mean.
+    moments
+        Of the rows themselves.
     """
-    mean, rows = centred(x)
-    moments = Moments.of_centred(mean, rows)
-    return moments, rows.div_(moments.scale.to(rows.dtype)).float()
+
+    rows: Tensor
+    origin: Tensor
+    moments: Moments
+
+    @classmethod
+    def of(cls, x: Tensor) -> Sample:
+        """Return the sample of x: [n, d], its mean the origin."""
+        rows = x.clone()
+        origin = centre_(rows)
+        return cls(rows, origin, Moments(len(rows), origin, square(rows)))
+
+    @property
+    def offset(self) -> Tensor:
+        """[d] mean of the rows less the origin."""
+        return self.moments.mean - self.origin
 
 
-def centre(x: Tensor, mean: Tensor) -> Tensor:
-    """Return x - mean in the precision of x: [n, d], exact to its rounding however far x is from the origin."""
-    near = mean.to(x.dtype)
-    return (x - near).sub_((mean - near.double()).to(x.dtype))
+def centre_(rows: Tensor) -> Tensor:
+    """Take the mean from rows: [n, d], exactly however far they are from the origin, and return it: [d] float64."""
+    n = max(len(rows), 1)
+    near = rows.sum(0) / n  # rounded, so what is left of the mean is taken away too
+    left = rows.sub_(near).sum(0) / n
+    rows.sub_(left)
+    return near.double() + left.double()
 
 
 def all_finite(x: Tensor) -> bool:
@@ -129,6 +156,19 @@ def all_finite(x: Tensor) -> bool:
     return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
-def _square(x: Tensor) -> Tensor:
-    """Return x'x in float64. Not by another library's BLAS: its threads and torch's would fight for the cores."""
-    return (x.T @ x).double()
+def square(rows: Tensor) -> Tensor:
+    """Return x'x in float64 of rows x: [n, d]. Blocks of rows are multiplied in their own precision.
+
+    Not by another library's BLAS: its threads and torch's would fight for the cores.
+    """
+    d = rows.shape[1]
+    found, step = rows.new_zeros(d, d, dtype=torch.float64), max(64, -(-d // 4))
+    for block in rows.split(_BLOCK):
+        # Only what lies on the diagonal and above it: five eighths of the products.
+        upper = rows.new_zeros(d, d)
+        for at in range(0, d, step):
+            torch.mm(block[:, at : at + step].T, block[:, at:], out=upper[at : at + step, at:])
+        found += upper.double()
+    for at in range(step, d, step):
+        found[at:, at - step : at] = found[at - step : at, at:].T
+    return found

@@ -154,9 +154,9 @@ def transfer_matrix(
     test = sentence_split(group, seed) if len(group) else np.zeros(0, bool)
     if reason := obstacle(codes, test, group, names, "sentence"):
         raise DataError(f"transfer_matrix: {reason}")
-    probes, targets = [], Targets([(codes, len(names))], test, rows[0].device)
+    probes, targets = [], Targets.of([(codes, len(names))], test, rows[0].device)
     for x in rows:
-        probe = fit(Design(x, test), targets, kind, seed)[0].linear
+        probe = fit(Design.of(x, test), targets, kind, seed)[0].linear
         if probe is None:
             raise DataError(f"transfer_matrix: a probe of kind {kind!r} has no weights", "Choose a linear kind")
         probes.append(replace(probe, names=names))

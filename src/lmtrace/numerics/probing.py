@@ -173,22 +173,23 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
     design
         The rows.
     targets
-        Labellings of the same rows with the same split.
+        Labellings of the same rows with the same split, in the same arrangement.
     kind
         One of `WAYS`, "lda" or "mlp".
     """
     train = list(zip(targets.train, targets.sizes, strict=True))
     linears: list[Linear] | None = None
     if kind == "mlp":
-        x, held_out = design.train.float(), design.test.float()
+        x, held_out = design.training.rows.float(), design.held_out.float()
         scores = [Perceptron(x, codes, size, seed=seed).scores(held_out) for codes, size in train]
     else:
         if kind == "lda":
-            linears = [lda(design.basis, ClassMeans.of(design.train, codes, size)) for codes, size in train]
+            x = design.training.rows + design.training.origin
+            linears = [lda(design.basis, ClassMeans.of(x, codes, size)) for codes, size in train]
         else:
             penalty, steps = WAYS[kind]
-            z, white = design.standardised[0], design.white(penalty)
-            linears = softmax_regressions(design.moments, z, white, targets.labellings, penalty, steps)
+            white = design.white(penalty)
+            linears = softmax_regressions(design.training, white, targets.labellings, penalty, steps)
         scores = design.scores(linears)
     found = []
     for i, codes in enumerate(targets.test):
@@ -273,8 +274,7 @@ def linear_probe(
     tasks = [(codes, len(names))]
     if kinds is not None:
         tasks.append((control_labels(codes, kinds, len(names), seed), len(names)))
-    design = Design(rows, test)
-    fitted, *others = fit(design, Targets(tasks, test, rows.device), kind, seed)
+    fitted, *others = fit(Design.of(rows, test), Targets.of(tasks, test, rows.device), kind, seed)
     # Words of a type that was not seen succeed or fail together, as words of a sentence do otherwise.
     unit = kinds if split == "lexical" and kinds is not None else group
     index = np.unique(unit[test], return_inverse=True)[1]

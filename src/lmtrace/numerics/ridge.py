@@ -113,17 +113,18 @@ class RealTargets:
         self.centred = centred.float()
 
 
-def ridge_regressions(basis: Basis, z: Tensor, targets: RealTargets, grid: tuple[float, ...] = GRID) -> list[Linear]:
+def ridge_regressions(basis: Basis, rows: Tensor, targets: RealTargets, grid: tuple[float, ...] = GRID) -> list[Linear]:
     """Return ridge regressions of the same rows to real targets, each under a penalty of its own, chosen as in `ridge`.
 
     Parameters
     ----------
     basis
         Of the training rows.
-    z : [n, d]
-        Those rows, standardised, float32.
+    rows : [n, d]
+        Those rows, less any origin near their mean.
     """
-    return _solve(basis, z.T @ targets.centred, targets.mean, targets.sizes, targets.totals, grid)
+    cross = rows.T @ targets.centred.to(rows.dtype) / basis.moments.scale.to(rows.dtype)[:, None]
+    return _solve(basis, cross, targets.mean, targets.sizes, targets.totals, grid)
 
 
 def _solve(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import DataError
-from lmtrace.numerics.moments import Moments, standardise
+from lmtrace.numerics.moments import Moments, Sample
 from lmtrace.numerics.ridge import Linear
 
 
@@ -28,55 +28,46 @@ class Labellings:
     ----------
     spans
         Where the classes of each are, all below each other.
+    of : [classes]
+        int64, the labelling of every class.
     gold : [labellings, n]
         int64, where the class of each row is there; any class where the row has none.
     minus : [labellings, n]
         float32, -1 where the row has a class, else 0.
-    rows : [labellings, 1]
+    rows : [labellings]
         float32, those with a class.
     partly
         (Labelling, 1 where a row has a class: [n]) of those where some have none.
-    places
-        int64, the classes that exist among `max(sizes)` of each labelling.
-    start : [labellings, max(sizes)]
-        Logarithm of the smoothed share of each class.
+    start : [classes]
+        Logarithm of the smoothed share of each.
     """
 
     def __init__(self, codes: Tensor, sizes: Sequence[int]) -> None:
-        known, most = codes >= 0, max(sizes)
-        starts = np.cumsum([0, *sizes])
+        known, starts = codes >= 0, np.cumsum([0, *sizes])
         self.sizes, self.spans = list(sizes), [slice(*ends) for ends in itertools.pairwise(starts.tolist())]
+        self.of = torch.as_tensor(np.repeat(np.arange(len(sizes)), sizes), device=codes.device)
         self.gold = codes.clamp(min=0) + torch.as_tensor(starts[:-1, None], device=codes.device)
-        self.minus, self.rows = -known.float(), known.sum(1, keepdim=True).float()
+        self.minus, self.rows = -known.float(), known.sum(1).float()
         self.partly = [(i, there.float()) for i, there in enumerate(known) if not bool(there.all())]
-        every = [i * most + np.arange(size) for i, size in enumerate(sizes)]
-        self.places = torch.as_tensor(np.concatenate(every), device=codes.device)
-        self.start = self.rows.new_zeros(len(sizes), most)
-        for i, size in enumerate(sizes):
-            counts = torch.bincount(codes[i][known[i]], minlength=size)
-            self.start[i, :size] = ((counts + 0.5) / (self.rows[i] + 0.5 * size)).log()
-
-    def filled_up(self, values: Tensor) -> Tensor:
-        """Return [labellings, max(sizes), columns] of values of all classes: [sum(sizes), columns]; zero at the others."""
-        whole = values.new_zeros(self.start.numel(), values.shape[1])
-        return whole.index_copy_(0, self.places, values).view(*self.start.shape, -1)
+        counts = torch.bincount(self.gold[known], minlength=int(starts[-1]))
+        all_rows, all_sizes = self.rows[self.of], torch.as_tensor(sizes, device=codes.device)[self.of]
+        self.start = ((counts + 0.5) / (all_rows + 0.5 * all_sizes)).log()
 
 
 def softmax_regression(x: Tensor, codes: Tensor, num_classes: int, penalty: float = 1.0, max_iter: int = 200) -> Linear:
     """Return multinomial logistic regression of x: [n, d] to codes: [n] int64; see `softmax_regressions`."""
-    moments, z = standardise(x)
-    labels = Labellings(codes[None], [num_classes])
-    return softmax_regressions(moments, z, whitener(moments, penalty), labels, penalty, max_iter)[0]
+    sample, labels = Sample.of(x), Labellings(codes[None], [num_classes])
+    return softmax_regressions(sample, whitener(sample.moments, penalty), labels, penalty, max_iter)[0]
 
 
 def softmax_regressions(
-    moments: Moments, z: Tensor, white: Tensor, labels: Labellings, penalty: float, max_iter: int
+    sample: Sample, white: Tensor, labels: Labellings, penalty: float, max_iter: int
 ) -> list[Linear]:
     """Return multinomial logistic regressions of the same rows to several labellings, by L-BFGS from zero on.
 
-    Each minimises sum_i -log p(y_i | x_i) + penalty / 2 ||W||^2 with p = softmax(x W + b) on standardised features, over
-    the rows that have a label; the bias is not penalised. With penalty 1 this is scikit-learn's default on standardised
-    features.
+    Each minimises sum_i -log p(y_i | x_i) + penalty / 2 ||W||^2 with p = softmax(x W + b) and W the weights of
+    standardised features, over the rows that have a label; the bias is not penalised. With penalty 1 this is
+    scikit-learn's default on standardised features.
 
     The search goes on in whitened coordinates, where the loss is curved alike in all directions. Its first step is along
     the ridge regression to one-hot labels, so that few steps are a ridge regression that has been mended, and regularise
@@ -84,10 +75,8 @@ def softmax_regressions(
 
     Parameters
     ----------
-    moments
-        Of all the rows.
-    z : [n, d]
-        The rows, standardised, float32.
+    sample
+        All the rows: [n, d].
     white : [d, d]
         From `whitener`; it changes the way, not the end.
     labels
@@ -95,49 +84,55 @@ def softmax_regressions(
     max_iter
         Steps.
     """
-    (n, d), (tasks, k), rows = z.shape, labels.start.shape, labels.rows
-    pull = (penalty / rows)[:, :, None]
+    x, (n, d) = sample.rows, sample.rows.shape
+    # From weights of whitened rows and a bias at their mean to weights of the rows and a bias at their origin.
+    back = x.new_zeros(d + 1, d + 1)
+    back[:d, :d], back[d, d] = white, 1.0
+    back[:d, d] = -(back[:d, :d] @ sample.offset.to(x.dtype))
+    share, minus = (1 / labels.rows[labels.of]).to(x.dtype)[:, None], labels.minus.to(x.dtype)
+    pull = penalty * share * torch.cat([sample.moments.scale, x.new_zeros(1)]).square().to(x.dtype)
     # Rows last: torch's softmax over a last axis of fewer than 16 classes is ten times slower. And kept between calls,
     # because fresh memory costs more than what is done with it.
-    logits, logp = z.new_empty(2, len(labels.places), n)
+    logits, logp = x.new_empty(2, len(labels.of), n)
 
     def objective(theta: Tensor, blank: bool = False) -> tuple[Tensor, Callable[[], Tensor]]:
-        bias = theta[:, k * d :].reshape(-1, 1).index_select(0, labels.places)
-        weight = theta[:, : k * d].reshape(-1, d) @ white
+        linear = theta @ back
         if blank:
-            logits.copy_(bias)
+            logits.copy_(linear[:, d:])
         else:
-            torch.addmm(bias, weight.index_select(0, labels.places), z.T, out=logits)
+            torch.addmm(linear[:, d:], linear[:, :d], x.T, out=logits)
         for span in labels.spans:
             torch.log_softmax(logits[span], 0, out=logp[span])
-        loss = (logp.gather(0, labels.gold) * labels.minus).sum(1) / rows[:, 0]
+        loss = (logp.gather(0, labels.gold) * minus).sum(1) / labels.rows
+        pulled = pull * linear
 
         def gradient() -> Tensor:
             residual = logp.exp_()
             for i, there in labels.partly:
                 residual[labels.spans[i]] *= there
-            residual.scatter_add_(0, labels.gold, labels.minus)
-            of_weight = labels.filled_up(residual @ z) / rows[:, :, None] + pull * weight.view(tasks, k, d)
-            of_bias = labels.filled_up(residual.sum(1, keepdim=True))[:, :, 0] / rows
-            return torch.cat([(of_weight.view(-1, d) @ white.T).view(tasks, -1), of_bias], 1)
+            residual.scatter_add_(0, labels.gold, minus)
+            slope = torch.empty_like(linear)
+            torch.mm(residual, x, out=slope[:, :d])
+            torch.sum(residual, 1, out=slope[:, d])
+            return pulled.addcmul_(slope, share) @ back.T
 
-        return loss + (0.5 * pull * weight.view(tasks, k, d).square()).sum((1, 2)), gradient
+        return loss.index_add(0, labels.of, (pulled * linear).sum(1), alpha=0.5), gradient
 
-    start = torch.cat([z.new_zeros(tasks, k * d), labels.start], 1)
-    theta = minimise(objective, start, max_iter, first=objective(start, blank=True))
-    weight = (theta[:, : k * d].reshape(-1, d) @ white).double().view(tasks, k, d) / moments.scale
-    bias = theta[:, k * d :].double() - weight @ moments.mean
+    start = torch.cat([x.new_zeros(len(labels.of), d), labels.start.to(x.dtype)[:, None]], 1)
+    theta = minimise(objective, start, labels.of, max_iter, first=objective(start, blank=True))
+    weight, bias = (theta @ back).double().split([d, 1], 1)
+    bias = bias[:, 0] - weight @ sample.origin
     return [
-        Linear(weight[i, :size].T, bias[i, :size], penalty / count)
-        for i, (size, count) in enumerate(zip(labels.sizes, rows[:, 0].tolist(), strict=True))
+        Linear(weight[span].T, bias[span], penalty / count)
+        for span, count in zip(labels.spans, labels.rows.tolist(), strict=True)
     ]
 
 
 def whitener(moments: Moments, penalty: float) -> Tensor:
-    """Return P: [d, d] float32 with P (C + r I) P' = 1, C the correlation matrix of the rows.
+    """Return P: [d, d] float32 with P (S + r D^2) P' = 1, S the covariance matrix of the rows and D their deviations.
 
-    r is twice the penalty per row, because the curvature of a logistic loss is at most half of C, and no less than the
-    rounding of C in float32.
+    r is twice the penalty per row, because the curvature of a logistic loss is at most half of S, and no less than the
+    rounding in float32.
 
     Raises
     ------
@@ -145,7 +140,8 @@ def whitener(moments: Moments, penalty: float) -> Tensor:
         Where squares of the rows overflow.
     """
     n, d = moments.n, len(moments.mean)
-    correlation, r = moments.correlation / max(n, 1), 2 * penalty / max(n, 1) + 4e-7 * d
+    units, r = 1 / moments.scale, 2 * penalty / max(n, 1) + 4e-7 * d
+    correlation = torch.outer(units, units / max(n, 1)).mul_(moments.scatter).float()
     if not bool(torch.isfinite(correlation.diagonal()).all()):
         raise DataError(
             "probe: the rows are so large that their squares overflow", "Look at the model's activations first"
@@ -156,20 +152,20 @@ def whitener(moments: Moments, penalty: float) -> Tensor:
         correlation.diagonal().add_(9 * r)
         r *= 10
         factor, failed = torch.linalg.cholesky_ex(correlation)
-    identity = torch.eye(d, device=factor.device)
-    return torch.linalg.solve_triangular(factor.float(), identity, upper=False)
+    return torch.linalg.solve_triangular(factor, torch.diag(units.float()), upper=False)
 
 
 CHECK_EVERY = 4
 """Steps between two looks at whether a search has come to its end."""
 
 Objective = Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]
-"""theta -> (values [problems], and what gives their gradients [problems, parameters]): called at most once, at once."""
+"""theta -> (values [problems], and what gives the gradient [rows, columns]: called at most once, at once)."""
 
 
 def minimise(
     objective: Objective,
     theta: Tensor,
+    of: Tensor,
     max_iter: int,
     tolerance: float = 1e-5,
     history: int = 10,
@@ -186,82 +182,71 @@ def minimise(
     ----------
     objective
         See `Objective`. No gradient is asked for at points that are refused, and at the last one.
-    theta : [problems, parameters]
-        Where to begin.
+    theta : [rows, columns]
+        Where to begin: the parameters of all problems below each other.
+    of : [rows]
+        int64, the problem of every row, rising.
     first
         The objective there, where it is known.
     """
     value, slopes = first or objective(theta)
     gradient = slopes()
+    none = torch.zeros_like(value)
+
+    def inner(a: Tensor, b: Tensor) -> Tensor:
+        return none.index_add(0, of, (a * b).sum(1))
+
+    def rows(values: Tensor) -> Tensor:
+        return values.index_select(0, of)[:, None]
+
     running, all_run = torch.ones_like(value, dtype=torch.bool), True
     moves: list[tuple[Tensor, Tensor, Tensor]] = []
     scale = torch.full_like(value, 4.0)
     for iteration in range(1, max_iter + 1):
         if iteration % CHECK_EVERY == 1:
-            running = running & (gradient.abs().amax(1) >= tolerance)
+            steep = (gradient.abs().amax(1) >= tolerance).to(value)
+            running = running & (none.index_add(0, of, steep) > 0)
             all_run = bool(running.all())
             if not (all_run or bool(running.any())):
                 break
         direction, stack = -gradient, []
         for s, y, rho in reversed(moves):
-            a = rho * (s * direction).sum(1)
-            direction -= a[:, None] * y
+            a = rho * inner(s, direction)
+            direction.addcmul_(rows(a), y, value=-1)
             stack.append(a)
-        direction *= scale[:, None]
+        direction *= rows(scale)
         for (s, y, rho), a in zip(moves, reversed(stack), strict=True):
-            direction += (a - rho * (y * direction).sum(1))[:, None] * s
-        slope = (gradient * direction).sum(1)
-        candidate = theta + (direction if all_run else direction * running[:, None])
+            direction.addcmul_(rows(a - rho * inner(y, direction)), s)
+        slope = inner(gradient, direction)
+        candidate = theta + (direction if all_run else direction * rows(running))
         new_value, slopes = objective(candidate)
         enough = new_value <= value + 1e-4 * slope
         if not bool((enough if all_run else enough | ~running).all()):
-            candidate, new_value, slopes, running = _backtrack(
-                objective, theta, value, slope, direction, running, new_value
-            )
-            all_run = bool(running.all())
+            # The first step was the whole one.
+            step, failed = running.to(theta), running & ~enough
+            for _ in range(11):
+                step = torch.where(failed, step / 2, step)
+                candidate = theta + rows(step) * direction
+                new_value, slopes = objective(candidate)
+                failed = running & ~(new_value <= value + 1e-4 * step * slope)
+                if not bool(failed.any()):
+                    break
+            else:  # rounding hides all descent: these problems end where they are
+                running = running & ~failed
+                all_run = False
+                candidate = theta + rows(torch.where(failed, 0.0, step)) * direction
+                new_value, slopes = objective(candidate)
         if iteration == max_iter:
             return candidate
         new_gradient = slopes()
         s, y = candidate - theta, new_gradient - gradient
-        sy = (s * y).sum(1)
+        sy = inner(s, y)
         # A move without curvature says nothing, and nothing of the scale.
         useful = sy > 1e-12
         moves = [*moves[-(history - 1) :], (s, y, torch.where(useful, 1 / sy.clamp(min=1e-12), 0.0))]
-        scale = torch.where(useful, sy / y.square().sum(1).clamp(min=1e-30), 1.0)
+        scale = torch.where(useful, sy / inner(y, y).clamp(min=1e-30), 1.0)
         theta, value, gradient = candidate, new_value, new_gradient
     return theta
-
-
-def _backtrack(
-    objective: Objective,
-    theta: Tensor,
-    value: Tensor,
-    slope: Tensor,
-    direction: Tensor,
-    running: Tensor,
-    new_value: Tensor,
-) -> tuple[Tensor, Tensor, Callable[[], Tensor], Tensor]:
-    """Return where each problem goes along its direction, value and gradient there, and which problems still run.
-
-    Parameters
-    ----------
-    slope
-        Of each value along its direction.
-    new_value
-        Each value after the whole step, which some problems refuse.
-    """
-    step, failed = running.to(theta), running & ~(new_value <= value + 1e-4 * slope)
-    for _ in range(11):
-        step = torch.where(failed, step / 2, step)
-        candidate = theta + step[:, None] * direction
-        new_value, slopes = objective(candidate)
-        failed = running & ~(new_value <= value + 1e-4 * step * slope)
-        if not bool(failed.any()):
-            return candidate, new_value, slopes, running
-    # Rounding hides all descent: these problems end where they are.
-    step = torch.where(failed, 0.0, step)
-    candidate = theta + step[:, None] * direction
-    return candidate, *objective(candidate), running & ~failed
 
 
 class Perceptron:

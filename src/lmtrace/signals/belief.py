@@ -18,16 +18,17 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from lmtrace.numerics.design import Design, shared_design
+from lmtrace.numerics.design import Arrangement, Design, arranged
 from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.ridge import RealTargets, ridge_regressions
 from lmtrace.numerics.scores import bootstrap_weights
-from lmtrace.numerics.splits import sentence_split
 from lmtrace.observe.interface import Needs, Signal, Sites, View
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import Panel
+from lmtrace.text.probe_task import word_arrangement
 
 EMBED = "embed"
+SPLIT = "sentence"
 MIN_SENTENCES = 10
 NULL_DIRECTIONS = 16
 """Random directions of the shuffled beliefs that the null regresses to."""
@@ -78,14 +79,13 @@ class Belief(Signal):
             if isinstance(asked, str):
                 yield self.record(view, "r2", missing=asked)
                 return
-            design = shared_design(view.cache, x, asked.rows, asked.test)
-            if not (all_finite(design.train) and all_finite(design.test)):
+            if not (all_finite(x) or all_finite(x[torch.as_tensor(asked.arrangement.rows, device=x.device)])):
                 yield self.record(view, "r2", site=site, missing="activations that are not finite")
                 continue
-            error, null_error = asked.errors(design)
+            error, null_error = asked.errors(arranged(view.cache, x, asked.arrangement).design(SPLIT))
             total, null_total = asked.totals
             whole = asked.weights @ total
-            where = {"site": site, "split": "sentence", "n": int(asked.test.sum())}
+            where = {"site": site, "split": SPLIT, "n": len(asked.index)}
             r2, resampled = 1 - error.sum() / total.sum(), 1 - (asked.weights @ error) / whole
             null = float(1 - null_error.sum() / null_total.sum())
             yield self.record(view, "r2", float(r2), stderr=float(resampled.std(ddof=1)), null=null, **where)
@@ -114,14 +114,15 @@ class Belief(Signal):
         num = len(np.unique(groups))
         if num < 4 * MIN_SENTENCES:
             return f"{num} sentences, fewer than {4 * MIN_SENTENCES}"
-        test = sentence_split(panel.word_sentence, self.seed)[rows]
+        arrangement = word_arrangement(panel, rows, self.seed)
+        test = arrangement.tests[SPLIT]
         if float(beliefs[test].var(0).sum()) < 1e-12 or float(beliefs[~test].var(0).sum()) < 1e-12:
             return "the beliefs are the same at every word"
         rng = np.random.default_rng([self.seed, 6])
         shuffled = beliefs[rng.permutation(len(beliefs))]
         if beliefs.shape[1] > NULL_DIRECTIONS:  # their R^2 is that of all within noise, and costs a part of it
             shuffled = shuffled @ rng.standard_normal((beliefs.shape[1], NULL_DIRECTIONS))
-        return HeldOut([beliefs, shuffled], test, groups, rows, self.seed, device)
+        return HeldOut([beliefs, shuffled], arrangement, groups, self.seed, device)
 
 
 class HeldOut:
@@ -131,12 +132,10 @@ class HeldOut:
     ----------
     targets : [n, columns] each
         What is regressed to.
-    test : [n]
-        bool, the part of each row.
+    arrangement
+        Of the rows, with a split by sentence.
     groups : [n]
         Sentence of every row.
-    rows : [n] or None
-        Which words they are.
 
     Attributes
     ----------
@@ -149,15 +148,15 @@ class HeldOut:
     def __init__(
         self,
         targets: Sequence[np.ndarray],
-        test: np.ndarray,
+        arrangement: Arrangement,
         groups: np.ndarray,
-        rows: np.ndarray | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.rows, self.test = np.arange(len(test)) if rows is None else rows, test
+        self.arrangement = arrangement
+        test, training = arrangement.tests[SPLIT], arrangement.training(SPLIT)
         self.index = np.unique(groups[test], return_inverse=True)[1]
-        self.targets = RealTargets([torch.as_tensor(target[~test], device=device) for target in targets])
+        self.targets = RealTargets([torch.as_tensor(target[training], device=device) for target in targets])
         self.held_out = [torch.as_tensor(target[test], device=device).float() for target in targets]
         held_out = [target[test] for target in targets]
         self.totals = [self._by_sentence(np.square(y - y.mean(0)).sum(1)) for y in held_out]
@@ -165,7 +164,7 @@ class HeldOut:
 
     def errors(self, design: Design) -> list[np.ndarray]:
         """Return the squared error of each target per test sentence, of regressions on the design's training rows."""
-        fitted = ridge_regressions(design.basis, design.standardised[0], self.targets)
+        fitted = ridge_regressions(design.basis, design.training.rows, self.targets)
         return [
             self._by_sentence((predicted - y).square().sum(1).cpu().numpy())
             for predicted, y in zip(design.scores(fitted), self.held_out, strict=True)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
-from lmtrace.numerics.design import WAYS, Design, Targets, shared_design
+from lmtrace.numerics.design import WAYS, Design, Targets
 from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.probe_files import load_probes
 from lmtrace.numerics.probing import KINDS, SPLITS, Fit, Kind, SplitName, fit, majority
@@ -43,7 +43,7 @@ from lmtrace.observe.sites import embed_of
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.label_sets import coarsen, layer_of
 from lmtrace.text.panel import Panel
-from lmtrace.text.probe_task import ProbeTask, TaskGroup, probe_task
+from lmtrace.text.probe_task import ProbeTask, TaskGroup, probe_task, task_groups
 from lmtrace.text.spans import POOLS
 
 DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "number", "Tense", "tense")
@@ -228,8 +228,10 @@ class Probe(Signal):
                     tasks.append(task)
         at_embed: dict[tuple[str, ProbeTask], np.ndarray] = {}
         due = self._due(view)
-        groups = [(group, _controlled(group, due)) for group in self._groups(tasks)]
-        targets: dict[tuple[bytes, torch.device], Targets] = {}
+        # Softmax regression passes over rows without a label; what else there is reads all of its rows.
+        found = task_groups(view.panel, tasks, labelled_only=self.kind not in WAYS)
+        groups = [(group, _controlled(group, due)) for group in found]
+        targets: dict[tuple[TaskGroup, torch.device], Targets] = {}
         sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
             try:
@@ -247,11 +249,11 @@ class Probe(Signal):
                     for place in where:
                         yield self.record(view, "accuracy", **place, missing="activations that are not finite")
                     continue
-                design, key = self._design(view, x, group), (group.row_key, x.device)
+                design, key = group.arranged(view.cache, x).design(group.split), (group, x.device)
                 if key not in targets:
                     labellings = [(group.spread(t, t.codes), len(t.names)) for t in group.tasks]
                     labellings += [(group.spread(t, t.control), len(t.names)) for t in controlled]
-                    targets[key] = Targets(labellings, group.test, x.device)
+                    targets[key] = Targets(labellings, group.arrangement, group.split, x.device)
                 fits = fit(design, targets[key], self.way(site, group.split), self.seed)
                 controls = dict(zip(controlled, fits[len(group.tasks) :], strict=True))
                 for task, place, fitted in zip(group.tasks, where, fits[: len(group.tasks)], strict=True):
@@ -263,8 +265,7 @@ class Probe(Signal):
                         yield from self._bits(view, x, task, place)
                     if self.keep_at or self.apply:
                         labelled = group.spread(task, task.codes)[group.test] >= 0
-                        held_out = design.test[torch.as_tensor(labelled, device=x.device)]
-                        yield from self._transfer(view, held_out, fitted, task, place)
+                        yield from self._transfer(view, design, labelled, fitted, task, place)
                     if site == embed_of(site):
                         at_embed[site, task] = tally.correct
 
@@ -335,24 +336,6 @@ class Probe(Signal):
             return "types" if split == "lexical" else "embedding"
         return "unseen" if split == "lexical" else "ridge"
 
-    def _groups(self, tasks: list[ProbeTask]) -> list[TaskGroup]:
-        """Return the tasks in groups that share all products: of one split, or of the same rows."""
-        # Softmax regression passes over rows without a label; what else there is reads all of its rows.
-        apart = self.pair or self.span or self.kind not in WAYS
-        groups: dict[Any, list[ProbeTask]] = {}
-        for task in tasks:
-            groups.setdefault(task.row_key if apart else task.split, []).append(task)
-        return [TaskGroup(group) for group in groups.values()]
-
-    def _design(self, view: View, x: Tensor, group: TaskGroup) -> Design:
-        """Return the group's rows with their statistics: one per site and set of rows, shared by all instances."""
-        if not self.pair and not self.span:
-            return shared_design(view.cache, x, group.rows, group.test)
-        key = ("signals.probe", id(x), self.pair, self.span, group.row_key)
-        if key not in view.cache:
-            view.cache[key] = (x, Design(group.inputs(x), group.test))
-        return view.cache[key][1]
-
     def _start(self, view: View, tally: Tally, key: str) -> np.ndarray | None:
         """Return the counts of the first measurement, or None where this is it."""
         if view.step == 0 or key not in view.memory:
@@ -362,9 +345,9 @@ class Probe(Signal):
         return view.memory[key].double().cpu().numpy()
 
     def _transfer(
-        self, view: View, held_out: Tensor, fitted: Fit, task: ProbeTask, where: dict[str, Any]
+        self, view: View, design: Design, labelled: np.ndarray, fitted: Fit, task: ProbeTask, where: dict[str, Any]
     ) -> Iterator[Record]:
-        """Yield the accuracies of probes of other steps on the test rows, and keep today's where that was asked."""
+        """Yield the accuracies of probes of other steps on the labelled test rows, and keep today's where that was asked."""
         name = f"{where['site']}|{task.label}|{task.split}"
         kept: dict[int, Linear | None] = {}
         for step in sorted({s for s in self.keep_at if s < view.step}):
@@ -377,7 +360,7 @@ class Probe(Signal):
             yield self.record(view, "transfer", missing=reason, **where)
         for step, probe in {**saved, **kept}.items():
             here = {**where, "split": f"{task.split}@{step}"}
-            width = held_out.shape[1]
+            width = design.held_out.shape[1]
             if probe is None:
                 reason = f"no probe of step {step} was kept: that step was not measured here before this one"
                 yield self.record(view, "transfer", missing=reason, **here)
@@ -385,8 +368,9 @@ class Probe(Signal):
                 reason = f"the probe of step {step} reads {len(probe.weight)} numbers, this site has {width}"
                 yield self.record(view, "transfer", missing=reason, **here)
             else:
-                moved = Linear(probe.weight.to(held_out.device), probe.bias.to(held_out.device), 0.0)
-                chosen = moved.scores(held_out.double()).argmax(1).cpu().numpy()
+                device = design.held_out.device
+                [scores] = design.scores([Linear(probe.weight.to(device), probe.bias.to(device), 0.0)])
+                chosen = scores.argmax(1).cpu().numpy()[labelled]
                 predicted = np.array(probe.names or task.names)[chosen]
                 truth = np.array(task.names)[task.codes[task.test]]
                 right = np.bincount(task.test_group, weights=predicted == truth)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.design import row_key
+from lmtrace.numerics.design import Arranged, Arrangement, arranged
 from lmtrace.numerics.probing import Fit, SplitName, majority, obstacle
 from lmtrace.numerics.scores import Bootstrap, Tally, bootstrap_weights
 from lmtrace.numerics.splits import control_labels, lexical_split, sentence_split
@@ -44,6 +46,8 @@ class ProbeTask:
         if span:
             self.label = f"{label}:span-{span}"
         self.key = f"{self.label}|{split}|{pair}"
+        self.of_inputs = bool(pair or span)
+        """Whether what it reads is put together from several words."""
         self.reason = ""
         self.partners: np.ndarray | None = None
         self.spans: Spans | None = None
@@ -88,7 +92,7 @@ class ProbeTask:
             sentence_split(panel.word_sentence, seed) if split == "sentence" else lexical_split(panel.word_types, seed)
         )
         self.test = whole[self.rows]
-        self.row_key = row_key(self.rows, self.test)
+        self.row_key = self.rows.tobytes() + self.test.tobytes()
         self.reason = obstacle(self.codes, self.test, self.groups, self.names, split)
 
     def inputs(self, x: Tensor) -> Tensor:
@@ -147,43 +151,68 @@ class ProbeTask:
 
 
 class TaskGroup:
-    """Tasks of one split whose probes share a design: its rows are the words that any of them labels.
+    """Tasks of one split whose probes share a design.
 
     Parameters
     ----------
     tasks
-        Of one panel, one split and the same inputs; with a pair or a span, of the same rows.
+        Of one panel and one split.
+    arrangement
+        Of words that hold all that the tasks label; or of the tasks' inputs, where these are no words.
 
     Attributes
     ----------
-    rows : [n]
-        int64, rising where they are words.
-    test : [n]
-        bool, the part of each.
-    row_key
-        Tells groups of a panel apart.
     split
         Of all of them.
+    test : [n]
+        bool, the part of each row.
     """
 
-    def __init__(self, tasks: list[ProbeTask]) -> None:
-        self.tasks, first = tasks, tasks[0]
-        self.split = first.split
-        self.rows, self.test, self.row_key = first.rows, first.test, first.row_key
-        if any(task.row_key != first.row_key for task in tasks):
-            self.rows, at = np.unique(np.concatenate([task.rows for task in tasks]), return_index=True)
-            self.test = np.concatenate([task.test for task in tasks])[at]
-            self.row_key = row_key(self.rows, self.test)
+    def __init__(self, tasks: Sequence[ProbeTask], arrangement: Arrangement) -> None:
+        self.tasks, self.arrangement, self.split = tasks, arrangement, tasks[0].split
+        self.test = arrangement.tests[self.split]
 
     def spread(self, task: ProbeTask, codes: np.ndarray) -> np.ndarray:
         """Return [n] int64: codes of the task's rows, -1 at the others."""
-        if task.row_key == self.row_key:
+        if len(task.rows) == len(self.test):
             return codes
-        whole = np.full(len(self.rows), -1)
-        whole[np.searchsorted(self.rows, task.rows)] = codes
+        whole = np.full(len(self.test), -1)
+        whole[np.searchsorted(self.arrangement.rows, task.rows)] = codes
         return whole
 
     def inputs(self, x: Tensor) -> Tensor:
         """Return [n, d] of x: [words, d]."""
-        first = self.tasks[0]
-        return first.inputs(x) if first.row_key == self.row_key else x[torch.as_tensor(self.rows, device=x.device)]
+        if self.tasks[0].of_inputs:
+            return self.tasks[0].inputs(x)
+        return x[torch.as_tensor(self.arrangement.rows, device=x.device)]
+
+    def arranged(self, cache: dict[Any, Any], x: Tensor) -> Arranged:
+        """Return the rows of x: [words, d] in the arrangement."""
+        return arranged(cache, x, self.arrangement, self.tasks[0].inputs if self.tasks[0].of_inputs else None)
+
+
+def task_groups(panel: Panel, tasks: Sequence[ProbeTask], *, labelled_only: bool) -> list[TaskGroup]:
+    """Return the tasks of a panel and a seed in groups: of one split, or of the same rows where only labelled ones are read."""
+    groups: dict[str | bytes, list[ProbeTask]] = {}
+    for task in tasks:
+        groups.setdefault(task.row_key if labelled_only or task.of_inputs else task.split, []).append(task)
+    words = None if labelled_only or not tasks else np.unique(np.concatenate([task.rows for task in tasks]))
+    return [TaskGroup(group, _arrangement(panel, group[0], words)) for group in groups.values()]
+
+
+def _arrangement(panel: Panel, task: ProbeTask, words: np.ndarray | None) -> Arrangement:
+    if not task.of_inputs:
+        return word_arrangement(panel, task.rows if words is None else words, task.seed)
+    key = ("text.probe_task.inputs", task.row_key, task.split, task.pair, task.span)
+    return panel.once(key, lambda: Arrangement({task.split: task.test}))
+
+
+def word_arrangement(panel: Panel, words: np.ndarray, seed: int) -> Arrangement:
+    """Return words: [n] int64 of a panel under both splits of a seed; made once, so that signals share what they compute."""
+
+    def make() -> Arrangement:
+        # Drawn over the whole panel, so that all layers are judged on the same sentences or types.
+        by_sentence, by_type = sentence_split(panel.word_sentence, seed), lexical_split(panel.word_types, seed)
+        return Arrangement({"sentence": by_sentence[words], "lexical": by_type[words]}, words)
+
+    return panel.once(("text.probe_task.words", seed, words.tobytes()), make)

@@ -55,7 +55,7 @@ def slow_matrix(models, panel, layer, site, labelled_only=False):
     x = {step: states(model, panel)[site][torch.as_tensor(rows)] for step, model in models.items()}
     result, way = {}, "embedding" if site == "embed" else "ridge"
     for t in models:
-        [found] = fit(Design(x[t], test), Targets([(codes, len(labels.names))], test), way)
+        [found] = fit(Design.of(x[t], test), Targets.of([(codes, len(labels.names))], test), way)
         weight, bias = found.linear.weight.numpy(), found.linear.bias.numpy()
         for u in models:
             right = [

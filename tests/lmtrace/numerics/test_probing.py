@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
 from lmtrace.numerics.design import Design, Targets
-from lmtrace.numerics.moments import ClassMeans, Moments, standardise
+from lmtrace.numerics.moments import ClassMeans, Moments, Sample
 from lmtrace.numerics.probing import fit, linear_probe
 from lmtrace.numerics.ridge import Basis, lda, ridge
 from lmtrace.numerics.scores import Bootstrap, Tally, bootstrap_weights
@@ -133,50 +133,49 @@ def rows_of_three_labellings(n=400, d=10):
     rng = np.random.default_rng(5)
     x = torch.as_tensor(rng.standard_normal((n, d)) * np.geomspace(0.1, 10, d) + 3).float()
     codes = np.stack([(x.numpy() @ rng.standard_normal((d, k)) + rng.gumbel(size=(n, k))).argmax(1) for k in (5, 2, 3)])
-    moments, z = standardise(x)
-    return moments, z, torch.as_tensor(codes), [5, 2, 3]
+    return x, Sample.of(x), torch.as_tensor(codes), [5, 2, 3]
 
 
 def test_labellings_side_by_side_are_fitted_as_if_alone():
-    moments, z, codes, sizes = rows_of_three_labellings()
-    white = whitener(moments, 0.1)
-    together = softmax_regressions(moments, z, white, Labellings(codes, sizes), 0.1, 6)
+    _, sample, codes, sizes = rows_of_three_labellings()
+    white = whitener(sample.moments, 0.1)
+    together = softmax_regressions(sample, white, Labellings(codes, sizes), 0.1, 6)
     for i, (size, found) in enumerate(zip(sizes, together, strict=True)):
-        [alone] = softmax_regressions(moments, z, white, Labellings(codes[i : i + 1], [size]), 0.1, 6)
+        [alone] = softmax_regressions(sample, white, Labellings(codes[i : i + 1], [size]), 0.1, 6)
         for ours, theirs in ((found.weight, alone.weight), (found.bias, alone.bias)):
             assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
 
 
 def test_rows_without_a_label_are_neither_learned_from_nor_judged():
-    moments, z, codes, sizes = rows_of_three_labellings()
-    white, kept = whitener(moments, 0.1), torch.arange(len(z)) % 3 > 0
+    x, sample, codes, sizes = rows_of_three_labellings()
+    white, kept = whitener(sample.moments, 0.1), torch.arange(len(x)) % 3 > 0
     masked = codes[:1].masked_fill(~kept, -1)
-    [found] = softmax_regressions(moments, z, white, Labellings(masked, sizes[:1]), 0.1, 6)
-    [expected] = softmax_regressions(moments, z[kept], white, Labellings(codes[:1, kept], sizes[:1]), 0.1, 6)
+    [found] = softmax_regressions(sample, white, Labellings(masked, sizes[:1]), 0.1, 6)
+    fewer = Sample(sample.rows[kept], sample.origin, sample.moments)
+    [expected] = softmax_regressions(fewer, white, Labellings(codes[:1, kept], sizes[:1]), 0.1, 6)
     assert float((found.weight - expected.weight).norm() / expected.weight.norm()) < 1e-4
     assert found.penalty == pytest.approx(expected.penalty) == pytest.approx(0.1 / int(kept.sum()))
-    test = np.arange(len(z)) % 4 == 0
-    [judged] = fit(Design(z, test), Targets([(masked[0].numpy(), 5)], test), "ridge")
+    test = np.arange(len(x)) % 4 == 0
+    [judged] = fit(Design.of(x, test), Targets.of([(masked[0].numpy(), 5)], test), "ridge")
     assert len(judged.predicted) == len(judged.probability) == int((kept.numpy() & test).sum())
 
 
 def test_the_first_step_is_along_ridge_regression():
-    moments, z, codes, sizes = rows_of_three_labellings()
-    n, d = z.shape
+    _, sample, codes, sizes = rows_of_three_labellings()
+    (n, d), scale = sample.rows.shape, sample.moments.scale
+    z = sample.rows.double() / scale
     for i, (size, found) in enumerate(
         zip(
             sizes,
-            softmax_regressions(moments, z, whitener(moments, 2.0), Labellings(codes, sizes), 2.0, 1),
+            softmax_regressions(sample, whitener(sample.moments, 2.0), Labellings(codes, sizes), 2.0, 1),
             strict=True,
         )
     ):
         onehot = torch.nn.functional.one_hot(codes[i], size).double()
         counts = onehot.sum(0)
         centred = onehot - (counts + 0.5) / (n + 0.5 * size)
-        expected = torch.linalg.solve(
-            z.double().T @ z.double() + (4.0 + 4e-7 * d * n) * torch.eye(d), z.double().T @ centred
-        )
-        ours = found.weight * moments.scale[:, None]
+        expected = torch.linalg.solve(z.T @ z + (4.0 + 4e-7 * d * n) * torch.eye(d), z.T @ centred)
+        ours = found.weight * scale[:, None]
         cosine = (ours * expected).sum() / ours.norm() / expected.norm()
         assert float(cosine) == pytest.approx(1.0, abs=1e-6)
 
@@ -185,9 +184,9 @@ def test_the_first_step_is_along_ridge_regression():
 def test_whitened_rows_are_curved_alike(n):
     """Also where there are fewer rows than directions."""
     x = torch.as_tensor(np.random.default_rng(0).standard_normal((n, 12)) * np.geomspace(0.01, 100, 12)).float()
-    moments, z = standardise(x)
-    p = whitener(moments, 0.1).double()
-    curved = z.double().T @ z.double() / n + (0.2 / n + 4e-7 * 12) * torch.eye(12)
+    moments = Moments.of(x)
+    p, centred = whitener(moments, 0.1).double(), x.double() - x.double().mean(0)
+    curved = centred.T @ centred / n + (0.2 / n + 4e-7 * 12) * torch.diag(moments.scale.square())
     torch.testing.assert_close(p @ curved @ p.T, torch.eye(12, dtype=torch.float64), atol=2e-3, rtol=0)
 
 
@@ -332,7 +331,7 @@ def test_what_words_of_a_class_share_is_read_off_unseen_words():
         kind = rng.choice(types, 3000, p=p / p.sum())
         x = torch.as_tensor(vectors[kind] + 0.3 * rng.standard_normal((3000, d))).float()
         y, test = of_type[kind], lexical_split(kind, 0)
-        design, targets = Design(x, test), Targets([(y, classes)], test)
+        design, targets = Design.of(x, test), Targets.of([(y, classes)], test)
         for name, accuracies in found.items():
             [fitted] = fit(design, targets, name)
             accuracies.append((fitted.predicted == y[test]).mean())

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from lmtrace.numerics.design import Design
+from lmtrace.numerics.design import Arranged, Arrangement
 from lmtrace.numerics.splits import sentence_split
 from lmtrace.signals.belief import Belief, HeldOut
 from lmtrace.signals.probe import Probe
@@ -113,6 +113,7 @@ def test_the_untrained_twin_already_holds_most_of_the_belief():
         model(torch.as_tensor(sequences))
     x, groups = hidden[0].reshape(3000, 64), np.repeat(np.arange(300), 10)
     test = sentence_split(groups, 0)
-    asked = HeldOut([beliefs.reshape(3000, 3)], test, groups)
-    [error], [total] = asked.errors(Design(x, test)), asked.totals
+    arrangement = Arrangement({"sentence": test})
+    asked = HeldOut([beliefs.reshape(3000, 3)], arrangement, groups)
+    [error], [total] = asked.errors(Arranged(x, arrangement).design("sentence")), asked.totals
     assert 0.9 < 1 - error.sum() / total.sum() < 0.97
