@@ -16,6 +16,8 @@ from lmtrace.numerics.softmax import Labellings, whitener
 
 WAYS = {"ridge": (0.1, 4), "unseen": (0.1, 3), "embedding": (2.0, 12), "types": (30.0, 12), "logistic": (1.0, 200)}
 """Ways of softmax regression: penalty on the weights of standardised features (not per row), and L-BFGS steps."""
+OF_TYPES = ("embedding", "types")
+"""Ways for rows that are alike for all words of a type."""
 
 
 class Arrangement:
@@ -136,6 +138,22 @@ class Design:
         one, other = self.arranged.arrangement.cells(self.split)
         moments = self.arranged.moments(self.split)
         return Sample(self.arranged.rows[one.start : other.stop], self.arranged.origin, moments)
+
+    @cached_property
+    def merged(self) -> tuple[Sample, Tensor] | None:
+        """Return the training rows, those that are equal once, and [training rows] which one stands for each.
+
+        None where few are. At an embedding they are most: words of a type, or of a type at a place.
+        """
+        rows = self.training.rows
+        key = rows.double() @ torch.arange(1, rows.shape[1] + 1, device=rows.device).double().sin()
+        values, into = key.unique(return_inverse=True)
+        places = torch.arange(len(rows), device=rows.device)
+        first = places.new_empty(len(values)).scatter_reduce_(0, into, places, "amin", include_self=False)
+        once = rows.index_select(0, first)
+        if len(once) > 0.75 * len(rows) or not torch.equal(once.index_select(0, into), rows):
+            return None
+        return Sample(once, self.training.origin, self.training.moments), into
 
     @cached_property
     def held_out(self) -> Tensor:

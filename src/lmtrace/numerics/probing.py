@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
-from lmtrace.numerics.design import WAYS, Design, Targets
+from lmtrace.numerics.design import OF_TYPES, WAYS, Design, Targets
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.moments import ClassMeans
 from lmtrace.numerics.ridge import Linear, lda
@@ -188,8 +188,11 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
             linears = [lda(design.basis, ClassMeans.of(x, codes, size)) for codes, size in train]
         else:
             penalty, steps = WAYS[kind]
-            white = design.white(penalty)
-            linears = softmax_regressions(design.training, white, targets.labellings, penalty, steps)
+            sample, labels = design.training, targets.labellings
+            if kind in OF_TYPES and design.merged is not None:
+                sample, into = design.merged
+                labels = labels.merged(into, len(sample.rows))
+            linears = softmax_regressions(sample, design.white(penalty), labels, penalty, steps)
         scores = design.scores(linears)
     found = []
     for i, codes in enumerate(targets.test):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -30,28 +31,34 @@ class Labellings:
         Where the classes of each are, all below each other.
     of : [classes]
         int64, the labelling of every class.
-    gold : [labellings, n]
-        int64, where the class of each row is there; any class where the row has none.
-    minus : [labellings, n]
-        float32, -1 where the row has a class, else 0.
+    counts, weights : [classes, n]
+        float32: 1 where the row is of the class; 1 where it has a class in that labelling.
     rows : [labellings]
         float32, those with a class.
-    partly
-        (Labelling, 1 where a row has a class: [n]) of those where some have none.
     start : [classes]
         Logarithm of the smoothed share of each.
     """
 
     def __init__(self, codes: Tensor, sizes: Sequence[int]) -> None:
-        known, starts = codes >= 0, np.cumsum([0, *sizes])
-        self.sizes, self.spans = list(sizes), [slice(*ends) for ends in itertools.pairwise(starts.tolist())]
-        self.of = torch.as_tensor(np.repeat(np.arange(len(sizes)), sizes), device=codes.device)
-        self.gold = codes.clamp(min=0) + torch.as_tensor(starts[:-1, None], device=codes.device)
-        self.minus, self.rows = -known.float(), known.sum(1).float()
-        self.partly = [(i, there.float()) for i, there in enumerate(known) if not bool(there.all())]
-        counts = torch.bincount(self.gold[known], minlength=int(starts[-1]))
-        all_rows, all_sizes = self.rows[self.of], torch.as_tensor(sizes, device=codes.device)[self.of]
-        self.start = ((counts + 0.5) / (all_rows + 0.5 * all_sizes)).log()
+        starts = np.cumsum([0, *sizes])
+        self.spans = [slice(*ends) for ends in itertools.pairwise(starts.tolist())]
+        self.of, place = (
+            torch.as_tensor(np.repeat(of_each, sizes), device=codes.device)
+            for of_each in (np.arange(len(sizes)), starts[:-1])
+        )
+        every, all_sizes = codes[self.of], torch.as_tensor(sizes, device=codes.device)[self.of]
+        self.counts = (every + place[:, None] == torch.arange(len(place), device=codes.device)[:, None]).float()
+        self.weights, self.rows = (every >= 0).float(), (codes >= 0).sum(1).float()
+        self.start = ((self.counts.sum(1) + 0.5) / (self.rows[self.of] + 0.5 * all_sizes)).log()
+
+    def merged(self, into: Tensor, num: int) -> Labellings:
+        """Return the labellings of `num` rows, of which row into[i] stands for row i too; into: [n] int64."""
+        merged = copy.copy(self)
+        merged.counts, merged.weights = (
+            table.new_zeros(num, len(table)).index_add_(0, into, table.T).T.contiguous()
+            for table in (self.counts, self.weights)
+        )
+        return merged
 
 
 def softmax_regression(x: Tensor, codes: Tensor, num_classes: int, penalty: float = 1.0, max_iter: int = 200) -> Linear:
@@ -76,11 +83,11 @@ def softmax_regressions(
     Parameters
     ----------
     sample
-        All the rows: [n, d].
+        The rows: [n, d], those that are alike once where the labels are merged.
     white : [d, d]
         From `whitener`; it changes the way, not the end.
     labels
-        Of these rows.
+        Of the rows.
     max_iter
         Steps.
     """
@@ -89,7 +96,7 @@ def softmax_regressions(
     back = x.new_zeros(d + 1, d + 1)
     back[:d, :d], back[d, d] = white, 1.0
     back[:d, d] = -(back[:d, :d] @ sample.offset.to(x.dtype))
-    share, minus = (1 / labels.rows[labels.of]).to(x.dtype)[:, None], labels.minus.to(x.dtype)
+    share = (1 / labels.rows[labels.of]).to(x.dtype)[:, None]
     pull = penalty * share * torch.cat([sample.moments.scale, x.new_zeros(1)]).square().to(x.dtype)
     # Rows last: torch's softmax over a last axis of fewer than 16 classes is ten times slower. And kept between calls,
     # because fresh memory costs more than what is done with it.
@@ -103,20 +110,17 @@ def softmax_regressions(
             torch.addmm(linear[:, d:], linear[:, :d], x.T, out=logits)
         for span in labels.spans:
             torch.log_softmax(logits[span], 0, out=logp[span])
-        loss = (logp.gather(0, labels.gold) * minus).sum(1) / labels.rows
         pulled = pull * linear
+        loss = 0.5 * (pulled * linear).sum(1) - (logp * labels.counts).sum(1) * share[:, 0]
 
         def gradient() -> Tensor:
-            residual = logp.exp_()
-            for i, there in labels.partly:
-                residual[labels.spans[i]] *= there
-            residual.scatter_add_(0, labels.gold, minus)
+            residual = logp.exp_().mul_(labels.weights).sub_(labels.counts)
             slope = torch.empty_like(linear)
             torch.mm(residual, x, out=slope[:, :d])
             torch.sum(residual, 1, out=slope[:, d])
             return pulled.addcmul_(slope, share) @ back.T
 
-        return loss.index_add(0, labels.of, (pulled * linear).sum(1), alpha=0.5), gradient
+        return x.new_zeros(len(labels.spans)).index_add_(0, labels.of, loss), gradient
 
     start = torch.cat([x.new_zeros(len(labels.of), d), labels.start.to(x.dtype)[:, None]], 1)
     theta = minimise(objective, start, labels.of, max_iter, first=objective(start, blank=True))
