@@ -14,9 +14,10 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, TraceError
-from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture
+from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture, head_of
 from lmtrace.observe.causality import future_seen
 from lmtrace.observe.forward import Forward, TrainLoss, device_of, objective_of, table_length
+from lmtrace.observe.head import Head
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
 from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap, unwrap_optimizer
@@ -85,6 +86,8 @@ class Instrument:
     notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     loss: TrainLoss | None = None
     _looked_ahead: bool = field(default=False, init=False, repr=False)
+    _heads: list[Head | None] = field(default_factory=list, init=False, repr=False)
+    """The model's output layer, once it was looked for."""
 
     def __post_init__(self) -> None:
         self.model, self.optimizer = unwrap(self.model), unwrap_optimizer(self.optimizer)
@@ -199,6 +202,8 @@ class Instrument:
             if not (union.sites or union.logits or union.attention):
                 return Captured()
             names = tuple(self.known_sites) if union.sites == "all" else union.sites
+            if not self._heads:
+                self._heads.append(None if self.forward is not None else head_of(self.model, self.panel))
             chosen = {name: site for name, site in self.known_sites.items() if name in names}
             vocabulary = int(getattr(getattr(self.model, "config", None), "vocab_size", 0) or 1024)
             longest = self.panel.longest
@@ -209,6 +214,7 @@ class Instrument:
                     chosen,
                     [(i, self.signals[i], self.needs[i]) for i in active],
                     forward=self.forward,
+                    head=self._heads[0],
                     batch_size=batch_size_for(vocabulary, longest, self.max_logits),
                 )
             except (ModelError, RuntimeError, ValueError, NotImplementedError) as error:

@@ -75,15 +75,19 @@ class Laws:
         rows : [n]
             Positions that are read; all by default.
         room : [at least n, vocabulary] float32
-            Where log_probs may lie; fresh memory costs a quarter of the whole.
+            Where log_probs may lie, the logits themselves if they may be overwritten; fresh memory costs a quarter of the whole.
         """
         n, width = len(logits) if rows is None else len(rows), logits.shape[1]
         log_probs = logits.new_empty(n, width, dtype=torch.float32) if room is None else room[:n]
         entropy, confidence = logits.new_empty(2, n, dtype=torch.float32)
         mass = None if groups is None else logits.new_empty(n, groups.shape[1], dtype=torch.float32)
-        for block in row_chunks(log_probs):
+        chunks = row_chunks(log_probs)
+        scratch = torch.empty_like(log_probs[chunks[0]]) if chunks else log_probs
+        for block in chunks:
             x = log_probs[block]
-            if rows is not None and logits.dtype == x.dtype:
+            if room is logits:
+                pass
+            elif rows is not None and logits.dtype == x.dtype:
                 torch.index_select(logits, 0, rows[block], out=x)
             else:
                 x.copy_(logits[block] if rows is None else logits.index_select(0, rows[block]))
@@ -91,7 +95,7 @@ class Laws:
             if not bool(largest.abs().max() < 60):
                 x -= largest[:, None]
                 largest = torch.zeros_like(largest)
-            exponential = x.exp()
+            exponential = torch.exp(x, out=scratch[: len(x)])
             total = exponential.sum(1)
             if mass is not None and groups is not None:
                 torch.div(exponential @ groups, total[:, None], out=mass[block])

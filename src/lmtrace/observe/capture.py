@@ -17,6 +17,7 @@ from lmtrace.errors import ModelError, SignalError
 from lmtrace.numerics.prediction import Cells, Entries, Laws
 from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.observe.forward import Forward, default_forward, device_of, eager_attention, inputs_of, logits_of
+from lmtrace.observe.head import Head
 from lmtrace.observe.interface import UNDECLARED, Batch, Needs, Signal
 from lmtrace.observe.sites import Site
 from lmtrace.text.panel import Panel, PanelBatch
@@ -51,11 +52,20 @@ class Captured:
 
 @dataclass(eq=False)
 class PassBatch:
-    """One micro-batch of the pass, shared by the signals; implements `observe.interface.Batch`."""
+    """One micro-batch of the pass, shared by the signals; implements `observe.interface.Batch`.
+
+    Attributes
+    ----------
+    logits : [positions, vocabulary]
+        Of all positions, flattened, or of the predictions.
+    rows : [predictions] or None
+        int64, which of them are the predictions; None is all, and the logits may then be overwritten.
+    """
 
     panel: Panel
     panel_batch: PanelBatch
     logits: Tensor
+    rows: Tensor | None
     maps: dict[str, Tensor] | None
     device: torch.device
     taken: dict[int, Entries] = field(default_factory=dict)
@@ -65,13 +75,15 @@ class PassBatch:
     @cached_property
     def laws(self) -> Laws:
         """The predictions' laws, computed once and shared."""
-        batch, lexicon, width = self.panel_batch, self.panel.lexicon, self.logits.shape[2]
-        rows = torch.as_tensor(batch.predict_row * self.logits.shape[1] + batch.predict_column, device=self.device)
+        lexicon, width = self.panel.lexicon, self.logits.shape[1]
         groups = None if lexicon is None else self.panel.once(("capture.groups", width), lambda: lexicon.groups(width))
         groups = None if groups is None else torch.as_tensor(groups, device=self.device)
-        if "laws" not in self.room or len(self.room["laws"]) < len(rows):
-            self.room["laws"] = torch.empty(len(rows), width, device=self.device)
-        return Laws.of(self.logits.flatten(0, 1), groups, rows, self.room["laws"])
+        if self.rows is None and self.logits.dtype == torch.float32:
+            return Laws.of(self.logits, groups, room=self.logits)
+        num = len(self.panel_batch.index)
+        if "laws" not in self.room or len(self.room["laws"]) < num:
+            self.room["laws"] = torch.empty(num, width, device=self.device)
+        return Laws.of(self.logits, groups, self.rows, self.room["laws"])
 
     @property
     def log_probs(self) -> Tensor:
@@ -88,12 +100,12 @@ class PassBatch:
         """Return the cells of sparse rows in this batch's laws; they are kept for the next pass where they are not too many."""
 
         def make() -> tuple[SparseRows, Cells]:
-            return rows, Cells.of(rows.take(self.panel_batch.index), self.logits.shape[2], self.device)
+            return rows, Cells.of(rows.take(self.panel_batch.index), self.logits.shape[1], self.device)
 
         if len(rows.values) > MAX_CELLS:
             return make()[1]
         # The rows are kept beside their cells, so that their id is not given to other rows meanwhile.
-        key = ("capture.cells", id(rows), self.logits.shape[2], self.device, self.panel_batch.index.tobytes())
+        key = ("capture.cells", id(rows), self.logits.shape[1], self.device, self.panel_batch.index.tobytes())
         return self.panel.once(key, make)[1]
 
     @cached_property
@@ -152,6 +164,7 @@ def capture(
     signals: Iterable[tuple[int, Signal, Needs]],
     *,
     forward: Forward | None = None,
+    head: Head | None = None,
     batch_size: int = 64,
 ) -> Captured:
     """Run the panel through the model once and keep what the signals need.
@@ -166,6 +179,8 @@ def capture(
         (position, signal, needs); `reduce` is called for those that need logits or attention.
     forward
         (model, inputs) -> logits, for models that are not called as Hugging Face models are.
+    head
+        Their output layer, which then reads predictions only, or nothing where no signal reads logits; see `head_of`.
 
     Raises
     ------
@@ -176,31 +191,39 @@ def capture(
     device = device_of(model)
     result = Captured()
     wanted = list(signals)
-    attention = any(needs.attention for _, _, needs in wanted)
+    attention, predicts = (any(getattr(needs, what) for _, _, needs in wanted) for what in ("attention", "logits"))
     reducers = [(i, s, needs) for i, s, needs in wanted if needs.logits or needs.attention]
     joined: dict[int, _Joined] = {i: _Joined(panel) for i, _, _ in reducers}
     recorder, room = _Recorder(panel, sites, device), {}
     seconds: dict[int | str, float] = {"pass": 0.0, **{i: 0.0 for i, _, _ in reducers}}
     with contextlib.ExitStack() as stack:
         if attention:
-            own = None if forward is not None else _two_sequences(model, panel, device)
+            own = None if forward is not None else _at_tokens(model, panel)
             stack.enter_context(eager_attention(model))
             if own is not None:
-                check_eager(own, _two_sequences(model, panel, device, output_attentions=True))
+                check_eager(own, _at_tokens(model, panel, output_attentions=True))
         stack.enter_context(recorder.hooked())
+        if head is not None:
+            stack.enter_context(head.hooked())
         for panel_batch in panel.batches(batch_size):
             start = time.perf_counter()
             inputs = inputs_of(panel_batch, device)
             recorder.begin(panel_batch)
+            shape = inputs.get("decoder_input_ids", inputs["input_ids"]).shape
+            rows = torch.as_tensor(panel_batch.predict_row * shape[1] + panel_batch.predict_column, device=device)
+            if head is not None:
+                head.choose(shape, rows if predicts else rows[:0])
             if forward is not None:
                 logits, maps = logits_of(forward(model, inputs), inputs), None
             else:
                 output = default_forward(model, inputs, **({"output_attentions": True} if attention else {}))
                 maps = attention_maps(output, model) if attention else None
-                logits = logits_of(output, inputs)
+                logits = logits_of(output, inputs, None if head is None else len(rows) * predicts)
             recorder.finish_batch()
-            batch = PassBatch(panel, panel_batch, logits, maps, device, room=room)
-            if any(needs.logits for _, _, needs in wanted) and len(panel_batch.index):
+            batch = PassBatch(
+                panel, panel_batch, logits.flatten(0, 1), rows if head is None else None, maps, device, room=room
+            )
+            if predicts and len(panel_batch.index):
                 _ = batch.laws
             seconds["pass"] += time.perf_counter() - start
             for i, signal, needs in reducers:
@@ -218,11 +241,21 @@ def capture(
     return result
 
 
-def _two_sequences(model: nn.Module, panel: Panel, device: torch.device, **extra: Any) -> Tensor:
-    """Return the logits at the real tokens of a short and a long sequence, padded to one length."""
+def head_of(model: nn.Module, panel: Panel) -> Head | None:
+    """Return the output layer of a Hugging Face model, if it gives chosen positions the logits that they get among all."""
+    inputs = _two_sequences(model, panel)
+    return Head.of(model, lambda chosen: logits_of(default_forward(model, inputs), inputs, chosen))
+
+
+def _two_sequences(model: nn.Module, panel: Panel) -> dict[str, Tensor]:
+    """Return a short and a long sequence, padded to one length."""
     lengths = np.array([len(ids) for ids in panel.encoder.ids])
-    batch = next(panel.batches(2, indices=np.unique([lengths.argmin(), lengths.argmax()])))
-    inputs = inputs_of(batch, device)
+    return inputs_of(next(panel.batches(2, indices=np.unique([lengths.argmin(), lengths.argmax()]))), device_of(model))
+
+
+def _at_tokens(model: nn.Module, panel: Panel, **extra: Any) -> Tensor:
+    """Return the logits at the real tokens of two sequences."""
+    inputs = _two_sequences(model, panel)
     logits = logits_of(default_forward(model, inputs, **extra), inputs)
     return logits[inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()]
 

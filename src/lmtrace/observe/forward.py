@@ -68,8 +68,15 @@ def default_forward(model: nn.Module, inputs: dict[str, Tensor], **extra: Any) -
     return model(**arguments) if "input_ids" in arguments else model(inputs["input_ids"])
 
 
-def logits_of(output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+def logits_of(output: Any, inputs: Mapping[str, Tensor], chosen: int | None = None) -> Tensor:
     """Return the logits [sequences, length, vocabulary] of an output: itself, its `.logits`, or the first of a tuple.
+
+    Parameters
+    ----------
+    inputs
+        What the model read.
+    chosen
+        How many positions the output layer was told to read (`observe.head`): the logits are then [1, chosen, vocabulary].
 
     Raises
     ------
@@ -85,9 +92,9 @@ def logits_of(output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 3:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
         raise ModelError(f"expected logits of three dimensions from the model, got {shape}", fix)
-    read = inputs.get("decoder_input_ids", inputs["input_ids"])
-    if logits.shape[:2] != read.shape:
-        raise ModelError(f"expected logits for all {tuple(read.shape)} positions, got {tuple(logits.shape)}", fix)
+    read = inputs.get("decoder_input_ids", inputs["input_ids"]).shape if chosen is None else (1, chosen)
+    if logits.shape[:2] != read:
+        raise ModelError(f"expected logits for all {tuple(read)} positions, got {tuple(logits.shape)}", fix)
     return logits
 
 
