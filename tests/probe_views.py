@@ -27,8 +27,12 @@ class PlantedView:
     def sites(self):
         return tuple(self.activations)
 
-    def words(self, site):
+    def tokens(self, site):
         return self.activations[site]
+
+    def words(self, site, rows=None):
+        words = self.activations[site]
+        return words if rows is None else words[rows]
 
     def labels(self, layer):
         return self.panel.labels(layer)

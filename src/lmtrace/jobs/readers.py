@@ -93,8 +93,7 @@ def read_words(
 
 def _panel_words(panel: Panel, hidden: Tensor, site: Site) -> Tensor:
     side = panel.encoder if site.stream == "encoder" or panel.decoder is None else panel.decoder
-    first, last = torch.as_tensor(side.word_first), torch.as_tensor(side.word_last)
-    return pool(hidden.cpu(), first, last, panel.policy)
+    return pool(hidden.cpu(), side.word_first, side.word_last, panel.policy)
 
 
 def _read(linear: Any, hidden: Tensor, present: np.ndarray) -> tuple[list[int | None], list[float | None]]:

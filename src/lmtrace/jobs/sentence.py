@@ -166,9 +166,9 @@ def look(model: nn.Module, sites: Mapping[str, Site], reading: Reading, tokenize
     for name, site in sites.items():
         stream = site.stream if len(reading.streams()) > 1 else "encoder"
         if stream in reading.spans:
-            first, last = (torch.as_tensor(x) for x in reading.spans[stream])
+            first, last = reading.spans[stream]
             rows = pool(hidden[name][0].cpu().float(), first, last, policy)
-            words[name] = rows.masked_fill((last < 0)[:, None], math.nan)
+            words[name] = rows.masked_fill(torch.as_tensor(last < 0)[:, None], math.nan)
     return Seen(moment, words)
 
 

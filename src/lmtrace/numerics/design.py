@@ -39,6 +39,8 @@ class Arrangement:
     order : [n]
         int64, places among the rows: those that only the first split trains on, those of both, those of the second only,
         and the others.
+    taken : [n]
+        int64, the rows in that order.
     """
 
     def __init__(self, tests: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> None:
@@ -48,6 +50,7 @@ class Arrangement:
         self.rows = np.arange(len(first)) if rows is None else rows
         cell = np.array([[1, 0], [2, 3]])[first.astype(int), second.astype(int)]
         self.order = np.argsort(cell, kind="stable")
+        self.taken = self.rows[self.order]
         self._ends = np.searchsorted(cell[self.order], np.arange(4)).tolist()
 
     def cells(self, split: str) -> list[slice]:
@@ -68,21 +71,24 @@ class Arrangement:
 
 
 class Arranged:
-    """The rows of a matrix in the order of an arrangement, less their mean; fitted lazily.
+    """Rows in the order of an arrangement, less their mean; fitted lazily.
 
     Parameters
     ----------
-    x : [words, d]
-        Where the rows are taken from.
+    rows : [n, d]
+        In that order; overwritten.
     arrangement
-        Of its rows.
+        Of the rows.
+
+    Attributes
+    ----------
+    finite
+        Whether all of them are.
     """
 
-    def __init__(self, x: Tensor, arrangement: Arrangement) -> None:
-        self.arrangement = arrangement
-        index = arrangement.rows[arrangement.order]
-        self.rows = x.index_select(0, torch.as_tensor(index, device=x.device))
-        self.origin = centre_(self.rows)
+    def __init__(self, rows: Tensor, arrangement: Arrangement) -> None:
+        self.arrangement, self.rows, self.origin = arrangement, rows, centre_(rows)
+        self.finite = bool(torch.isfinite(self.origin).all())
         self._sums: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._designs: dict[str, Design] = {}
 
@@ -130,7 +136,8 @@ class Design:
     @classmethod
     def of(cls, x: Tensor, test: np.ndarray, rows: np.ndarray | None = None) -> Design:
         """Return the design of some rows: [n] int64 of x: [words, d] with one split: [n] bool."""
-        return Arranged(x, Arrangement({"": test}, rows)).design("")
+        arrangement = Arrangement({"": test}, rows)
+        return Arranged(x.index_select(0, torch.as_tensor(arrangement.taken, device=x.device)), arrangement).design("")
 
     @cached_property
     def training(self) -> Sample:
@@ -146,7 +153,9 @@ class Design:
         None where few are. At an embedding they are most: words of a type, or of a type at a place.
         """
         rows = self.training.rows
-        key = rows.double() @ torch.arange(1, rows.shape[1] + 1, device=rows.device).double().sin()
+        bits = rows.view(torch.int32)  # products of rows may differ by rounding where the rows do not
+        odd = torch.arange(bits.shape[1], dtype=torch.int32, device=rows.device) * 0x1E3779B8 + 1
+        key = (bits * odd).sum(1, dtype=torch.int32)
         values, into = key.unique(return_inverse=True)
         places = torch.arange(len(rows), device=rows.device)
         first = places.new_empty(len(values)).scatter_reduce_(0, into, places, "amin", include_self=False)
@@ -181,24 +190,19 @@ class Design:
 
 
 def arranged(
-    cache: dict[Any, Any], x: Tensor, arrangement: Arrangement, inputs: Callable[[Tensor], Tensor] | None = None
+    cache: dict[Any, Any], site: str, arrangement: Arrangement, take: Callable[[np.ndarray], Tensor]
 ) -> Arranged:
-    """Return the rows of x in an arrangement, made once per cache, which all signals of a measurement share.
+    """Return the rows of a site in an arrangement, made once per cache, which all signals of a measurement share.
 
     Parameters
     ----------
-    x : [words, d]
-        All words of a site.
-    arrangement
-        Of the rows of x, or of its inputs.
-    inputs
-        x -> the matrix that the rows are of, the same for the same arrangement; None is x.
+    take
+        Rows [n] int64 -> [n, d], the same for the same arrangement.
     """
-    key = ("numerics.design", id(x), id(arrangement))
+    key = ("numerics.design", site, id(arrangement))
     if key not in cache:
-        # x is kept beside the rows, so that its id is not given to another tensor meanwhile.
-        cache.setdefault(key, (x, Arranged(x if inputs is None else inputs(x), arrangement)))
-    return cache[key][1]
+        cache.setdefault(key, Arranged(take(arrangement.taken), arrangement))
+    return cache[key]
 
 
 class Targets:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -24,6 +23,8 @@ class Labellings:
         int64 class of every row; -1 where it has none.
     sizes
         Classes of each labelling.
+    into : [n] or None
+        int64, which of the `num` rows of the regression stands for each; None is one for each.
 
     Attributes
     ----------
@@ -31,34 +32,39 @@ class Labellings:
         Where the classes of each are, all below each other.
     of : [classes]
         int64, the labelling of every class.
-    counts, weights : [classes, n]
-        float32: 1 where the row is of the class; 1 where it has a class in that labelling.
+    cells : [labellings x n]
+        int64, where the class of each row is in [classes, rows of the regression]; any class where the row has none.
+    minus : [labellings x n]
+        float32, -1 where the row has a class, else 0.
+    weights
+        (Labelling, [rows of the regression] how many with a class each stands for) where that is not one.
     rows : [labellings]
         float32, those with a class.
     start : [classes]
         Logarithm of the smoothed share of each.
     """
 
-    def __init__(self, codes: Tensor, sizes: Sequence[int]) -> None:
-        starts = np.cumsum([0, *sizes])
+    def __init__(self, codes: Tensor, sizes: Sequence[int], into: Tensor | None = None, num: int = 0) -> None:
+        self._given, device = (codes, sizes), codes.device
+        known, starts = codes >= 0, np.cumsum([0, *sizes])
         self.spans = [slice(*ends) for ends in itertools.pairwise(starts.tolist())]
-        self.of, place = (
-            torch.as_tensor(np.repeat(of_each, sizes), device=codes.device)
-            for of_each in (np.arange(len(sizes)), starts[:-1])
+        self.of = torch.as_tensor(np.repeat(np.arange(len(sizes)), sizes), device=device)
+        gold = codes.clamp(min=0) + torch.as_tensor(starts[:-1, None], device=device)
+        into, num = (torch.arange(codes.shape[1], device=device), codes.shape[1]) if into is None else (into, num)
+        self.cells, self.minus, self.rows = (
+            (gold * num + into).flatten(),
+            -known.float().flatten(),
+            known.sum(1).float(),
         )
-        every, all_sizes = codes[self.of], torch.as_tensor(sizes, device=codes.device)[self.of]
-        self.counts = (every + place[:, None] == torch.arange(len(place), device=codes.device)[:, None]).float()
-        self.weights, self.rows = (every >= 0).float(), (codes >= 0).sum(1).float()
-        self.start = ((self.counts.sum(1) + 0.5) / (self.rows[self.of] + 0.5 * all_sizes)).log()
+        stands = [there.new_zeros(num, dtype=torch.float32).index_add_(0, into, there.float()) for there in known]
+        self.weights = [(i, weight) for i, weight in enumerate(stands) if not bool((weight == 1).all())]
+        counts = torch.bincount(gold[known], minlength=len(self.of))
+        all_sizes = torch.as_tensor(sizes, device=device)[self.of]
+        self.start = ((counts + 0.5) / (self.rows[self.of] + 0.5 * all_sizes)).log()
 
     def merged(self, into: Tensor, num: int) -> Labellings:
-        """Return the labellings of `num` rows, of which row into[i] stands for row i too; into: [n] int64."""
-        merged = copy.copy(self)
-        merged.counts, merged.weights = (
-            table.new_zeros(num, len(table)).index_add_(0, into, table.T).T.contiguous()
-            for table in (self.counts, self.weights)
-        )
-        return merged
+        """Return them for a regression of `num` rows."""
+        return Labellings(*self._given, into, num)
 
 
 def softmax_regression(x: Tensor, codes: Tensor, num_classes: int, penalty: float = 1.0, max_iter: int = 200) -> Linear:
@@ -96,7 +102,7 @@ def softmax_regressions(
     back = x.new_zeros(d + 1, d + 1)
     back[:d, :d], back[d, d] = white, 1.0
     back[:d, d] = -(back[:d, :d] @ sample.offset.to(x.dtype))
-    share = (1 / labels.rows[labels.of]).to(x.dtype)[:, None]
+    share, minus = (1 / labels.rows[labels.of]).to(x.dtype)[:, None], labels.minus.to(x.dtype)
     pull = penalty * share * torch.cat([sample.moments.scale, x.new_zeros(1)]).square().to(x.dtype)
     # Rows last: torch's softmax over a last axis of fewer than 16 classes is ten times slower. And kept between calls,
     # because fresh memory costs more than what is done with it.
@@ -111,16 +117,19 @@ def softmax_regressions(
         for span in labels.spans:
             torch.log_softmax(logits[span], 0, out=logp[span])
         pulled = pull * linear
-        loss = 0.5 * (pulled * linear).sum(1) - (logp * labels.counts).sum(1) * share[:, 0]
+        loss = (logp.view(-1).index_select(0, labels.cells) * minus).view(len(labels.spans), -1).sum(1) / labels.rows
 
         def gradient() -> Tensor:
-            residual = logp.exp_().mul_(labels.weights).sub_(labels.counts)
+            residual = logp.exp_()
+            for i, weight in labels.weights:
+                residual[labels.spans[i]] *= weight
+            residual.view(-1).index_add_(0, labels.cells, minus)
             slope = torch.empty_like(linear)
             torch.mm(residual, x, out=slope[:, :d])
             torch.sum(residual, 1, out=slope[:, d])
             return pulled.addcmul_(slope, share) @ back.T
 
-        return x.new_zeros(len(labels.spans)).index_add_(0, labels.of, loss), gradient
+        return loss.index_add(0, labels.of, (pulled * linear).sum(1), alpha=0.5), gradient
 
     start = torch.cat([x.new_zeros(len(labels.of), d), labels.start.to(x.dtype)[:, None]], 1)
     theta = minimise(objective, start, labels.of, max_iter, first=objective(start, blank=True))

@@ -151,8 +151,8 @@ class View(Protocol):
         """Return the declared sites, in the order of the model; "all" is resolved to their names."""
         ...
 
-    def words(self, site: str) -> Tensor:
-        """Return [words, d_model] float32: one row per panel word, by the panel's alignment policy."""
+    def words(self, site: str, rows: np.ndarray | None = None) -> Tensor:
+        """Return [words, d_model] float32: one row per panel word (of those in rows), by the panel's alignment policy."""
         ...
 
     def tokens(self, site: str) -> Tensor:

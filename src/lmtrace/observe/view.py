@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -90,19 +91,25 @@ class MeasurementView:
             raise SignalError(f"{self.signal.name} reads site {site!r} without having declared it", UNDECLARED)
         return self.measurement.captured.activations[site]
 
-    def words(self, site: str) -> Tensor:
-        """[words, d_model] of a declared site, by the panel's alignment policy; rows of words cut off are zero."""
-        hidden = self.tokens(site)
-        key = ("view.words", site)
+    def words(self, site: str, rows: np.ndarray | None = None) -> Tensor:
+        """[words, d_model] of a declared site, by the panel's alignment policy; rows of words cut off are zero.
+
+        Parameters
+        ----------
+        rows : [n] or None
+            int64, which words; None is all.
+        """
+        hidden, key = self.tokens(site), ("view.words", site)
+        stream = self.measurement.sites[site].stream
+        side = self.panel.encoder if stream == "encoder" else self.panel.decoder
+        if side is None or not bool((side.word_last >= 0).any()):
+            raise DataError(f"the {stream} reads none of the panel's words", "Read tokens instead")
+        if rows is not None and self.panel.policy in ("last", "first"):
+            return pool(hidden, side.word_first[rows], side.word_last[rows], self.panel.policy)
         if key not in self.cache:
-            stream = self.measurement.sites[site].stream
-            side = self.panel.encoder if stream == "encoder" else self.panel.decoder
-            if side is None or not bool((side.word_last >= 0).any()):
-                raise DataError(f"the {stream} reads none of the panel's words", "Read tokens instead")
-            first = torch.as_tensor(side.word_first, device=hidden.device)
-            last = torch.as_tensor(side.word_last, device=hidden.device)
-            self.cache[key] = pool(hidden, first, last, self.panel.policy)
-        return self.cache[key]
+            self.cache[key] = pool(hidden, side.word_first, side.word_last, self.panel.policy)
+        words = self.cache[key]
+        return words if rows is None else words.index_select(0, torch.as_tensor(rows, device=words.device))
 
     def labels(self, layer: str) -> LabelLayer:
         """A declared label layer."""
@@ -257,8 +264,9 @@ class MeasurementView:
         return torch.Generator().manual_seed(seed_of(self.measurement.seed, self.signal.name, purpose))
 
 
-def pool(hidden: Tensor, first: Tensor, last: Tensor, policy: str) -> Tensor:
+def pool(hidden: Tensor, first_token: np.ndarray, last_token: np.ndarray, policy: str) -> Tensor:
     """Return [words, d_model] of hidden: [tokens, d_model] by an alignment policy; words that are cut off (-1) are zero."""
+    first, last = (torch.as_tensor(index, device=hidden.device) for index in (first_token, last_token))
     cut = (last < 0).unsqueeze(1)
     if policy in ("last", "first"):
         words = hidden.index_select(0, (last if policy == "last" else first).clamp(min=0))

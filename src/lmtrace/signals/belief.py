@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +20,6 @@ import numpy as np
 import torch
 
 from lmtrace.numerics.design import Arrangement, Design, arranged
-from lmtrace.numerics.moments import all_finite
 from lmtrace.numerics.ridge import RealTargets, ridge_regressions
 from lmtrace.numerics.scores import bootstrap_weights
 from lmtrace.observe.interface import Needs, Signal, Sites, View
@@ -74,15 +74,15 @@ class Belief(Signal):
             return
         embed: np.ndarray | None = None
         for site in sorted(view.sites, key=lambda name: name != EMBED):
-            x = view.words(site)
-            asked = self._question(view, x.device)
+            asked = self._question(view, view.tokens(site).device)
             if isinstance(asked, str):
                 yield self.record(view, "r2", missing=asked)
                 return
-            if not (all_finite(x) or all_finite(x[torch.as_tensor(asked.arrangement.rows, device=x.device)])):
+            rows = arranged(view.cache, site, asked.arrangement, partial(view.words, site))
+            if not rows.finite:
                 yield self.record(view, "r2", site=site, missing="activations that are not finite")
                 continue
-            error, null_error = asked.errors(arranged(view.cache, x, asked.arrangement).design(SPLIT))
+            error, null_error = asked.errors(rows.design(SPLIT))
             total, null_total = asked.totals
             whole = asked.weights @ total
             where = {"site": site, "split": SPLIT, "n": len(asked.index)}

@@ -32,8 +32,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
-from lmtrace.numerics.design import WAYS, Design, Targets
-from lmtrace.numerics.moments import all_finite
+from lmtrace.numerics.design import WAYS, Arranged, Design, Targets
 from lmtrace.numerics.probe_files import load_probes
 from lmtrace.numerics.probing import KINDS, SPLITS, Fit, Kind, SplitName, fit, majority
 from lmtrace.numerics.ridge import Linear
@@ -234,26 +233,18 @@ class Probe(Signal):
         targets: dict[tuple[TaskGroup, torch.device], Targets] = {}
         sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
-            try:
-                x = view.words(site)
-            except DataError as error:  # a decoder that answers with logical forms reads none of the panel's words
-                for task in tasks:
-                    yield self.record(
-                        view, "accuracy", site=site, label=task.label, split=task.split, missing=error.message
-                    )
-                continue
-            finite = all_finite(x)
             for group, controlled in groups:
                 where: list[dict[str, Any]] = [{"site": site, "label": t.label, "split": t.split} for t in group.tasks]
-                if not (finite or all_finite(group.inputs(x))):
+                rows = self._rows(view, site, group)
+                if isinstance(rows, str):
                     for place in where:
-                        yield self.record(view, "accuracy", **place, missing="activations that are not finite")
+                        yield self.record(view, "accuracy", **place, missing=rows)
                     continue
-                design, key = group.arranged(view.cache, x).design(group.split), (group, x.device)
+                design, key = rows.design(group.split), (group, rows.rows.device)
                 if key not in targets:
                     labellings = [(group.spread(t, t.codes), len(t.names)) for t in group.tasks]
                     labellings += [(group.spread(t, t.control), len(t.names)) for t in controlled]
-                    targets[key] = Targets(labellings, group.arrangement, group.split, x.device)
+                    targets[key] = Targets(labellings, group.arrangement, group.split, rows.rows.device)
                 fits = fit(design, targets[key], self.way(site, group.split), self.seed)
                 controls = dict(zip(controlled, fits[len(group.tasks) :], strict=True))
                 for task, place, fitted in zip(group.tasks, where, fits[: len(group.tasks)], strict=True):
@@ -262,12 +253,20 @@ class Probe(Signal):
                     if task in controls:
                         yield from self._control(view, controls[task], tally, task, place)
                     if self.bits:
-                        yield from self._bits(view, x, task, place)
+                        yield from self._bits(view, task, place)
                     if self.keep_at or self.apply:
                         labelled = group.spread(task, task.codes)[group.test] >= 0
                         yield from self._transfer(view, design, labelled, fitted, task, place)
                     if site == embed_of(site):
                         at_embed[site, task] = tally.correct
+
+    def _rows(self, view: View, site: str, group: TaskGroup) -> Arranged | str:
+        """Return the rows of a group, or why there are none."""
+        try:
+            rows = group.arranged(view.cache, site, view.words)
+        except DataError as error:  # a decoder that answers with logical forms reads none of the panel's words
+            return error.message
+        return rows if rows.finite else "activations that are not finite"
 
     def _due(self, view: View) -> bool:
         """Return whether this measurement fits the control tasks; counts the measurements."""
@@ -294,8 +293,8 @@ class Probe(Signal):
             value, _ = task.bootstrap.gain(tally.correct, start)
             yield self.record(view, "gain_over_start", value.value, stderr=value.stderr, n=n, null=0.0, **where)
 
-    def _bits(self, view: View, x: Tensor, task: ProbeTask, where: dict[str, Any]) -> Iterator[Record]:
-        length = codelength(task.inputs(x), task.codes, task.groups, self.seed)
+    def _bits(self, view: View, task: ProbeTask, where: dict[str, Any]) -> Iterator[Record]:
+        length = codelength(task.inputs(view.words(where["site"])), task.codes, task.groups, self.seed)
         reason = {"missing": length.note} if length.ratio is None else {}
         yield self.record(view, "codelength", length.ratio, n=length.n, null=1.0, **where, **reason)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -180,15 +180,16 @@ class TaskGroup:
         whole[np.searchsorted(self.arrangement.rows, task.rows)] = codes
         return whole
 
-    def inputs(self, x: Tensor) -> Tensor:
-        """Return [n, d] of x: [words, d]."""
-        if self.tasks[0].of_inputs:
-            return self.tasks[0].inputs(x)
-        return x[torch.as_tensor(self.arrangement.rows, device=x.device)]
+    def arranged(self, cache: dict[Any, Any], site: str, words: Callable[..., Tensor]) -> Arranged:
+        """Return the rows of a site in the arrangement; words: (site, [n] rows or all) -> [n, d]."""
 
-    def arranged(self, cache: dict[Any, Any], x: Tensor) -> Arranged:
-        """Return the rows of x: [words, d] in the arrangement."""
-        return arranged(cache, x, self.arrangement, self.tasks[0].inputs if self.tasks[0].of_inputs else None)
+        def take(rows: np.ndarray) -> Tensor:
+            if not self.tasks[0].of_inputs:
+                return words(site, rows)
+            x = self.tasks[0].inputs(words(site))
+            return x.index_select(0, torch.as_tensor(rows, device=x.device))
+
+        return arranged(cache, site, self.arrangement, take)
 
 
 def task_groups(panel: Panel, tasks: Sequence[ProbeTask], *, labelled_only: bool) -> list[TaskGroup]:
