@@ -24,6 +24,8 @@ from lmtrace.text.panel import Panel, PanelBatch
 
 MAX_LOGITS = 2**25
 """Numbers in the logits of one micro-batch; 2**25 float32 are 128 MiB."""
+BATCH_PRICE = {"cpu": 16}
+"""What one more micro-batch costs beside its tokens, in tokens; 2048 on an accelerator, which waits for its launch."""
 MAX_CELLS = 2**22
 """Entries of a panel's laws whose places are kept between passes; 2**22 take 64 MiB."""
 
@@ -205,7 +207,7 @@ def capture(
         stack.enter_context(recorder.hooked())
         if head is not None:
             stack.enter_context(head.hooked())
-        for panel_batch in panel.batches(batch_size):
+        for panel_batch in panel.batches(batch_size, price=BATCH_PRICE.get(device.type, 2048)):
             start = time.perf_counter()
             inputs = inputs_of(panel_batch, device)
             recorder.begin(panel_batch)

@@ -352,7 +352,11 @@ class Panel:
         return digest.hexdigest()
 
     def batches(
-        self, size: int, indices: Sequence[int] | np.ndarray | None = None, padding_side: str = "right"
+        self,
+        size: int,
+        indices: Sequence[int] | np.ndarray | None = None,
+        padding_side: str = "right",
+        price: int | None = None,
     ) -> Iterator[PanelBatch]:
         """Yield the sequences in batches of `size`, the shortest first, padded on one side.
 
@@ -362,6 +366,8 @@ class Panel:
             Panel sequences to take; all by default.
         padding_side
             "right" or "left"; with "left" the batch also carries `position_ids`, so that both give the same numbers.
+        price
+            Of one more batch, in tokens: batches are then smaller where that saves more padding than it costs.
         """
         if size < 1:
             raise ConfigError(f"panel: batch size is {size}", "Use at least 1")
@@ -371,8 +377,15 @@ class Panel:
         lengths = np.diff(self.encoder.offsets)[rows]
         second = lengths if self.decoder is None else np.diff(self.decoder.offsets)[rows]
         rows = rows[np.lexsort((rows, second, lengths))]
-        for at in range(0, len(rows), size):
-            yield streams.pad(self, rows[at : at + size], cast(Literal["left", "right"], padding_side))
+        if price is None:
+            parts = np.split(rows, range(size, len(rows), size))
+        else:
+            order = rows
+            key = ("text.panel.batches", size, price, order.tobytes())
+            parts = self.once(key, lambda: np.split(order, streams.cuts(np.sort(lengths), size, price)))
+        for part in parts:
+            if len(part):
+                yield streams.pad(self, part, cast(Literal["left", "right"], padding_side))
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's header says of its panel, as plain data."""

@@ -176,6 +176,29 @@ class _Predicted:
         return predictions, column.astype(np.int64), offsets.astype(np.int64)
 
 
+def cuts(lengths: np.ndarray, size: int, price: int) -> np.ndarray:
+    """Return where batches of at most `size` sequences begin, the first left out, for the fewest tokens, padding included.
+
+    Parameters
+    ----------
+    lengths : [sequences]
+        Tokens of each, rising.
+    price
+        Of one batch, in tokens.
+    """
+    best, begin = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, np.int64)
+    for end in range(1, len(best)):
+        first = np.arange(max(0, end - size), end)
+        costs = best[first] + price + (end - first) * lengths[end - 1]
+        begin[end] = first[costs.argmin()]
+        best[end] = costs.min()
+    found, end = [], int(begin[-1])
+    while end:
+        found.append(end)
+        end = int(begin[end])
+    return np.array(found[::-1], np.int64)
+
+
 def pad(panel: Panel, sequences: np.ndarray, side: Literal["left", "right"]) -> PanelBatch:
     """Return these sequences of the panel as one padded batch."""
     fill = special_id(panel.tokenizer, "pad", "eos") or 0
