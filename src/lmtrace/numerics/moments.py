@@ -63,7 +63,7 @@ class Moments:
         offset = total / max(n, 1)
         scatter = torch.addr(square, offset, offset, alpha=-n)
         variance = scatter.diagonal()
-        variance.masked_fill_(variance < 16 * epsilon * square.diagonal(), 0.0)
+        variance.masked_fill_(variance < 128 * epsilon * square.diagonal(), 0.0)
         return cls(n, origin + offset, scatter)
 
     def __add__(self, other: Moments) -> Moments:

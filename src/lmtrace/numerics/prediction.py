@@ -39,6 +39,10 @@ def target_rank(log_probs: Tensor, targets: Tensor, limit: int | None = None) ->
     return rank
 
 
+LEAST_POWER = -87.0
+"""Below it e^x is denormal in float32, and all that touches it ten times slower."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Laws:
     """Next-token distributions, and what many signals read of them.
@@ -91,15 +95,16 @@ class Laws:
                 torch.index_select(logits, 0, rows[block], out=x)
             else:
                 x.copy_(logits[block] if rows is None else logits.index_select(0, rows[block]))
-            largest = x.amax(1)
+            largest, power = x.amax(1), x
             if not bool(largest.abs().max() < 60):
                 x -= largest[:, None]
                 largest = torch.zeros_like(largest)
-            exponential = torch.exp(x, out=scratch[: len(x)])
+                power = x.clamp(min=LEAST_POWER)
+            exponential = torch.exp(power, out=scratch[: len(x)])
             total = exponential.sum(1)
             if mass is not None and groups is not None:
                 torch.div(exponential @ groups, total[:, None], out=mass[block])
-            spread = exponential.mul_(x).sum(1) / total
+            spread = exponential.mul_(power).sum(1) / total
             if spread.isnan().any():
                 # exp(-1e4) is zero: the clamp only keeps 0 * inf from becoming NaN.
                 spread = x.exp().mul_(x.clamp(min=-1e4)).sum(1) / total

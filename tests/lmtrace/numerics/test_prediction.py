@@ -146,3 +146,16 @@ def test_the_standard_error_of_bleu_covers_its_spread():
 
     many = [draw() for _ in range(60)]
     assert np.mean([e.stderr for e in many]) == pytest.approx(np.std([e.value for e in many]), rel=0.3)
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_laws_may_lie_where_the_logits_were(size):
+    logits = size * torch.randn(700, 900, generator=torch.Generator().manual_seed(2))
+    expected, room = Laws.of(logits), logits.clone()
+    law = Laws.of(room, room=room)
+    assert law.log_probs.data_ptr() == room.data_ptr()
+    for name in ("log_probs", "entropy", "confidence"):
+        assert torch.equal(getattr(law, name), getattr(expected, name))
+    exact = logits.double().log_softmax(1)
+    torch.testing.assert_close(law.log_probs.double(), exact, atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(law.entropy.double(), -(exact.exp() * exact).sum(1), atol=1e-5, rtol=0)

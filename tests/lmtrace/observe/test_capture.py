@@ -1,5 +1,6 @@
 """The captured pass against the model's own outputs, computed one sentence at a time."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -141,6 +142,8 @@ def test_the_view_refuses_what_was_not_declared(panel, gpt2):
     view = MeasurementView(measurement, Shy(), 0, Shy().needs(panel))
     assert view.sites == ("block.0",)
     assert view.words("block.0").shape[0] == panel.num_words
+    rows = np.array([7, 2, 30])
+    assert torch.equal(view.words("block.0", rows), view.words("block.0")[rows])
     view.labels("upos")
     for read in (
         lambda: view.tokens("block.1"),
