@@ -110,12 +110,29 @@ class Arranged:
             torch.finfo(self.rows.dtype).eps,
         )
 
+    @cached_property
+    def alike(self) -> Tensor | None:
+        """[n] int64, the same number for rows that are equal; None where a quarter of the rows or fewer are like another."""
+        bits = self.rows.view(torch.int32)  # products of rows may differ by rounding where the rows do not
+        odd = torch.arange(bits.shape[1], dtype=torch.int32, device=bits.device) * 0x1E3779B8 + 1
+        values, into = (bits * odd).sum(1, dtype=torch.int32).unique(return_inverse=True)
+        if len(values) > 0.75 * len(into):
+            return None
+        equal = torch.equal(self.rows.index_select(0, _first(into, len(values))[into]), self.rows)
+        return into if equal else None
+
     def _of_cell(self, cell: slice) -> tuple[Tensor, Tensor]:
         key = (cell.start, cell.stop)
         if key not in self._sums:
             rows = self.rows[cell]
             self._sums[key] = rows.sum(0).double(), square(rows)
         return self._sums[key]
+
+
+def _first(into: Tensor, num: int) -> Tensor:
+    """Return [num] int64: the first place of every number in into: [n]."""
+    places = torch.arange(len(into), device=into.device)
+    return places.new_empty(num).scatter_reduce_(0, into, places, "amin", include_self=False)
 
 
 class Design:
@@ -152,17 +169,13 @@ class Design:
 
         None where few are. At an embedding they are most: words of a type, or of a type at a place.
         """
-        rows = self.training.rows
-        bits = rows.view(torch.int32)  # products of rows may differ by rounding where the rows do not
-        odd = torch.arange(bits.shape[1], dtype=torch.int32, device=rows.device) * 0x1E3779B8 + 1
-        key = (bits * odd).sum(1, dtype=torch.int32)
-        values, into = key.unique(return_inverse=True)
-        places = torch.arange(len(rows), device=rows.device)
-        first = places.new_empty(len(values)).scatter_reduce_(0, into, places, "amin", include_self=False)
-        once = rows.index_select(0, first)
-        if len(once) > 0.75 * len(rows) or not torch.equal(once.index_select(0, into), rows):
+        alike = self.arranged.alike
+        if alike is None:
             return None
-        return Sample(once, self.training.origin, self.training.moments), into
+        one, other = self.arranged.arrangement.cells(self.split)
+        values, into = alike[one.start : other.stop].unique(return_inverse=True)
+        first = _first(into, len(values))
+        return Sample(self.training.rows.index_select(0, first), self.training.origin, self.training.moments), into
 
     @cached_property
     def held_out(self) -> Tensor:

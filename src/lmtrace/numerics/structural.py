@@ -195,11 +195,16 @@ def _centred(x: Tensor, part: Sentences) -> Tensor:
 def _closed_form(groups: Sequence[Tensor], sentences: Sequence[Sentences]) -> tuple[Tensor, Tensor]:
     """Return directions [d, d] and values [d], falling, float64: A = sum of values v v'."""
     d = groups[0].shape[2]
-    sums = groups[0].new_zeros(d, 2 * d, dtype=torch.float64)
+    scatter, moment = groups[0].new_zeros(2, d, d, dtype=torch.float64)
+    step = max(64, -(-d // 4))
     for words, part in zip(groups, sentences, strict=True):
-        both = torch.cat([words, part.inner_products @ words], 2).flatten(0, 1)
-        sums += ((words / part.mask.sum(1)[:, None, None]).flatten(0, 1).T @ both).double()
-    scatter, moment = sums[:, :d], sums[:, d:]
+        shared, moved = words / part.mask.sum(1)[:, None, None], part.inner_products @ words
+        flat, shared, moved = (rows.flatten(0, 1) for rows in (words, shared, moved))
+        for at in range(0, d, step):  # both are symmetric
+            left = flat[:, at : at + step].T
+            scatter[at : at + step, at:] += (left @ shared[:, at:]).double()
+            moment[at : at + step, at:] += (left @ moved[:, at:]).double()
+    scatter, moment = (half.triu() + half.triu(1).T for half in (scatter, moment))
     unit = scatter.diagonal().clamp(min=0).sqrt()
     unit = torch.where(unit > 0, unit, torch.ones_like(unit))
     scatter = scatter / torch.outer(unit, unit)
