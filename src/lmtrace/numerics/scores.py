@@ -86,15 +86,21 @@ class Bootstrap:
         self.wider = float(np.sqrt((freedom + 1) / freedom) * stdtrit(freedom, 0.975) / stdtrit(np.inf, 0.975))
 
     def share(self, part: np.ndarray) -> Estimate:
-        """Return sum(part) / sum(total) over groups, with its error.
+        """Return sum(part) / sum(total) over groups, with its error; see `shares`."""
+        return self.shares(part[None])[0]
+
+    def shares(self, parts: np.ndarray) -> list[Estimate]:
+        """Return sum(part) / sum(total) over groups, with its error, of parts: [parts, groups].
 
         Where all resamples agree (every row right, or none, or one group only) the bootstrap knows nothing; the error is
         then that of a binomial over the groups, with two of either kind added (Agresti and Coull 1998).
         """
         n = float(self.total.sum())
-        value = float(part.sum()) / n
-        stderr = float(_ratio(self.weights @ part, self.drawn).std(ddof=1)) * self.wider
-        return Estimate(value, self._agreed(value)[1] if self._agree(value, stderr) else stderr, round(n))
+        values, stderrs = (parts.sum(1) / n).tolist(), self._spread(self._resampled(parts))
+        return [
+            Estimate(value, self._agreed(value)[1] if self._agree(value, stderr) else stderr, round(n))
+            for value, stderr in zip(values, stderrs, strict=True)
+        ]
 
     def interval(self, part: np.ndarray) -> tuple[float, float]:
         """Return the 95 % interval of `share`."""
@@ -113,11 +119,17 @@ class Bootstrap:
         a, b : [groups]
             Rows right under two predictors, on the same rows.
         """
+        return self.gains((a - b)[None])[0]
+
+    def gains(self, differences: np.ndarray) -> list[tuple[Estimate, float]]:
+        """Return what `gain` does, of differences: [pairs of predictors, groups]."""
         n = float(self.total.sum())
-        value, resampled = float((a - b).sum()) / n, _ratio(self.weights @ (a - b), self.drawn)
-        (low,) = _quantiles(resampled, 0.025)
-        stderr = float(resampled.std(ddof=1)) * self.wider
-        return Estimate(value, stderr, round(n)), value + self.wider * (low - value)
+        values, resampled = (differences.sum(1) / n).tolist(), self._resampled(differences)
+        lows = [_quantiles(row, 0.025)[0] for row in resampled]
+        return [
+            (Estimate(value, stderr, round(n)), value + self.wider * (low - value))
+            for value, stderr, low in zip(values, self._spread(resampled), lows, strict=True)
+        ]
 
     def f1_scores(
         self, tally: Tally, names: tuple[str, ...], min_support: int = MIN_SUPPORT
@@ -146,6 +158,14 @@ class Bootstrap:
             return per_class, Estimate(None, None, int(support.sum()), note)
         of_mean = float(np.sqrt(np.square(residual[:, kept].mean(1)).sum())) * self.wider
         return per_class, Estimate(float(values[kept].mean()), of_mean, int(support[kept].sum()), note)
+
+    def _resampled(self, parts: np.ndarray) -> np.ndarray:
+        """Return [parts, resamples] shares of parts: [parts, groups]."""
+        sums = parts @ self.weights.T
+        return _ratio(sums, np.broadcast_to(self.drawn, sums.shape))
+
+    def _spread(self, resampled: np.ndarray) -> list[float]:
+        return (resampled.std(1, ddof=1) * self.wider).tolist()
 
     def _agree(self, value: float, stderr: float) -> bool:
         return stderr < 1e-12 and 0.0 <= value <= 1.0

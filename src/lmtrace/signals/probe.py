@@ -33,6 +33,7 @@ from torch import Tensor
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.codelength import codelength
 from lmtrace.numerics.design import WAYS, Arranged, Design, Targets
+from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.probe_files import load_probes
 from lmtrace.numerics.probing import KINDS, SPLITS, Fit, Kind, SplitName, fit, majority
 from lmtrace.numerics.ridge import Linear
@@ -225,11 +226,13 @@ class Probe(Signal):
                     yield self.record(view, "accuracy", label=task.label, split=split, missing=task.reason)
                 else:
                     tasks.append(task)
-        at_embed: dict[tuple[str, ProbeTask], np.ndarray] = {}
+        judged: dict[ProbeTask, dict[str, Tally]] = {}
         due = self._due(view)
         # Softmax regression passes over rows without a label; what else there is reads all of its rows.
-        found = task_groups(view.panel, tasks, labelled_only=self.kind not in WAYS)
-        groups = [(group, _controlled(group, due)) for group in found]
+        groups = [
+            (group, _controlled(group, due))
+            for group in task_groups(view.panel, tasks, labelled_only=self.kind not in WAYS)
+        ]
         targets: dict[tuple[TaskGroup, torch.device], Targets] = {}
         sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
         for site in sites:
@@ -249,7 +252,7 @@ class Probe(Signal):
                 controls = dict(zip(controlled, fits[len(group.tasks) :], strict=True))
                 for task, place, fitted in zip(group.tasks, where, fits[: len(group.tasks)], strict=True):
                     tally = task.tally(fitted)
-                    yield from self._judge(view, tally, task, place, at_embed.get((embed_of(site), task)))
+                    judged.setdefault(task, {})[site] = tally
                     if task in controls:
                         yield from self._control(view, controls[task], tally, task, place)
                     if self.bits:
@@ -257,8 +260,8 @@ class Probe(Signal):
                     if self.keep_at or self.apply:
                         labelled = group.spread(task, task.codes)[group.test] >= 0
                         yield from self._transfer(view, design, labelled, fitted, task, place)
-                    if site == embed_of(site):
-                        at_embed[site, task] = tally.correct
+        for task, found in judged.items():
+            yield from self._judge(view, task, found)
 
     def _rows(self, view: View, site: str, group: TaskGroup) -> Arranged | str:
         """Return the rows of a group, or why there are none."""
@@ -274,24 +277,41 @@ class Probe(Signal):
         view.memory["measurements"] = torch.tensor(done + 1)
         return self.control > 0 and (done % self.control == 0 or view.last)
 
-    def _judge(
-        self, view: View, tally: Tally, task: ProbeTask, where: dict[str, Any], embed: np.ndarray | None
-    ) -> Iterator[Record]:
-        """Yield the records of one task at one site; `embed`: how many words the embedding got right per sentence."""
-        n = int(tally.total.sum())
-        accuracy = task.bootstrap.share(tally.correct)
-        yield self.record(view, "accuracy", accuracy.value, stderr=accuracy.stderr, n=n, null=task.majority, **where)
-        confidence = task.bootstrap.share(tally.confidence)
-        yield self.record(view, "confidence", confidence.value, stderr=confidence.stderr, n=n, null=task.prior, **where)
-        yield from self._f1(view, tally, task, where)
-        if embed is not None:
-            value, low = task.bootstrap.gain(tally.correct, embed)
-            yield self.record(view, "gain_over_embed", value.value, stderr=value.stderr, n=n, null=0.0, **where)
-            yield self.record(view, "contextual", float(low > 0), n=n, **where)
-        start = self._start(view, tally, f"start|{where['site']}|{task.key}")
-        if start is not None:
-            value, _ = task.bootstrap.gain(tally.correct, start)
-            yield self.record(view, "gain_over_start", value.value, stderr=value.stderr, n=n, null=0.0, **where)
+    def _judge(self, view: View, task: ProbeTask, tallies: dict[str, Tally]) -> Iterator[Record]:
+        """Yield the records of one task at all sites."""
+        bootstrap, counts = task.bootstrap, list(tallies.values())
+        accuracies = bootstrap.shares(np.stack([tally.correct for tally in counts]))
+        confidences = bootstrap.shares(np.stack([tally.confidence for tally in counts]))
+        starts = {site: self._start(view, tally, f"start|{site}|{task.key}") for site, tally in tallies.items()}
+        embeds = {site: tallies[embed_of(site)].correct for site in tallies if embed_of(site) in tallies}
+        over_embed = self._gains(task, tallies, {site: at for site, at in embeds.items() if site != embed_of(site)})
+        over_start = self._gains(task, tallies, {site: at for site, at in starts.items() if at is not None})
+        n = int(counts[0].total.sum())
+        for (site, tally), accuracy, confidence in zip(tallies.items(), accuracies, confidences, strict=True):
+            where: dict[str, Any] = {"site": site, "label": task.label, "split": task.split}
+            yield self.record(
+                view, "accuracy", accuracy.value, stderr=accuracy.stderr, n=n, null=task.majority, **where
+            )
+            yield self.record(
+                view, "confidence", confidence.value, stderr=confidence.stderr, n=n, null=task.prior, **where
+            )
+            yield from self._f1(view, tally, task, where)
+            if site in over_embed:
+                value, low = over_embed[site]
+                yield self.record(view, "gain_over_embed", value.value, stderr=value.stderr, n=n, null=0.0, **where)
+                yield self.record(view, "contextual", float(low > 0), n=n, **where)
+            if site in over_start:
+                value, _ = over_start[site]
+                yield self.record(view, "gain_over_start", value.value, stderr=value.stderr, n=n, null=0.0, **where)
+
+    def _gains(
+        self, task: ProbeTask, tallies: dict[str, Tally], over: dict[str, np.ndarray]
+    ) -> dict[str, tuple[Estimate, float]]:
+        """Return the gains at sites over how many words something else got right per unit."""
+        if not over:
+            return {}
+        differences = np.stack([tallies[site].correct - correct for site, correct in over.items()])
+        return dict(zip(over, task.bootstrap.gains(differences), strict=True))
 
     def _bits(self, view: View, task: ProbeTask, where: dict[str, Any]) -> Iterator[Record]:
         length = codelength(task.inputs(view.words(where["site"])), task.codes, task.groups, self.seed)
