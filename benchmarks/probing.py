@@ -15,13 +15,14 @@ from lmtrace.numerics.moments import ClassMeans
 from lmtrace.numerics.probing import fit
 from lmtrace.numerics.ridge import ridge
 from lmtrace.numerics.splits import sentence_split
+from lmtrace.observe.capture import BATCH_PRICE
 from lmtrace.observe.forward import default_forward, inputs_of
 from lmtrace.observe.interface import Signal
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.signals import resolve
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import Panel
-from lmtrace.text.probe_task import TaskGroup, probe_task
+from lmtrace.text.probe_task import probe_task, task_groups
 from lmtrace.text.sentences import AnnotatedSentence
 from lmtrace.text.tokenizer import WordTokenizer
 
@@ -56,6 +57,9 @@ def _linguistic() -> list[dict[str, Any]]:
         row = {"name": together, "value": value, "unit": "forwards", "bound": "<= 1"}
         size = f"{layers} layers x {width}"
         result += [{**row, "note": size}, {**_average(panel, larger, every_time, value), "note": size}]
+    value = ratio(lambda: _forward(panel, model, BATCH_PRICE["cpu"]), lambda: _forward(panel, model), repeats=9)
+    note = "the model alone, in the batches of the captured pass, which pad less than batches of 64"
+    result.append({"name": "forward in the batches of the pass", "value": value, "unit": "forwards", "note": note})
     floor = median(lambda: _floor(panel, width=256, num_sites=6, vocabulary=len(panel.tokenizer)), 3)
     value = floor / median(lambda: _forward(panel, model), 3)
     note = "matrix products, factorisations and one softmax of the same sizes, nothing else"
@@ -80,9 +84,9 @@ def _beyond(panel: Panel, model: torch.nn.Module, signals: list[str | Signal], r
     return ratio(lambda: instrument.measure(1), lambda: _forward(panel, model), repeats=repeats) - 1
 
 
-def _forward(panel: Panel, model: torch.nn.Module) -> None:
+def _forward(panel: Panel, model: torch.nn.Module, price: int | None = None) -> None:
     with torch.no_grad():
-        for batch in panel.batches(64):
+        for batch in panel.batches(64, price=price):
             default_forward(model, inputs_of(batch, torch.device("cpu")))
 
 
@@ -95,8 +99,7 @@ def _floor(panel: Panel, width: int, num_sites: int, vocabulary: int) -> None:
         for split in signal.splits(label)
     ]
     rows = torch.randn(panel.num_words, width, generator=torch.Generator().manual_seed(0))
-    groups = [TaskGroup([task for task in tasks if task.split == split]) for split in ("sentence", "lexical")]
-    for group in groups * num_sites:
+    for group in task_groups(panel, tasks, labelled_only=False) * num_sites:
         x = rows[: int((~group.test).sum())]
         weight = torch.zeros(width, sum(len(task.names) for task in group.tasks))
         torch.linalg.cholesky((x.T @ x + torch.eye(width)).double())

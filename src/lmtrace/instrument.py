@@ -204,6 +204,7 @@ class Instrument:
             names = tuple(self.known_sites) if union.sites == "all" else union.sites
             if not self._heads:
                 self._heads.append(None if self.forward is not None else head_of(self.model, self.panel))
+            head = self._heads[0]
             chosen = {name: site for name, site in self.known_sites.items() if name in names}
             vocabulary = int(getattr(getattr(self.model, "config", None), "vocab_size", 0) or 1024)
             longest = self.panel.longest
@@ -214,7 +215,7 @@ class Instrument:
                     chosen,
                     [(i, self.signals[i], self.needs[i]) for i in active],
                     forward=self.forward,
-                    head=self._heads[0],
+                    head=head if head is not None and head.alone else None,
                     batch_size=batch_size_for(vocabulary, longest, self.max_logits),
                 )
             except (ModelError, RuntimeError, ValueError, NotImplementedError) as error:

@@ -16,7 +16,7 @@ MOST_DIFFERENCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 
 @dataclass(eq=False)
 class Head:
-    """A model's output layer that reads chosen positions only, while `reading` is open.
+    """A model's output layer that reads chosen positions only, inside `hooked`.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Head:
         """
         with contextlib.suppress(Exception):  # whatever a model does with fewer logits than positions, it gets all
             module = getattr(model, "get_output_embeddings", lambda: None)()
-            if not isinstance(module, nn.Module) or module._forward_hooks or module._forward_pre_hooks:
+            if not isinstance(module, nn.Module) or not cls(module).alone:
                 return None
             head, every = cls(module), logits(None)
             chosen = torch.arange(every.shape[0] * every.shape[1] - 1, -1, -2, device=every.device)
@@ -53,6 +53,11 @@ class Head:
             difference = float((found - expected).norm() / expected.norm().clamp(min=1e-30))
             return head if difference < MOST_DIFFERENCE.get(every.dtype, 0.02) else None
         return None
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else has hooks on the layer, which would see fewer positions than they expect."""
+        return not (self.module._forward_hooks or self.module._forward_pre_hooks)
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:

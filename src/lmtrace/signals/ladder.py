@@ -98,7 +98,7 @@ class Ladder(Signal):
             expected = (laws * torch.as_tensor(reference.mix[index], device=device)).sum(1)
             entries = batch.entries(reference.sparse)
             own = entries.expected
-            if len(entries.log_probs) and entries.log_probs.min() < LEAST:
+            if not bool(torch.isfinite(own).all()):
                 own = segment_sum(entries.values * entries.log_probs.clamp(min=LEAST), entries.offsets)
             result[f"cross_{reference.name}"] = -(expected + own)
         return result

@@ -305,8 +305,8 @@ class Panel:
 
         Keys start with the name of the module that owns them; what is made lives as long as the panel.
         """
-        if key not in self._made:
-            self._made[key] = make()
+        if key not in self._made:  # signals may ask side by side, and must be given one thing
+            self._made.setdefault(key, make())
         return self._made[key]
 
     @cached_property

@@ -128,6 +128,17 @@ def test_no_layer_or_one_with_hooks_is_left_alone(panel, tokenizer):
         assert head_of(watched, panel) is None
 
 
+def test_hooks_that_come_later_see_all_positions(panel, tokenizer):
+    model, seen = tiny("gpt2", tokenizer), []
+    instrument = Instrument(model, panel, [Reader()])
+    instrument.measure(0)
+    handle = model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    instrument.measure(1)
+    handle.remove()
+    assert sum(shape[0] for shape in seen) == panel.num_sentences
+    assert min(shape[1] for shape in seen) > 1
+
+
 def test_a_model_of_no_numbers_is_read_whole(panel, tokenizer):
     model = tiny("gpt2", tokenizer).eval()
     with torch.no_grad():

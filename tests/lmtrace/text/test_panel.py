@@ -1,3 +1,6 @@
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, BrokenBarrierError
 from types import SimpleNamespace
 
 import numpy as np
@@ -385,3 +388,16 @@ def test_batches_with_a_price_hold_every_sequence_once_and_pad_less(word_panel):
     assert rows_and_tokens(price=0)[1] == word_panel.num_tokens
     assert [len(b.sequences) for b in word_panel.batches(8, indices=[1, 5], price=3)]
     assert not list(word_panel.batches(8, indices=[], price=3))
+
+
+def test_what_is_made_once_is_one_thing_for_those_who_ask_side_by_side(word_panel):
+    wait = Barrier(2)
+
+    def make():
+        with contextlib.suppress(BrokenBarrierError):
+            wait.wait(timeout=5)
+        return object()
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: word_panel.once("test.side", make), range(2))
+    assert first is second
