@@ -74,6 +74,7 @@ def _average(panel: Panel, model: torch.nn.Module, every_time: list[str], ordina
         "name": "the same on average, with tree_probe and control tasks every fifth time",
         "value": value,
         "unit": "forwards",
+        "bound": "<= 1",
     }
 
 

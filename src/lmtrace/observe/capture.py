@@ -275,7 +275,7 @@ class _Recorder:
     def __init__(self, panel: Panel, sites: Mapping[str, Site], device: torch.device) -> None:
         self.panel, self.sites, self.device = panel, sites, device
         self.buffers: dict[str, Tensor] = {}
-        self.rows: dict[str, tuple[Tensor, Tensor]] = {}
+        self.rows: dict[str, tuple[Tensor, Tensor | None]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.fired: dict[str, int] = {}
 
@@ -301,13 +301,14 @@ class _Recorder:
         if batch.decoder_attention_mask is not None:
             self.rows["decoder"] = self._rows_of(batch.sequences, batch.decoder_attention_mask, "decoder")
 
-    def _rows_of(self, sequences: np.ndarray, mask: np.ndarray, stream: str) -> tuple[Tensor, Tensor]:
+    def _rows_of(self, sequences: np.ndarray, mask: np.ndarray, stream: str) -> tuple[Tensor, Tensor | None]:
         side = self.panel.encoder if stream == "encoder" else self.panel.decoder
         if side is None:
             raise ModelError(f"the model has a {stream} but the panel was not prepared for one")
         rows = np.concatenate([np.arange(int(side.offsets[s]), int(side.offsets[s + 1])) for s in sequences])
         self.shapes[stream] = mask.shape
-        return torch.as_tensor(rows, device=self.device), torch.as_tensor(np.flatnonzero(mask), device=self.device)
+        positions = None if mask.all() else torch.as_tensor(np.flatnonzero(mask), device=self.device)
+        return torch.as_tensor(rows, device=self.device), positions
 
     def _write(self, site: Site, hidden: Any) -> None:
         hidden = hidden[0] if isinstance(hidden, (tuple, list)) else hidden
@@ -319,7 +320,8 @@ class _Recorder:
             side = self.panel.encoder if site.stream == "encoder" else self.panel.decoder
             assert side is not None
             self.buffers[site.name] = hidden.new_empty((side.num_tokens, hidden.shape[-1]), dtype=torch.float32)
-        real = hidden.flatten(0, 1).index_select(0, positions)
+        real = hidden.flatten(0, 1)
+        real = real if positions is None else real.index_select(0, positions)
         self.buffers[site.name].index_copy_(0, rows, real.float())
         self.fired[site.name] += 1
 
