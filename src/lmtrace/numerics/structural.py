@@ -198,8 +198,8 @@ def _closed_form(groups: Sequence[Tensor], sentences: Sequence[Sentences]) -> tu
     scatter, moment = groups[0].new_zeros(2, d, d, dtype=torch.float64)
     step = max(64, -(-d // 4))
     for words, part in zip(groups, sentences, strict=True):
-        shared, moved = words / part.mask.sum(1)[:, None, None], part.inner_products @ words
-        flat, shared, moved = (rows.flatten(0, 1) for rows in (words, shared, moved))
+        shared = words / part.mask.sum(1)[:, None, None]
+        flat, shared, moved = (rows.flatten(0, 1) for rows in (words, shared, part.inner_products @ shared))
         for at in range(0, d, step):  # both are symmetric
             left = flat[:, at : at + step].T
             scatter[at : at + step, at:] += (left @ shared[:, at:]).double()
