@@ -92,7 +92,11 @@ class ProbeTask:
             sentence_split(panel.word_sentence, seed) if split == "sentence" else lexical_split(panel.word_types, seed)
         )
         self.test = whole[self.rows]
-        self.row_key = self.rows.tobytes() + self.test.tobytes()
+        read = [self.rows, self.test] if self.partners is None else [self.rows, self.test, self.partners]
+        if self.spans is not None:
+            read += [self.spans.member, self.spans.offsets]
+        self.row_key = b"|".join(part.tobytes() for part in read)
+        """What it reads of a site, and which part of that is held out."""
         self.reason = obstacle(self.codes, self.test, self.groups, self.names, split)
 
     def inputs(self, x: Tensor) -> Tensor:

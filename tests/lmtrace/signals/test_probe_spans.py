@@ -16,7 +16,7 @@ from lmtrace.text.edges import candidates
 from lmtrace.text.sentences import AnnotatedSentence
 from lmtrace.text.spans import find_spans
 from lmtrace_helpers import tiny
-from probe_views import PlantedView, by
+from probe_views import PlantedView, by, planted_activations
 from text_corpora import fast_tokenizer
 
 
@@ -224,3 +224,29 @@ def test_wrong_spans_are_told():
     (record,) = Probe(labels="role", span="mean").measure(PlantedView(panel, {"embed": torch.zeros(2, 3)}))
     assert "no syntactic heads" in record.missing
     assert record.label == "role:span-mean"
+
+
+def test_spans_of_two_layers_with_the_same_heads_are_read_each_as_it_is():
+    """One layer's spans reach a word further than the other's: side by side they are read as they are alone."""
+    rng = np.random.default_rng(0)
+    sentences = []
+    for i in range(150):
+        types = rng.integers(40, size=6)
+        kinds = ["XY"[t % 2] for t in types[1::2]]  # what the second word of each pair is
+        long = tuple(f"{place}-{kind}" for kind in kinds for place in "BI")
+        short = tuple(tag for kind in kinds for tag in (f"B-{kind}", "O"))
+        tokens = tuple(f"w{t}" for t in types)
+        sentences.append(AnnotatedSentence(tokens=tokens, labels={"long": long, "short": short}, sent_id=str(i)))
+    tokenizer = lmtrace.WordTokenizer.from_words([f"w{t}" for t in range(40)])
+    panel = lmtrace.Panel.from_annotated(sentences, tokenizer, size=150)
+    x = planted_activations(panel)["embed"]
+
+    def accuracies(labels):
+        records = Probe(labels=labels, span="mean", split="sentence", control=0).measure(
+            PlantedView(panel, {"embed": x})
+        )
+        return {r.label: r.value for r in records if r.metric == "accuracy"}
+
+    together = accuracies(("long", "short"))
+    assert together == {**accuracies("long"), **accuracies("short")}
+    assert together["long:span-mean"] > together["short:span-mean"] + 0.1
