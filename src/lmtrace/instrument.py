@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -86,8 +87,6 @@ class Instrument:
     notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     loss: TrainLoss | None = None
     _looked_ahead: bool = field(default=False, init=False, repr=False)
-    _heads: list[Head | None] = field(default_factory=list, init=False, repr=False)
-    """The model's output layer, once it was looked for."""
 
     def __post_init__(self) -> None:
         self.model, self.optimizer = unwrap(self.model), unwrap_optimizer(self.optimizer)
@@ -195,6 +194,11 @@ class Instrument:
             logger.warning("step %d: %s", step, text)
             measurement.notes.append(("leak", text, {"change": change}))
 
+    @cached_property
+    def _head(self) -> Head | None:
+        """The model's output layer, looked for at the first pass."""
+        return None if self.forward is not None else head_of(self.model, self.panel)
+
     def _capture(self, active: list[int], step: int, records: list[Record]) -> Captured:
         """Run the shared pass; where attention maps cannot be had, run it without those that need them."""
         while True:
@@ -202,9 +206,6 @@ class Instrument:
             if not (union.sites or union.logits or union.attention):
                 return Captured()
             names = tuple(self.known_sites) if union.sites == "all" else union.sites
-            if not self._heads:
-                self._heads.append(None if self.forward is not None else head_of(self.model, self.panel))
-            head = self._heads[0]
             chosen = {name: site for name, site in self.known_sites.items() if name in names}
             vocabulary = int(getattr(getattr(self.model, "config", None), "vocab_size", 0) or 1024)
             longest = self.panel.longest
@@ -215,7 +216,7 @@ class Instrument:
                     chosen,
                     [(i, self.signals[i], self.needs[i]) for i in active],
                     forward=self.forward,
-                    head=head if head is not None and head.alone else None,
+                    head=self._head if self._head is not None and self._head.alone else None,
                     batch_size=batch_size_for(vocabulary, longest, self.max_logits),
                 )
             except (ModelError, RuntimeError, ValueError, NotImplementedError) as error:

@@ -46,7 +46,7 @@ class Moments:
         return Sample.of(x).moments
 
     @classmethod
-    def of_sums(cls, n: int, origin: Tensor, total: Tensor, square: Tensor, epsilon: float) -> Moments:
+    def of_sums(cls, n: int, origin: Tensor, total: Tensor, products: Tensor, epsilon: float) -> Moments:
         """Return the moments of n rows x from sums over their distances from an origin.
 
         Parameters
@@ -55,15 +55,15 @@ class Moments:
             float64, near the mean of the rows.
         total : [d]
             float64, sum of x - origin.
-        square : [d, d]
+        products : [d, d]
             float64, sum of (x - origin)(x - origin)'.
         epsilon
-            Of the products in `square`: a variance below their rounding is none.
+            Of the products: a variance below their rounding is none.
         """
         offset = total / max(n, 1)
-        scatter = torch.addr(square, offset, offset, alpha=-n)
+        scatter = torch.addr(products, offset, offset, alpha=-n)
         variance = scatter.diagonal()
-        variance.masked_fill_(variance < 128 * epsilon * square.diagonal(), 0.0)
+        variance.masked_fill_(variance < 128 * epsilon * products.diagonal(), 0.0)
         return cls(n, origin + offset, scatter)
 
     def __add__(self, other: Moments) -> Moments:
@@ -157,17 +157,22 @@ def all_finite(x: Tensor) -> bool:
 
 
 def square(rows: Tensor) -> Tensor:
-    """Return x'x in float64 of rows x: [n, d]. Blocks of rows are multiplied in their own precision.
+    """Return x'x in float64 of rows x: [n, d]."""
+    return symmetric_product(rows, rows)
 
-    Not by another library's BLAS: its threads and torch's would fight for the cores.
+
+def symmetric_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a'b in float64 of a, b: [n, d], which is known to be symmetric.
+
+    Blocks of rows are multiplied in their own precision, and of their products only what lies on the diagonal and above
+    it: five eighths. Not by another library's BLAS: its threads and torch's would fight for the cores.
     """
-    d = rows.shape[1]
-    found, step = rows.new_zeros(d, d, dtype=torch.float64), max(64, -(-d // 4))
-    for block in rows.split(_BLOCK):
-        # Only what lies on the diagonal and above it: five eighths of the products.
-        upper = rows.new_zeros(d, d)
+    d = a.shape[1]
+    found, step = a.new_zeros(d, d, dtype=torch.float64), max(64, -(-d // 4))
+    for left, right in zip(a.split(_BLOCK), b.split(_BLOCK), strict=True):
+        upper = a.new_zeros(d, d)
         for at in range(0, d, step):
-            torch.mm(block[:, at : at + step].T, block[:, at:], out=upper[at : at + step, at:])
+            torch.mm(left[:, at : at + step].T, right[:, at:], out=upper[at : at + step, at:])
         found += upper.double()
     for at in range(step, d, step):
         found[at:, at - step : at] = found[at - step : at, at:].T

@@ -11,6 +11,8 @@ from scipy.sparse.csgraph import shortest_path
 from scipy.stats import rankdata
 from torch import Tensor
 
+from lmtrace.numerics.moments import symmetric_product
+
 
 def tree_distances(heads: np.ndarray) -> np.ndarray | None:
     """Return [n, n] float64 steps between the words of one sentence, or None where its heads are no single tree.
@@ -194,17 +196,10 @@ def _centred(x: Tensor, part: Sentences) -> Tensor:
 
 def _closed_form(groups: Sequence[Tensor], sentences: Sequence[Sentences]) -> tuple[Tensor, Tensor]:
     """Return directions [d, d] and values [d], falling, float64: A = sum of values v v'."""
-    d = groups[0].shape[2]
-    scatter, moment = groups[0].new_zeros(2, d, d, dtype=torch.float64)
-    step = max(64, -(-d // 4))
-    for words, part in zip(groups, sentences, strict=True):
-        shared = words / part.mask.sum(1)[:, None, None]
-        flat, shared, moved = (rows.flatten(0, 1) for rows in (words, shared, part.inner_products @ shared))
-        for at in range(0, d, step):  # both are symmetric
-            left = flat[:, at : at + step].T
-            scatter[at : at + step, at:] += (left @ shared[:, at:]).double()
-            moment[at : at + step, at:] += (left @ moved[:, at:]).double()
-    scatter, moment = (half.triu() + half.triu(1).T for half in (scatter, moment))
+    shared = [words / part.mask.sum(1)[:, None, None] for words, part in zip(groups, sentences, strict=True)]
+    moved = [part.inner_products @ words for words, part in zip(shared, sentences, strict=True)]
+    flat, *others = (torch.cat([words.flatten(0, 1) for words in parts]) for parts in (groups, shared, moved))
+    scatter, moment = (symmetric_product(flat, other) for other in others)
     unit = scatter.diagonal().clamp(min=0).sqrt()
     unit = torch.where(unit > 0, unit, torch.ones_like(unit))
     scatter = scatter / torch.outer(unit, unit)

@@ -25,7 +25,7 @@ from lmtrace.text.panel import Panel, PanelBatch
 MAX_LOGITS = 2**25
 """Numbers in the logits of one micro-batch; 2**25 float32 are 128 MiB."""
 BATCH_PRICE = {"cpu": 16}
-"""What one more micro-batch costs beside its tokens, in tokens; 2048 on an accelerator, which waits for its launch."""
+"""What one more micro-batch costs beside its tokens, in tokens. On an accelerator 2048 is a guess: it waits for launches."""
 MAX_CELLS = 2**22
 """Entries of a panel's laws whose places are kept between passes; 2**22 take 64 MiB."""
 
@@ -193,7 +193,8 @@ def capture(
     device = device_of(model)
     result = Captured()
     wanted = list(signals)
-    attention, predicts = (any(getattr(needs, what) for _, _, needs in wanted) for what in ("attention", "logits"))
+    attention = any(needs.attention for _, _, needs in wanted)
+    predicts = any(needs.logits for _, _, needs in wanted)
     reducers = [(i, s, needs) for i, s, needs in wanted if needs.logits or needs.attention]
     joined: dict[int, _Joined] = {i: _Joined(panel) for i, _, _ in reducers}
     recorder, room = _Recorder(panel, sites, device), {}
@@ -213,14 +214,15 @@ def capture(
             recorder.begin(panel_batch)
             shape = inputs.get("decoder_input_ids", inputs["input_ids"]).shape
             rows = torch.as_tensor(panel_batch.predict_row * shape[1] + panel_batch.predict_column, device=device)
+            chosen = rows if predicts else rows[:0]
             if head is not None:
-                head.choose(shape, rows if predicts else rows[:0])
+                head.choose(shape, chosen)
             if forward is not None:
                 logits, maps = logits_of(forward(model, inputs), inputs), None
             else:
                 output = default_forward(model, inputs, **({"output_attentions": True} if attention else {}))
                 maps = attention_maps(output, model) if attention else None
-                logits = logits_of(output, inputs, None if head is None else len(rows) * predicts)
+                logits = logits_of(output, inputs, None if head is None else len(chosen))
             recorder.finish_batch()
             batch = PassBatch(
                 panel, panel_batch, logits.flatten(0, 1), rows if head is None else None, maps, device, room=room

@@ -10,8 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmtrace.errors import TraceError
+
 MOST_DIFFERENCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 """Relative difference of logits that rounding explains; 0.02 in half precision."""
+
+NOT_SO = (TraceError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
+"""What models raise that have no output layer, or want the logits of all positions."""
 
 
 @dataclass(eq=False)
@@ -40,7 +45,7 @@ class Head:
             Calls the model on a few sequences, of logits [sequences, length, vocabulary]; given a number, checks that they
             are [1, that number, vocabulary].
         """
-        with contextlib.suppress(Exception):  # whatever a model does with fewer logits than positions, it gets all
+        with contextlib.suppress(*NOT_SO):
             module = getattr(model, "get_output_embeddings", lambda: None)()
             if not isinstance(module, nn.Module) or not cls(module).alone:
                 return None

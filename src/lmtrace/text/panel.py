@@ -352,12 +352,9 @@ class Panel:
         return digest.hexdigest()
 
     def batches(
-        self,
-        size: int,
-        indices: Sequence[int] | np.ndarray | None = None,
-        padding_side: str = "right",
+        self, size: int, indices: Sequence[int] | np.ndarray | None = None, padding_side: str = "right",
         price: int | None = None,
-    ) -> Iterator[PanelBatch]:
+    ) -> Iterator[PanelBatch]:  # fmt: skip
         """Yield the sequences in batches of `size`, the shortest first, padded on one side.
 
         Parameters
@@ -377,15 +374,13 @@ class Panel:
         lengths = np.diff(self.encoder.offsets)[rows]
         second = lengths if self.decoder is None else np.diff(self.decoder.offsets)[rows]
         rows = rows[np.lexsort((rows, second, lengths))]
-        if price is None:
-            parts = np.split(rows, range(size, len(rows), size))
-        else:
-            order = rows
-            key = ("text.panel.batches", size, price, order.tobytes())
-            parts = self.once(key, lambda: np.split(order, streams.cuts(np.sort(lengths), size, price)))
-        for part in parts:
-            if len(part):
-                yield streams.pad(self, part, cast(Literal["left", "right"], padding_side))
+        begin = np.arange(size, len(rows), size)
+        if price is not None:
+            rising = np.sort(lengths)
+            key = ("text.panel.batches", size, price, rising.tobytes())
+            begin = self.once(key, lambda: streams.cuts(rising, size, price))
+        for part in np.split(rows, begin) if len(rows) else ():
+            yield streams.pad(self, part, cast(Literal["left", "right"], padding_side))
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's header says of its panel, as plain data."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmtrace.numerics.design import WAYS, Arranged, Arrangement, Design, Targets
+from lmtrace.numerics.design import Arranged, Arrangement, Design, Targets
 from lmtrace.numerics.moments import Moments, square
 from lmtrace.numerics.probing import fit
 
@@ -118,7 +118,6 @@ def test_rows_that_are_alike_are_regressed_once(dtype, monkeypatch):
             difference = float((a.linear.weight - b.linear.weight).norm() / b.linear.weight.norm())
             assert difference < 1e-3
             assert a.linear.penalty == b.linear.penalty
-    assert set(WAYS) >= {"embedding", "types"}
 
 
 def test_rows_of_which_few_are_alike_stay_apart():
