@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Tracer": "lmtrace.tracer",
+    "Tracer": "lmtrace.live.tracer",
     "Panel": "lmtrace.text.panel",
     "WordTokenizer": "lmtrace.text.tokenizer",
-    "Schedule": "lmtrace.schedule",
+    "Schedule": "lmtrace.live.schedule",
     "Signal": "lmtrace.observe.interface",
     "Needs": "lmtrace.observe.interface",
     "Field": "lmtrace.records.schema",
@@ -44,15 +44,15 @@ if TYPE_CHECKING:
     from lmtrace.jobs.probes import kept_probes as kept_probes
     from lmtrace.jobs.sweep import sweep as sweep
     from lmtrace.jobs.verify import verify as verify
+    from lmtrace.live.schedule import Schedule as Schedule
+    from lmtrace.live.tracer import Tracer as Tracer
     from lmtrace.observe.interface import Needs as Needs
     from lmtrace.observe.interface import Signal as Signal
     from lmtrace.records.run import open_run as open_run
     from lmtrace.records.schema import Field as Field
     from lmtrace.records.schema import Record as Record
-    from lmtrace.schedule import Schedule as Schedule
     from lmtrace.text.panel import Panel as Panel
     from lmtrace.text.tokenizer import WordTokenizer as WordTokenizer
-    from lmtrace.tracer import Tracer as Tracer
 
 
 def __getattr__(name: str) -> Any:

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from lmtrace.errors import RunError
+from lmtrace.live.tracer import DRAIN_EVERY, Tracer
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import generator_fingerprint
 from lmtrace.records import files, store
 from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field
-from lmtrace.tracer import DRAIN_EVERY, Tracer
 
 
 class Remembers(Signal):

@@ -31,7 +31,7 @@ def inspect(
     from lmtrace.cli.main import Progress, out, print_json
     from lmtrace.jobs.inspect import inspect_checkpoints
     from lmtrace.records.layout import DATABASE
-    from lmtrace.show.inspected import inspection_table
+    from lmtrace.show.inspection import inspection_table
 
     with Progress("inspect", quiet=as_json) as progress:
         found = inspect_checkpoints(model, sentence, panel=panel, run=run, on_progress=progress)

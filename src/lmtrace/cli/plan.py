@@ -22,7 +22,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Predict seconds and memory of measuring, by a few steps and measurements of the very run."""
-    from lmtrace.analysis.finding import say_duration
+    from lmtrace.analysis.findings.finding import say_duration
     from lmtrace.cli.main import Progress, out, print_json
     from lmtrace.cli.settings import merge
     from lmtrace.jobs.plan import plan_training

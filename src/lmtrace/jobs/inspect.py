@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lmtrace.analysis.inspected import when_got
+from lmtrace.analysis.inspection import when_got
 from lmtrace.errors import ConfigError, DataError, TraceError
 from lmtrace.jobs.readers import read_words
 from lmtrace.jobs.sentence import TOP, Reading, look, read, texts

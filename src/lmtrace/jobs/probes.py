@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lmtrace.errors import DataError
-from lmtrace.numerics.ridge import Linear
+from lmtrace.probing.closed_form import Linear
 from lmtrace.records.run import Run, open_run
 from lmtrace.signals.probe import KEPT
 

@@ -296,8 +296,10 @@ class Run:
 
     def findings(self) -> Any:
         """Return what emerged, when, and how sure it is; see `lmtrace.analysis`."""
-        from lmtrace.analysis.finding import Findings  # the analysis reads runs, so it cannot be imported before them
         from lmtrace.analysis.findings import findings
+        from lmtrace.analysis.findings.finding import (
+            Findings,  # the analysis reads runs, so it cannot be imported before them
+        )
 
         return Findings(findings(self))
 
