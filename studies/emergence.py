@@ -30,7 +30,7 @@ from torch import Tensor
 
 import absynth
 from lmtrace.live.tracer import Tracer
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 from lmtrace.signals.curvature import Curvature
 from lmtrace.signals.dimension import Dimension
 from lmtrace.signals.output import Output

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lmtrace.moved import install
+
 __version__ = "0.1.0"
 
 _LAZY = {
@@ -17,7 +19,7 @@ _LAZY = {
     "Field": "lmtrace.records.schema",
     "Record": "lmtrace.records.schema",
     "TraceError": "lmtrace.errors",
-    "open_run": "lmtrace.records.run",
+    "open_run": "lmtrace.run",
     "Converged": "lmtrace.analysis.stopping",
     "TraceCallback": "lmtrace.integrations.transformers",
     "LightningCallback": "lmtrace.integrations.lightning",
@@ -48,11 +50,14 @@ if TYPE_CHECKING:
     from lmtrace.live.tracer import Tracer as Tracer
     from lmtrace.observe.interface import Needs as Needs
     from lmtrace.observe.interface import Signal as Signal
-    from lmtrace.records.run import open_run as open_run
     from lmtrace.records.schema import Field as Field
     from lmtrace.records.schema import Record as Record
+    from lmtrace.run import open_run as open_run
     from lmtrace.text.panel import Panel as Panel
     from lmtrace.text.tokenizer import WordTokenizer as WordTokenizer
+
+
+install()
 
 
 def __getattr__(name: str) -> Any:

@@ -19,8 +19,8 @@ from lmtrace.live.tracer import DRAIN_EVERY, Tracer
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import generator_fingerprint
 from lmtrace.records import files, store
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field
+from lmtrace.run import open_run
 
 
 class Remembers(Signal):

@@ -16,7 +16,7 @@ import lmtrace
 from lmtrace.errors import ModelError
 from lmtrace.jobs.analyze import load_checkpoint
 from lmtrace.live.tracer import Tracer
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 from lmtrace_helpers import tiny
 
 SOURCES = [path for package in (lmtrace, absynth) for path in Path(package.__file__).parent.rglob("*.py")]

@@ -9,7 +9,7 @@ import torch
 
 from lmtrace.errors import DataError
 from lmtrace.probing.closed_form import Linear
-from lmtrace.records.run import Run, open_run
+from lmtrace.run import Run, open_run
 from lmtrace.signals.probe import KEPT
 
 

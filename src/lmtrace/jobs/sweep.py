@@ -23,9 +23,9 @@ from lmtrace.live.header import run_header
 from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Signal
 from lmtrace.records.layout import DATABASE
-from lmtrace.records.run import Run, open_run
 from lmtrace.records.schema import Record, RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import Run, open_run
 from lmtrace.signals import resolve
 from lmtrace.text.panel import Panel
 

@@ -30,9 +30,9 @@ from lmtrace.observe.interface import Signal
 from lmtrace.observe.isolation import generators_kept
 from lmtrace.observe.shards import check_division, whole
 from lmtrace.records.layout import DATABASE
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Record
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 from lmtrace.signals import resolve
 from lmtrace.text.panel import Panel
 

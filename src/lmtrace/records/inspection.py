@@ -93,16 +93,6 @@ class Inspection:
             write_file(path, json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False).encode())
         return path
 
-    def __str__(self) -> str:
-        from lmtrace.show.inspection import text  # show reads records, so it cannot be imported before them
-
-        return text(self)
-
-    def _repr_html_(self) -> str:
-        from lmtrace.show.inspection import html
-
-        return html(self)
-
 
 def read_inspections(run: str | Path, since: str = "") -> list[Inspection]:
     """Return the inspections kept in a run's folder, the last written first.

@@ -119,3 +119,13 @@ def html(inspection: Inspection) -> str:
         f"<table><caption><b>{escaping.escape(inspection.sentence)}</b><br>{escaping.escape(headline(inspection)[1])}{notes}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
     )
+
+
+class InspectionTable(Inspection):
+    """An inspection that shows itself: as a table of text when printed, of HTML in a notebook."""
+
+    def __str__(self) -> str:
+        return text(self)
+
+    def _repr_html_(self) -> str:
+        return html(self)

@@ -10,7 +10,7 @@ from lmtrace.analysis.replay import replay
 from lmtrace.analysis.stopping import Converged
 from lmtrace.analysis.watcher import Watcher
 from lmtrace.live.tracer import Tracer
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 from lmtrace.signals.output import Output
 
 from .test_stopping import STEPS, live, loss_curve, make

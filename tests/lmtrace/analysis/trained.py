@@ -9,7 +9,7 @@ import torch
 
 import absynth
 from lmtrace.live.tracer import Tracer
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 from lmtrace.text.pairs import MinimalPair
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer

@@ -18,7 +18,7 @@ from lmtrace.jobs.inspect import inspect, inspect_checkpoints
 from lmtrace.jobs.train import config_of, train
 from lmtrace.live.tracer import Tracer
 from lmtrace.records.inspection import read_inspections
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 from lmtrace.show.pack import unpack
 from lmtrace.show.payload import build, inspections
 from lmtrace.signals.probe import Probe

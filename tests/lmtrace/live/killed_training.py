@@ -31,8 +31,8 @@ from lmtrace.jobs.data import Collator, training_rows
 from lmtrace.jobs.train import last_checkpoint
 from lmtrace.live.tracer import Tracer
 from lmtrace.observe.interface import Needs, Signal
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field
+from lmtrace.run import open_run
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer
 from lmtrace_helpers import tiny

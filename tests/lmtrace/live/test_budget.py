@@ -16,8 +16,8 @@ from lmtrace.live import budget as room
 from lmtrace.live.budget import Budget, smaller
 from lmtrace.live.tracer import Tracer
 from lmtrace.observe.interface import Needs, Signal
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field
+from lmtrace.run import open_run
 from lmtrace.signals import available, resolve
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from lmtrace.errors import TraceError
 from lmtrace.live.distributed import gather, is_main_process, num_ranks, on_main
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 MODES = ("ddp", "fsdp")

@@ -15,8 +15,8 @@ import torch
 from lmtrace.jobs.train import last_checkpoint
 from lmtrace.live.tracer import Tracer
 from lmtrace.observe.interface import Needs, Signal
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field
+from lmtrace.run import open_run
 
 SCRIPT = Path(__file__).with_name("killed_training.py")
 

@@ -22,8 +22,8 @@ from lmtrace.errors import ConfigError
 from lmtrace.live.sinks import Sinks, main_numbers
 from lmtrace.live.tracer import Tracer
 from lmtrace.observe.isolation import generator_fingerprint
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field, Record
+from lmtrace.run import open_run
 from lmtrace_helpers import tiny
 
 ACCURACY = "probe/accuracy/block.0/role"

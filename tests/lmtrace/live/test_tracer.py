@@ -14,8 +14,8 @@ from lmtrace.errors import ConfigError, DataError, ModelError, RunError
 from lmtrace.live.schedule import Schedule
 from lmtrace.live.tracer import Tracer
 from lmtrace.observe.interface import Needs, Signal
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field
+from lmtrace.run import open_run
 from lmtrace.signals.curvature import Curvature
 from lmtrace_helpers import PlainModel, tiny
 

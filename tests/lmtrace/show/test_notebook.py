@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmtrace.errors import ConfigError, RunError
-from lmtrace.records.run import Run, open_run
+from lmtrace.run import Run, open_run
 from lmtrace.show.notebook import findings_html, plot
 
 matplotlib = pytest.importorskip("matplotlib", reason="Matplotlib is not installed")

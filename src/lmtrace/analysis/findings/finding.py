@@ -52,15 +52,6 @@ class Finding:
         return _plain(dataclasses.asdict(self))
 
 
-class Findings(list[Finding]):
-    """The findings of a run, verdicts first; a notebook shows them as a table."""
-
-    def _repr_html_(self) -> str:
-        from lmtrace.show.notebook import findings_html  # show reads findings, so it cannot be imported before them
-
-        return findings_html(self)
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Self
 
 import numpy as np
 
-from lmtrace.errors import ConfigError, RunError
+from lmtrace.errors import RunError
 from lmtrace.records.arrays import array_rows, find_array, load_array
 from lmtrace.records.database import Database
 from lmtrace.records.files import failing, parsed_object
@@ -22,12 +22,9 @@ from lmtrace.records.schema import Attempt, Changes, Event, Field, Record, RunHe
 from lmtrace.records.series import read_records, read_series
 from lmtrace.records.wording import key_name, listed, named, reach
 
-if TYPE_CHECKING:
-    import pandas
 
-
-def open_run(path: str | os.PathLike[str]) -> Run:
-    """Open a run to read it; works while it is being written, and on read-only media.
+def open_database(path: str | os.PathLike[str]) -> Database:
+    """Open the database of a run to read it; works while it is being written, and on read-only media.
 
     Parameters
     ----------
@@ -38,11 +35,6 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     ------
     RunError
         Where there is no run, or it cannot be read.
-
-    Examples
-    --------
-    >>> run = open_run("runs/first")                                         # doctest: +SKIP
-    >>> run.series(signal="probe", metric="accuracy", label="role").values   # doctest: +SKIP
     """
     path = Path(path)
     folder = path.parent if path.name == DATABASE else path
@@ -53,13 +45,14 @@ def open_run(path: str | os.PathLike[str]) -> Run:
             raise RunError(
                 f"{folder} {state}", f"Runs below it: {', '.join(runs)}" if runs else "Name the folder of a run"
             )
-        return Run(Database(folder, folder / DATABASE))
+        return Database(folder, folder / DATABASE)
 
 
-class Run:
-    """A run, read only. Made by `open_run`. Safe to share between threads.
+class RunReader:
+    """The records of a run, read only. Safe to share between threads.
 
-    Every question is answered from one consistent state of the database, as of the question.
+    Every question is answered from one consistent state of the database, as of the question. `lmtrace.open_run` gives a
+    `lmtrace.run.Run`, which also knows what the records say.
     """
 
     def __init__(self, db: Database) -> None:
@@ -71,7 +64,7 @@ class Run:
         """Close the database; the run cannot be asked afterwards."""
         self._db.close()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -281,38 +274,5 @@ class Run:
                 join_scalars(scalars), [Event(s, k, t, parsed_object(d), at) for s, k, t, d, at in events], self.status,
             )  # fmt: skip
 
-    # --------------------------------------------------------------------------------------------- other shapes
-    def frame(self) -> pandas.DataFrame:
-        """Return the records without arrays as a pandas data frame, one row each (columns: `export.SCALAR_COLUMNS`)."""
-        try:
-            import pandas  # an extra: not needed to read a run
-        except ImportError as error:
-            raise ConfigError("Run.frame needs pandas, which is not installed", "pip install pandas") from error
-        from lmtrace.records.export import SCALAR_COLUMNS, tables
-
-        parts = [table for table in tables(self, arrays=False)]
-        joined = {name: [value for part in parts for value in part[name]] for name in SCALAR_COLUMNS}
-        return pandas.DataFrame(joined)
-
-    def findings(self) -> Any:
-        """Return what emerged, when, and how sure it is; see `lmtrace.analysis`."""
-        from lmtrace.analysis.findings import findings
-        from lmtrace.analysis.findings.finding import (
-            Findings,  # the analysis reads runs, so it cannot be imported before them
-        )
-
-        return Findings(findings(self))
-
-    def plot(self, signal: str, metric: str | None = None, **options: Any) -> Any:
-        """Draw one series with Matplotlib and return its axes; see `lmtrace.show.notebook.plot`."""
-        from lmtrace.show.notebook import plot  # show reads runs, so it cannot be imported before them
-
-        return plot(self, signal, metric, **options)
-
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r}: {self.status}, {reach(self.steps)}, {len(self.keys())} series)"
-
-    def _repr_html_(self) -> str:
-        from lmtrace.show.notebook import run_html
-
-        return run_html(self)
+        return f"{type(self).__name__}({str(self.folder)!r}: {self.status}, {reach(self.steps)}, {len(self.keys())} series)"
