@@ -14,7 +14,7 @@ from lmtrace.observe.sites import Site
 from lmtrace.observe.view import pool
 from lmtrace.probing.linear import fit, majority, obstacle
 from lmtrace.probing.rows import Design, Targets
-from lmtrace.probing.splits import control_labels, sentence_split
+from lmtrace.probing.splits import control_labels, held_out
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import LabelLayer, Panel
 
@@ -59,7 +59,7 @@ def read_words(
     found: dict[str, dict[str, Any]] = {}
     for mask, members in groups.items():
         rows = np.flatnonzero(np.frombuffer(mask, bool))
-        test = sentence_split(panel.word_sentence, seed)[rows]
+        test = held_out(panel, "sentence", seed)[rows]
         ready = []
         for layer in members:
             present, codes = np.unique(layer.codes[rows], return_inverse=True)

@@ -89,7 +89,8 @@ class MeasurementView:
         """[tokens, d_model] of a declared site."""
         if site not in self.sites:
             raise SignalError(f"{self.signal.name} reads site {site!r} without having declared it", UNDECLARED)
-        return self.measurement.captured.activations[site]
+        captured = self.measurement.captured
+        return (captured.masked if self.needs.masks else captured.activations)[site]
 
     def words(self, site: str, rows: np.ndarray | None = None) -> Tensor:
         """[words, d_model] of a declared site, by the panel's alignment policy; rows of words cut off are zero.
@@ -99,7 +100,8 @@ class MeasurementView:
         rows : [n] or None
             int64, which words; None is all.
         """
-        hidden, key = self.tokens(site), ("view.words", site)
+        hidden = self.tokens(site)
+        key = ("view.words", site, self.needs.masks)
         stream = self.measurement.sites[site].stream
         side = self.panel.encoder if stream == "encoder" else self.panel.decoder
         if side is None or not bool((side.word_last >= 0).any()):

@@ -92,7 +92,7 @@ class Lens(Signal):
 
     def needs(self, panel: Panel) -> Needs:
         """Return the need of the sites that lead to the predictions, and of the model."""
-        return Needs(sites="all", model=True)
+        return Needs(sites="all", model=True, masks=True)
 
     def measure(self, view: View) -> Iterator[Record]:
         """Yield loss, accuracy and agreement of every block, and the mean depth."""

@@ -54,7 +54,7 @@ def position_layer(word_position: np.ndarray, keep: np.ndarray) -> LabelLayer:
 
 
 def frequency_layer(
-    word_types: np.ndarray, type_names: Sequence[str], keep: np.ndarray, counts: Mapping[str, int] | None
+    forms: Sequence[str], keep: np.ndarray, counts: Mapping[str, int] | None
 ) -> LabelLayer:
     """Return the layer "frequency": the band of the word's rank by falling count.
 
@@ -62,18 +62,13 @@ def frequency_layer(
     panel itself. Ties rank in alphabetical order.
     """
     if counts is None:
-        counts = Counter({name: int(n) for name, n in zip(type_names, np.bincount(word_types), strict=True)})
+        counts = Counter(forms)
     ranked = sorted((w for w, n in counts.items() if n > 0), key=lambda w: (-counts[w], w))
     rank = {word: i + 1 for i, word in enumerate(ranked)}
     unseen = len(BANDS) - 1
-    bands = np.array(
-        [
-            int(np.searchsorted(_BAND_STARTS, rank[w], side="right")) - 1 if w in rank else unseen
-            for w in type_names
-        ],
-        np.int64,
-    )  # fmt: skip
-    return _ordinal("frequency", bands[word_types] if len(word_types) else word_types, BANDS, keep)
+    band = {word: int(np.searchsorted(_BAND_STARTS, at, side="right")) - 1 for word, at in rank.items()}
+    codes = np.fromiter((band.get(word, unseen) for word in forms), np.int64, len(forms))
+    return _ordinal("frequency", codes, BANDS, keep)
 
 
 def _ordinal(name: str, codes: np.ndarray, names: tuple[str, ...], keep: np.ndarray) -> LabelLayer:

@@ -22,10 +22,18 @@ from lmtrace.text.readers import read
 from lmtrace.text.references import Reference
 from lmtrace.text.sentences import AnnotatedSentence, as_annotated, iterate_words, take
 from lmtrace.text.truth import find_truth
+from lmtrace.text.word_types import sentence_twins, shared_share, word_places, word_types
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+WITHOUT_MASKS = "of the sentences as they are, without masks; predictions are made at masks"
+AS_PREDICTED = "of the sequences that the predictions are made on"
+"""What a run's header says that activations and attention maps were read from."""
+
+MANY_SHARED = 0.1
+"""A larger share of words without a vector of their own is said aloud: it bounds what a probe can reach."""
 
 MANY_UNKNOWN = 0.2
 """A larger share of unknown tokens is said aloud: that many words look the same to the model."""
@@ -39,14 +47,16 @@ class Panel:
     sentences
         The sampled sentences (`AnnotatedSentence`), in the order of their source.
     word_sentence, word_position, word_types : [words]
-        int64: sentence, place in it, and index into `type_names` of every word, cut words included.
+        int64: sentence, place in it, and index into `type_names` of every word, cut words included. Words that the model
+        reads as the same tokens are of one type (see `lmtrace.text.word_types`).
     type_names
-        Distinct word forms, sorted.
+        The first spelling of every type, sorted.
+    sentence_twins : [sentences]
+        int64: the first sentence of the panel with the same token ids. Splits keep twins together.
     heads : [words] or None
         int64: row of the head word; -1 for a root or where there is no tree. None where no sentence has a tree.
     encoder
-        The main stream: the only one of causal and masked models. For masked models it holds the mask tokens, so the
-        activations of masked words are those of the mask.
+        The main stream: the only one of causal and masked models. It is the sentence as it is, without masks.
     decoder
         The second stream of encoder-decoder models, or None.
     predictions
@@ -55,6 +65,9 @@ class Panel:
         The exact law (`lmtrace.text.truth.Truth`), or None; `truth_reason` then says why.
     coverage
         Share of words that reach at least one token, before cutting.
+    shared
+        Share of words that are read as the very vector of another word: parts of a fused form, or of a token that reaches
+        over several words.
     skipped
         Sentences met while sampling that had no words or no tokens.
     target
@@ -82,22 +95,22 @@ class Panel:
         self.word_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.word_sentence = np.repeat(np.arange(len(lengths)), lengths).astype(np.int64)
         self.word_position = np.arange(self.word_offsets[-1]) - self.word_offsets[self.word_sentence]
-        forms = [token for s in sentences for token in s.tokens]
-        self.type_names = tuple(sorted(set(forms)))
-        index = {form: i for i, form in enumerate(self.type_names)}
-        self.word_types = np.fromiter((index[form] for form in forms), np.int64, len(forms))
+        self.word_types, self.type_names = word_types(self.sentences, self.encodings)
         self.heads = self._flat_heads()
 
         self._streams = built = streams.build(self.sentences, self.encodings, tokenizer, settings, self.word_offsets)
         self.encoder, self.decoder, self.predictions = built.encoder, built.decoder, built.predictions
         self.target = built.target
+        self.sentence_twins = sentence_twins(self.encoder.ids)
+        self.word_places = word_places(self.encoder, settings.policy)
+        self.shared = shared_share(self.word_places)
 
         keep = self.encoder.word_first >= 0
         values = label_layers.layer_values(self.sentences)
         computed = {
             "position": lambda: label_layers.position_layer(self.word_position, keep),
             "frequency": lambda: label_layers.frequency_layer(
-                self.word_types, self.type_names, keep, settings.frequencies
+                [token for s in self.sentences for token in s.tokens], keep, settings.frequencies
             ),
         }  # fmt: skip
         available = [*values, *(name for name in computed if name not in values)]
@@ -252,6 +265,11 @@ class Panel:
         return self._oracle
 
     @property
+    def masked_ids(self) -> tuple[np.ndarray, ...] | None:
+        """Return, for masked models, the encoder's ids with the masks that predictions are made at; None for others."""
+        return self._streams.masked
+
+    @property
     def num_sentences(self) -> int:
         """Return the number of sentences."""
         return len(self.sentences)
@@ -341,6 +359,8 @@ class Panel:
             if side is not None:
                 for array in (*side.ids, side.offsets, side.word_first, side.word_last):
                     digest.update(array.tobytes())
+        for ids in self._streams.masked or ():
+            digest.update(ids.tobytes())
         for array in (self.word_types, self.predictions.target, self.predictions.word, self._streams.column):
             digest.update(array.tobytes())
         digest.update("\x1f".join(self.type_names).encode())
@@ -394,6 +414,9 @@ class Panel:
             "num_predictions": len(self.predictions),
             "num_types": len(self.type_names),
             "cut_words": int((self.encoder.word_first < 0).sum()),
+            "shared": self.shared,
+            "activations": WITHOUT_MASKS if self.objective == "masked" else AS_PREDICTED,
+            "twin_sentences": int((self.sentence_twins != np.arange(self.num_sentences)).sum()),
             "unknown_tokens": unknown_share(self.encodings, self.tokenizer),
             "max_length": self.settings.max_length,
             "seed": self.settings.seed,

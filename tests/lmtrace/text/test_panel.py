@@ -118,7 +118,7 @@ def test_masked_panel_masks_words_only_and_keeps_them_across_panels():
     per_sentence = np.bincount(panel.predictions.sentence, minlength=panel.num_sentences)
     assert per_sentence.min() >= 1
     row = 0
-    for masked, full, n in zip(panel.encoder.ids, plain, per_sentence, strict=True):
+    for masked, full, n in zip(panel.masked_ids, plain, per_sentence, strict=True):
         assert (masked[0], masked[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
         columns = np.flatnonzero(masked == tokenizer.mask_token_id)
         assert np.array_equal(np.flatnonzero(masked != full), columns)

@@ -153,6 +153,7 @@ class _Trees:
         self.gold: list[np.ndarray] = []
         self._training: dict[torch.device, list[Sentences]] = {}
         self.reason = ""
+        twins: list[int] = []
         if panel.heads is None:
             self.reason = "the panel has no syntactic heads"
             return
@@ -164,10 +165,13 @@ class _Trees:
             heads = panel.heads[first:last]
             distance = tree_distances(np.where(heads >= 0, heads - first, -1))
             if distance is not None:
+                twins.append(panel.sentence_twins[panel.word_sentence[first]])
                 self.rows.append(np.arange(first, last))
                 self.gold.append(distance)
         num = len(self.rows)
-        self.test = sentence_split(np.arange(num), seed) if num > 1 else np.zeros(num, bool)
+        self.test = np.zeros(num, bool)
+        if num > 1:
+            self.test = sentence_split(np.arange(num), seed, twins=np.array(twins))
         if int(self.test.sum()) < MIN_SENTENCES:
             self.reason = (
                 f"{num} sentences of {MIN_WORDS} to {max_words} words are whole trees; "
