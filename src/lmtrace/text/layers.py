@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lmtrace.errors import DataError
+from lmtrace.text.chunks import as_bio
 from lmtrace.text.panel_parts import LabelLayer
 from lmtrace.text.sentences import AnnotatedSentence
 
@@ -21,7 +22,7 @@ def layer_values(sentences: Sequence[AnnotatedSentence]) -> dict[str, list[str |
     """Return layer -> one value per word over all sentences.
 
     Dependency relations become the layer "deprel"; labels of whole sentences are repeated over their words, unless a
-    word layer of that name exists.
+    word layer of that name exists. Layers of chunks are in BIO, whatever coding they came in (`lmtrace.text.chunks`).
     """
     total = sum(map(len, sentences))
     columns: dict[str, list[str | None]] = {}
@@ -36,7 +37,8 @@ def layer_values(sentences: Sequence[AnnotatedSentence]) -> dict[str, list[str |
         for name, values in rows.items():
             columns.setdefault(name, [None] * total)[done : done + len(sentence)] = values
         done += len(sentence)
-    return columns
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sentences])]).astype(np.int64)
+    return {name: as_bio(name, values, offsets) for name, values in columns.items()}
 
 
 def encode_layer(name: str, values: Sequence[str | None], keep: np.ndarray) -> LabelLayer:

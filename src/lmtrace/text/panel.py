@@ -220,10 +220,17 @@ class Panel:
             "available": len(items), "skipped": skipped, "coverage": share,
             "notes": dict(getattr(corpus, "notes", None) or {}),
         }  # fmt: skip
-        return cls(
+        panel = cls(
             [sentences[i] for i in full], [encodings[i] for i in full], tokenizer, settings, provenance,
             take(items, [chosen[i] for i in full]), getattr(corpus, "oracle", None), training,
         )  # fmt: skip
+        if panel.shared > MANY_SHARED:
+            logger.warning(
+                "%.0f%% of the panel's words share their vector with another word of their sentence: no probe can tell these "
+                "apart",
+                100 * panel.shared,
+            )
+        return panel
 
     def with_objective(self, objective: Objective, decoder_start_id: int | None = None) -> Panel:
         """Return the same sentences, tokenized for another objective."""
