@@ -299,7 +299,8 @@ class Probe(Signal):
             if site in over_embed:
                 value, low = over_embed[site]
                 yield self.record(view, "gain_over_embed", value.value, stderr=value.stderr, n=n, null=0.0, **where)
-                yield self.record(view, "contextual", float(low > 0), n=n, **where)
+                unresolved = {"missing": value.note} if value.stderr is None else {"value": float(low > 0)}
+                yield self.record(view, "contextual", n=n, **unresolved, **where)
             if site in over_start:
                 value, _ = over_start[site]
                 yield self.record(view, "gain_over_start", value.value, stderr=value.stderr, n=n, null=0.0, **where)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
+from lmtrace.numerics.clustered import clustered_mean
 from lmtrace.numerics.moments import all_finite
 from lmtrace.observe.interface import Needs, Signal, Sites, View
 from lmtrace.observe.sites import embed_of
@@ -115,11 +116,11 @@ class TreeProbe(Signal):
         at_embed: dict[tuple[str, str], np.ndarray] = {}
         for site, found in self._fit_and_score(words, trees).items():
             for metric, values in found.items():
-                yield self._mean(view, metric, values, site, trees.chain[metric])
+                yield self._mean(view, metric, values, site, trees, trees.chain[metric])
                 if site == embed_of(site):
                     at_embed[site, metric] = values
                 elif (start := (embed_of(site), metric)) in at_embed:
-                    yield self._mean(view, f"{metric}_gain_over_embed", values - at_embed[start], site, 0.0)
+                    yield self._mean(view, f"{metric}_gain_over_embed", values - at_embed[start], site, trees, 0.0)
 
     def _fit_and_score(self, words: dict[str, Tensor], trees: _Trees) -> dict[str, dict[str, np.ndarray]]:
         """Return site -> metric -> [test sentences], of probes of the words [panel's words, d] of every site."""
@@ -138,10 +139,12 @@ class TreeProbe(Signal):
             found |= {site: {metric: score[i] for metric, score in scores.items()} for i, site in enumerate(here)}
         return {site: found[site] for site in words}
 
-    def _mean(self, view: View, metric: str, values: np.ndarray, site: str, null: float) -> Record:
-        stderr = float(values.std(ddof=1) / np.sqrt(len(values)))
+    def _mean(
+        self, view: View, metric: str, values: np.ndarray, site: str, trees: _Trees, null: float
+    ) -> Record:
+        mean = clustered_mean(values, trees.twins[trees.test])  # equal sentences are one unit
         return self.record(
-            view, metric, float(values.mean()), stderr=stderr, n=len(values), site=site, null=null, split="sentence"
+            view, metric, mean.value, stderr=mean.stderr, n=mean.n, site=site, null=null, split="sentence"
         )
 
 
@@ -169,9 +172,10 @@ class _Trees:
                 self.rows.append(np.arange(first, last))
                 self.gold.append(distance)
         num = len(self.rows)
+        self.twins = np.array(twins, np.int64)
         self.test = np.zeros(num, bool)
         if num > 1:
-            self.test = sentence_split(np.arange(num), seed, twins=np.array(twins))
+            self.test = sentence_split(np.arange(num), seed, twins=self.twins)
         if int(self.test.sum()) < MIN_SENTENCES:
             self.reason = (
                 f"{num} sentences of {MIN_WORDS} to {max_words} words are whole trees; "
