@@ -1,4 +1,4 @@
-"""Splits: by sentence, by the words in each role, by construction."""
+"""Splits: by sentence, by the words in each role, by construction, or by a draw of every sentence on its own."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ def split_corpus(
     seed
         Decides which sentence, word or construction goes where.
     disjoint
-        "sentence": a random partition of the sentences.
+        "sentence": a random partition in which equal sentences belong to one part, so that no sentence of one part occurs
+        in another. A sentence with its twins goes to a part with a probability that is the part's share (of what is
+        left), so every part's expected mixture is that of the corpus.
         "lexical": no open-class word of one part occurs in the same role in another part. Each (word, role) is
         given to one
         part, sentences that mix parts are left out (their number is in `provenance["split"]["left_out"]`); the
         parts keep about the requested proportions.
         "construction": every construction belongs to one part; masses come as near to the shares as whole
         constructions allow.
+        "draw": a random partition of the sentences, equal or not: every part is a sample of the language, and what is
+        frequent lies in all of them. A model that has learned the language's law then reaches the entropy rate on every
+        part; that it has not seen the sentences before cannot be said.
 
     Raises
     ------
@@ -45,13 +50,15 @@ def split_corpus(
     stream = np.random.default_rng([seed, 5])
     wanted = np.array([train, dev, test], float)
     if disjoint == "sentence":
-        part = _by_sentence(len(corpus), wanted, stream)
+        part = _by_sentence(corpus, wanted, stream)
+    elif disjoint == "draw":
+        part = _by_draw(len(corpus), wanted, stream)
     elif disjoint == "lexical":
         part = _by_word(corpus, wanted, stream)
     elif disjoint == "construction":
         part = _by_construction(corpus, wanted, stream)
     else:
-        raise AbsynthError("disjoint", disjoint, "one of sentence, lexical, construction")
+        raise AbsynthError("disjoint", disjoint, "one of sentence, lexical, construction, draw")
     parts = []
     for i, name in enumerate(shares):
         rows = np.flatnonzero(part == i)
@@ -71,11 +78,55 @@ def split_corpus(
     return parts[0], parts[1], parts[2]
 
 
-def _by_sentence(n: int, wanted: np.ndarray, stream: np.random.Generator) -> np.ndarray:
+def _by_draw(n: int, wanted: np.ndarray, stream: np.random.Generator) -> np.ndarray:
+    """Return the part of each of n sentences."""
     ends = np.round(np.cumsum(wanted) * n).astype(int)
     part = np.empty(n, np.int64)
     part[stream.permutation(n)] = np.searchsorted(ends, np.arange(n), side="right")
     return part
+
+
+def _by_sentence(corpus: Corpus, wanted: np.ndarray, stream: np.random.Generator) -> np.ndarray:
+    """Return the part of each sentence; the parts are filled exactly where enough sentences have no twin."""
+    kind = _kinds(corpus)
+    size = np.bincount(kind, minlength=1)
+    single = np.flatnonzero(size == 1)
+    twins = np.flatnonzero(size > 1)
+    twins = twins[np.argsort(-size[twins], kind="stable")]
+    room = np.diff(np.round(np.cumsum(wanted) * len(corpus)).astype(int), prepend=0)
+    asked = room > 0
+    shuffled = single[stream.permutation(len(single))]
+    part = np.zeros(len(size), np.int64)
+    # The most frequent sentences first, while all parts have room for them.
+    for one, u in zip(twins, stream.random(len(twins))):
+        fits = np.where(room >= size[one], room, 0)
+        weight = np.cumsum(fits if fits.any() else np.maximum(room, 0))
+        part[one] = min(int(np.searchsorted(weight, u * weight[-1], side="right")), len(room) - 1)
+        room[part[one]] -= size[one]
+    # Those without a twin take the room that is left.
+    ends = np.cumsum(np.maximum(room, 0))
+    last = int(np.flatnonzero(asked)[-1]) if asked.any() else 0
+    part[shuffled] = np.minimum(np.searchsorted(ends, np.arange(len(single)), side="right"), last)
+    _fill_empty(part, size, asked)
+    return part[kind]
+
+
+def _fill_empty(part: np.ndarray, size: np.ndarray, asked: np.ndarray) -> None:
+    """Give an asked part that has nothing the rarest sentence of a part that has several."""
+    for empty in np.flatnonzero(asked):
+        counts = np.bincount(part, minlength=len(asked))
+        if counts[empty] or counts.max() < 2:
+            continue
+        several = np.flatnonzero(counts[part] > 1)
+        part[several[size[several].argmin()]] = empty
+
+
+def _kinds(corpus: Corpus) -> np.ndarray:
+    """Return [sentences] int64: a number from 0 on that equal sentences share, in the order in which they first occur."""
+    first: dict[bytes, int] = {}
+    ids = np.ascontiguousarray(corpus.ids)
+    bounds = zip(corpus.offsets[:-1].tolist(), corpus.offsets[1:].tolist())
+    return np.array([first.setdefault(ids[start:end].tobytes(), len(first)) for start, end in bounds], np.int64)
 
 
 def _by_word(corpus: Corpus, wanted: np.ndarray, stream: np.random.Generator) -> np.ndarray:

@@ -11,6 +11,18 @@ from lmtrace.integrations.attachment import Attachment
 from lmtrace.text.panel import Panel
 
 
+def token_rows(dataset: Any) -> Any:
+    """Return a data set's rows of token ids where they can be read cheaply and without running its code, else None.
+
+    That is a list of rows, or a column `input_ids` of a `datasets.Dataset`, whose transforms are left out.
+    """
+    if isinstance(dataset, list | tuple):
+        return dataset
+    if "input_ids" in (getattr(dataset, "column_names", None) or ()) and hasattr(dataset, "with_format"):
+        return dataset.with_format(None)["input_ids"]
+    return None
+
+
 class TraceCallback(TrainerCallback):
     """Measures the model that a `transformers.Trainer` trains.
 
@@ -23,6 +35,9 @@ class TraceCallback(TrainerCallback):
 
     Notes
     -----
+    Where the training set is a list or a `datasets.Dataset` with `input_ids`, the share of the panel that is in it is told
+    (`Tracer(training=)`).
+
     A callback sees neither batches nor losses, so the loss of a step is what the model returned to the Trainer. Where it
     returns none (label smoothing, `compute_loss_func`, `torch_compile`), the loss that the Trainer logs is kept instead.
     """
@@ -35,6 +50,8 @@ class TraceCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Create the run; measure step 0, or go on with a run where the Trainer resumes from a checkpoint."""
+        if (rows := token_rows(getattr(kwargs.get("train_dataloader"), "dataset", None))) is not None:
+            self._attached.settings.setdefault("training", rows)
         tracer = self._attached.begin(kwargs["model"], kwargs.get("optimizer"), state.global_step, state.max_steps)
         control.should_training_stop = tracer.should_stop
 

@@ -34,6 +34,7 @@ from lmtrace.records.schema import Record
 from lmtrace.records.store import RunWriter
 from lmtrace.run import open_run
 from lmtrace.signals import resolve
+from lmtrace.text.overlap import in_training
 from lmtrace.text.panel import Panel
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,9 @@ class Tracer:
         Paths of blocks and final norm, where they are not found by themselves.
     seed
         Of everything that the signals draw.
+    training
+        The training data (annotated sentences, texts, or rows of token ids): the share of the panel's sentences that are
+        in it is warned of and kept in the header. By default what the panel was built with.
     data
         What the run's header should say of the training data; "floor_nats" draws the floor of the loss.
     resume
@@ -124,6 +128,7 @@ class Tracer:
         sites: Mapping[str, str] | None = None,
         seed: int = 0,
         data: Mapping[str, Any] | None = None,
+        training: Any = None,
         resume: bool = False,
         start_step: int = 0,
         overwrite: bool = False,
@@ -151,6 +156,7 @@ class Tracer:
         self.on_error = on_error
         self.sinks = Sinks(sinks, self.folder)
         self.data, self.resume, self.overwrite = dict(data or {}), resume, overwrite
+        self._training = training
         self.current_step, self.tokens_seen = start_step, 0
         self.should_stop = False
         self.last_step: int | None = None
@@ -197,9 +203,26 @@ class Tracer:
             self._continue_from(self._writer)
         else:
             self._writer = RunWriter.create(self.folder, self._header(), overwrite=self.overwrite)
+        self._tell_overlap(self._writer)
         with generators_kept():
             self.sinks.open(resume=self.resume)
         return self._count, self._measured, self.should_stop
+
+    def _in_training(self) -> float | None:
+        """Return the share of the panel's sentences that are in the training data; None where that is not known."""
+        panel = self.instrument.panel
+        found = panel.in_training if self._training is None else in_training(panel, self._training)
+        return None if found is None else float(found.mean())
+
+    def _tell_overlap(self, writer: RunWriter) -> None:
+        share = self.data.get("panel_in_training")
+        if share:
+            text = (
+                f"{share:.1%} of the panel's sentences are in the training data too: what is measured on them may be memory. "
+                "Take the panel from text that is not trained on."
+            )
+            logger.warning("%s", text)
+            writer.event(self.current_step, "warning", text, {"share": share})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -395,6 +418,9 @@ class Tracer:
             self._trained_before = float(np.nansum(run.wall_time[-1:]))
 
     def _header(self) -> Any:
+        share = self._in_training()
+        if share is not None:
+            self.data.setdefault("panel_in_training", share)
         return run_header(
             self.folder.name,
             self.instrument,

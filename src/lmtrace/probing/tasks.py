@@ -18,6 +18,7 @@ from lmtrace.probing.scores import Bootstrap, Tally, bootstrap_weights
 from lmtrace.probing.spans import Spans, find_spans
 from lmtrace.probing.splits import control_labels, held_out
 from lmtrace.text.panel import LabelLayer, Panel
+from lmtrace.text.word_types import best_accuracy
 
 _TASKS: WeakKeyDictionary[Panel, dict[tuple[str | int, ...], ProbeTask]] = WeakKeyDictionary()
 
@@ -49,6 +50,7 @@ class ProbeTask:
         self.of_inputs = bool(pair or span)
         """Whether what it reads is put together from several words."""
         self.reason = ""
+        self.panel_places = panel.word_places
         self.partners: np.ndarray | None = None
         self.spans: Spans | None = None
         if span:
@@ -133,6 +135,22 @@ class ProbeTask:
     def control(self) -> np.ndarray:
         """Return the labels of the control task."""
         return control_labels(self.codes, self.types, len(self.names), self.seed)
+
+    @cached_property
+    def token_ceiling(self) -> float | None:
+        """Return the best accuracy on the test words that their vectors allow; None where each has a vector of its own.
+
+        Words that are read at one place are one vector, which no reader can give two classes.
+        """
+        if self.spans is not None:
+            return None
+        places = self.panel_places[self.rows]
+        if self.partners is not None:
+            places = places * (int(self.panel_places.max()) + 1) + self.panel_places[self.partners]
+        places = places[self.test]
+        if len(np.unique(places)) == len(places):
+            return None
+        return best_accuracy(places, self.codes[self.test])
 
     @cached_property
     def majority(self) -> float:

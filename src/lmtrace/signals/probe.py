@@ -9,7 +9,10 @@ The penalty is small, but large on unseen words at the embedding: there all word
 the probe learn types by heart instead of what they share.
 
 Next to the accuracy stand its nulls: the majority class (`Record.null`), a control task (a random class per word type),
-the embedding site, and the untrained model.
+the embedding site, and the untrained model. A word type is what the model reads as one: equal token ids, so that "The" and
+"the" of an uncased tokenizer are one type. Sentences of equal tokens are on one side of every split. Masked models are read
+without masks. Where words share all their tokens (fused forms, tokens that reach over several words), `token_ceiling` is
+the best accuracy that their vectors allow.
 
 When it misleads: what can be read is not what the model uses; an untrained model's context mixing already lets a
 probe read neighbours, so compare with step 0; a control accuracy close to the accuracy says that the probe learned
@@ -146,6 +149,8 @@ class Probe(Signal):
         Field(metric="codelength", title="Description length", low=0.0, better="down",
               null="the uniform code: 1", meaning="Online code of the labels relative to the uniform code."),
         _share("ceiling", "Ceiling", "The best possible accuracy, from the corpus's oracle.", "", ""),
+        _share("token_ceiling", "Ceiling of the tokens", "The best accuracy of any reader on these test words: words that share "
+               "all their tokens have one vector, and get one class.", "", ""),
         _share("transfer", "Accuracy of a kept probe", "Accuracy here of the probe that was fitted at the step named in "
                "the split ('sentence@100').", "accuracy of the training part's majority class"),
     )  # fmt: skip
@@ -226,6 +231,7 @@ class Probe(Signal):
                     yield self.record(view, "accuracy", label=task.label, split=split, missing=task.reason)
                 else:
                     tasks.append(task)
+                    yield from self._token_ceiling(view, task)
         judged: dict[ProbeTask, dict[str, Tally]] = {}
         due = self._due(view)
         # Softmax regression passes over rows without a label; what else there is reads all of its rows.
@@ -403,6 +409,12 @@ class Probe(Signal):
             for part in ("weight", "bias"):
                 view.memory[f"{key}|{part}"] = getattr(fitted.linear, part).float().cpu()
             view.memory[f"{key}|names"] = torch.tensor(list(json.dumps(task.names).encode()), dtype=torch.uint8)
+
+    def _token_ceiling(self, view: View, task: ProbeTask) -> Iterator[Record]:
+        """Yield the best accuracy that the vectors of the test words allow, where some of them are one vector."""
+        if task.token_ceiling is not None:
+            n = int(task.test.sum())
+            yield self.record(view, "token_ceiling", task.token_ceiling, n=n, label=task.label, split=task.split)
 
     def _ceiling(self, view: View, label: str) -> Iterator[Record]:
         if view.panel.truth is None or "/" in label or self.pair == "predicate" or self.span:

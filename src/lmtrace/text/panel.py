@@ -14,7 +14,7 @@ import numpy as np
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.text import layers as label_layers
-from lmtrace.text import lexicon, references, streams
+from lmtrace.text import lexicon, overlap, references, streams
 from lmtrace.text.alignment import Encoding, coverage, encode, unknown_share
 from lmtrace.text.lexicon import Lexicon
 from lmtrace.text.panel_parts import LabelLayer, Objective, PanelBatch, PanelSettings, Policy
@@ -166,8 +166,8 @@ class Panel:
         min_coverage
             Least share of words that must reach a token.
         training
-            The annotated training corpus, for the reference predictors of the signal `ladder`; read when they are first
-            asked for.
+            The annotated training corpus, for the reference predictors of the signal `ladder` and for the share of the
+            panel that was trained on (`in_training`); read when they are first asked for.
 
         Raises
         ------
@@ -349,6 +349,11 @@ class Panel:
         return frozenset(" ".join(words) for words in iterate_words(self._training))
 
     @cached_property
+    def in_training(self) -> np.ndarray | None:
+        """[sentences] bool: the sentence is in the training corpus; None where the panel was built without one."""
+        return None if self._training is None else overlap.in_training(self, self._training)
+
+    @cached_property
     def references(self) -> tuple[dict[str, Reference], dict[str, str]]:
         """Reference predictors by rung, and why others are missing (see `lmtrace.text.references`); counted once."""
         return references.build(self, self._training)
@@ -423,6 +428,7 @@ class Panel:
             "cut_words": int((self.encoder.word_first < 0).sum()),
             "shared": self.shared,
             "activations": WITHOUT_MASKS if self.objective == "masked" else AS_PREDICTED,
+            "in_training": None if self.in_training is None else float(self.in_training.mean()),
             "twin_sentences": int((self.sentence_twins != np.arange(self.num_sentences)).sum()),
             "unknown_tokens": unknown_share(self.encodings, self.tokenizer),
             "max_length": self.settings.max_length,

@@ -4,6 +4,9 @@ import pytest
 
 import lmtrace
 from lmtrace.jobs.data import train_bpe
+from lmtrace.jobs.models import build_model
+from lmtrace.probing.tasks import probe_task
+from lmtrace.signals.probe import Probe
 from lmtrace.text.readers import read
 from lmtrace.text.sentences import AnnotatedSentence
 
@@ -69,3 +72,29 @@ def test_words_of_their_own_are_not_warned_of(caplog):
         )
     assert panel.shared == 0.0
     assert not caplog.text
+
+
+@pytest.mark.parametrize(("labels", "expected"), [("ADP DET NOUN PUNCT", 0.75), ("X X NOUN PUNCT", 1.0)])
+def test_the_ceiling_of_a_probe_is_what_such_vectors_allow(labels, expected, tmp_path):
+    """Of every sentence's four words two are one vector: with two classes there, one of them is wrong."""
+    lines = []
+    for noun in ("bal", "lac", "pré", "roi", "sud"):
+        tags = dict(zip("1234", labels.split(), strict=True))
+        rows = [("1-2", "au"), ("1", "à"), ("2", "le"), ("3", noun), ("4", f"{noun}er")]
+        lines += [f"{i}\t{w}\t_\t{tags.get(i, '_')}\t_\t_\t_\t_\t_\t_\n" for i, w in rows] + ["\n"]
+    path = tmp_path / "x.conllu"
+    path.write_text("".join(lines * 12))
+    tokenizer = train_bpe([s.text for s in read(path)], 300)
+    panel = lmtrace.Panel.from_annotated(path, tokenizer)
+    model = build_model("gpt2", "tiny", len(tokenizer), specials={"pad": 0, "bos": 2, "eos": 3}, max_length=32)
+    run = lmtrace.analyze(model, panel, run=tmp_path / "run", signals=[Probe(labels="upos", split="sentence")])
+    [ceiling] = [r for r in run.records() if r.metric == "token_ceiling"]
+    assert (ceiling.value, ceiling.label, ceiling.split) == (pytest.approx(expected), "upos", "sentence")
+    accuracy = run.series(signal="probe", metric="accuracy", label="upos").values[-1]
+    assert (accuracy <= expected + 1e-9).all()
+    assert accuracy.max() == pytest.approx(expected, abs=0.1)
+
+
+def test_vectors_of_their_own_have_no_ceiling(panel):
+    task = probe_task(panel, panel.labels("upos"), "upos", "sentence", 0, "", "")
+    assert task.token_ceiling is None
