@@ -127,7 +127,8 @@ def test_no_sentence_of_one_part_occurs_in_another(preset, number):
     corpus = absynth.generate(Grammar.preset(preset), number, seed=7)
     parts = corpus.split(train=0.7, dev=0.1, test=0.2, seed=5)
     sets = [{s.tokens for s in part} for part in parts]
-    assert not sets[0] & sets[1] and not sets[0] & sets[2] and not sets[1] & sets[2]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not sets[a] & sets[b]
     assert [len(part) for part in parts] == [round(share * number) for share in (0.7, 0.1, 0.2)]
     drawn = corpus.split(train=0.7, dev=0.1, test=0.2, seed=5, disjoint="draw")
     assert {s.tokens for s in drawn[0]} & {s.tokens for s in drawn[2]}

@@ -71,7 +71,9 @@ def split(config: DataConfig) -> tuple[Any, Any]:
         return corpus, load_sentences(config.panel, config)
     if hasattr(corpus, "split"):
         share = config.panel_share
-        train, _, test = corpus.split(train=1 - 2 * share, dev=share, test=share, seed=config.seed, disjoint=config.split_by)
+        train, _, test = corpus.split(
+            train=1 - 2 * share, dev=share, test=share, seed=config.seed, disjoint=config.split_by
+        )
         return train, test
     held_out = max(1, round(len(corpus) * config.panel_share))
     if held_out >= len(corpus):
@@ -80,9 +82,9 @@ def split(config: DataConfig) -> tuple[Any, Any]:
     in_panel = np.zeros(len(corpus), bool)
     in_panel[order[:held_out]] = True
     if config.split_by == "sentence":
-        in_panel = _with_twins(corpus, order, held_out)
-    if in_panel.all():
-        raise DataError(f"{config.corpus} is one sentence, {len(corpus)} times: too few to split", "Pass --panel")
+        whole = _with_twins(corpus, order, held_out)
+        # One sentence many times cannot be held out: it is drawn, and the run says that its panel was trained on.
+        in_panel = in_panel if whole.all() else whole
     return [corpus[i] for i in order[~in_panel[order]]], [corpus[i] for i in order[in_panel[order]]]
 
 

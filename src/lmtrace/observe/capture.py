@@ -282,9 +282,7 @@ class _Reading:
                 _ = batch.laws
 
 
-def _readings(
-    panel: Panel, sites: Mapping[str, Site], needs: list[Needs], device: torch.device
-) -> list[_Reading]:
+def _readings(panel: Panel, sites: Mapping[str, Site], needs: list[Needs], device: torch.device) -> list[_Reading]:
     """Return how the batches of a pass are read, for the sites that are kept and what the signals need."""
     attention = any(need.attention for need in needs)
     logits = any(need.logits for need in needs)

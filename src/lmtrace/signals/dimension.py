@@ -5,7 +5,7 @@ curve of dimension against scale. Linear ones come from the covariance: particip
 that hold 95 % of the variance; anisotropy is the mean cosine. Equations: `lmtrace.numerics.dimension`, `lmtrace.numerics.covariance`.
 
 The same sample of tokens is used at every step and site: of all that the model reads but padding, so begin and end of sentence
-are among them. Equal tokens (all of them at the embedding) are merged first.
+are among them; masked models read them without masks. Equal tokens (all of them at the embedding) are merged first.
 
 When it misleads: above about 20 dimensions 2,000 points are too few, and the number is a lower bound (metric
 `lower_bound`); estimates of runs with different `num_points` do not compare; noise of small scale raises TwoNN, look at the GRIDE curve.

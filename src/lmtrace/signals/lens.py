@@ -5,7 +5,7 @@ with the model's own most probable token, and the depth from which this agreemen
 number of blocks; nostalgebraist 2020, Geva et al. 2022).
 
 What follows the last block is checked on one sequence: where norm and head do not give the model's own logits (up to a
-constant factor), the signal is missing with that reason. When it misleads: early blocks write in directions that the final norm
+constant factor), the signal is missing with that reason. A masked model is read at its masks, where it predicts. When it misleads: early blocks write in directions that the final norm
 was never trained on, so a high loss at a block is not absence of information (compare a probe).
 """
 

@@ -96,7 +96,7 @@ class Probe(Signal):
         classes are "yes" and "no"; sentences with one predicate ask nothing.
     span
         "" reads the labelled word alone. "mean", "first" and "last" read the whole span that carries the label: a chunk of a
-        layer in B-, I-, O form, else the word with all that depends on it; as the mean of its words, or by its first or
+        layer in a chunk coding (BIO, IOB1, BIOES, BILOU), else the word with all that depends on it; as the mean of its words, or by its first or
         last word. In an edge the span takes the word's place. The labels of its records end in ":span-mean" (or -first,
         -last), so that a probe of words may run beside it.
     control

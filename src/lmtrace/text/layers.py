@@ -55,9 +55,7 @@ def position_layer(word_position: np.ndarray, keep: np.ndarray) -> LabelLayer:
     return _ordinal("position", codes, POSITIONS, keep)
 
 
-def frequency_layer(
-    forms: Sequence[str], keep: np.ndarray, counts: Mapping[str, int] | None
-) -> LabelLayer:
+def frequency_layer(forms: Sequence[str], keep: np.ndarray, counts: Mapping[str, int] | None) -> LabelLayer:
     """Return the layer "frequency": the band of the word's rank by falling count.
 
     Counts are those of `counts` (the training corpus), where absent words are "unseen"; without it, those of the

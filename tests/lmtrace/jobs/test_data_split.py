@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lmtrace.errors import DataError
-from lmtrace.jobs.data import CARD, DataConfig, read_card, split, write_card
+from lmtrace.jobs.data import CARD, DataConfig, build_panel, load_tokenizer, read_card, split, write_card
 
 
 def corpus(path, sentences):
@@ -52,10 +51,13 @@ def test_without_twins_nothing_changes(tmp_path):
             assert [list(s.tokens) for s in training] == [once[i] for i in order[16:]]
 
 
-def test_one_sentence_many_times_cannot_be_split(tmp_path):
-    path = corpus(tmp_path / "c.jsonl", [["a", "b"]] * 30)
-    with pytest.raises(DataError, match="is one sentence, 30 times"):
-        split(DataConfig(corpus=path))
+def test_one_sentence_many_times_is_drawn_and_told(tmp_path):
+    config = DataConfig(corpus=corpus(tmp_path / "c.jsonl", [["a", "b"]] * 40))
+    training, held_out = split(config)
+    assert (len(training), len(held_out)) == (38, 2)
+    panel = build_panel(held_out, load_tokenizer(config, training, "causal"), config, training=training)
+    assert panel.in_training.all()
+    assert panel.describe()["in_training"] == 1.0
 
 
 def test_cards_of_before_keep_the_split_that_their_model_was_trained_with(tmp_path):

@@ -56,7 +56,9 @@ def model(tokenizer):
 
 
 def test_each_is_read_from_its_own_pass(model, panel, tokenizer):
-    instrument, found = captured(model, panel, Reader(sites="all"), Reader(sites="all", masks=True), Reader(logits=True))
+    instrument, found = captured(
+        model, panel, Reader(sites="all"), Reader(sites="all", masks=True), Reader(logits=True)
+    )
     side, predictions = instrument.panel.encoder, instrument.panel.predictions
     assert not (np.concatenate(side.ids) == tokenizer.mask_token_id).any()
     row = 0
@@ -67,7 +69,9 @@ def test_each_is_read_from_its_own_pass(model, panel, tokenizer):
             plain = model(input_ids=torch.as_tensor(side.ids[s])[None], output_hidden_states=True)
             at_masks = model(input_ids=masked, output_hidden_states=True)
         for site, block in (("embed", 0), ("block.0", 1)):
-            torch.testing.assert_close(found.activations[site][rows], plain.hidden_states[block][0], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                found.activations[site][rows], plain.hidden_states[block][0], atol=2e-5, rtol=1e-4
+            )
             torch.testing.assert_close(found.masked[site][rows], at_masks.hidden_states[block][0], atol=2e-5, rtol=1e-4)
         columns = (masked[0] == tokenizer.mask_token_id).nonzero()[:, 0]
         assert len(columns) == (predictions.sentence == s).sum() > 0

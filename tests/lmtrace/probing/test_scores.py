@@ -35,7 +35,8 @@ def test_one_group_gives_no_error_of_a_gain():
 def test_one_group_gives_no_error_of_f1():
     counts = tally(1)
     per_class, macro = bootstrap(counts.total).f1_scores(counts, ("a", "b", "c"), 1)
-    assert macro.value is not None and macro.stderr is None and macro.note == ONE_UNIT
+    assert macro.value is not None
+    assert (macro.stderr, macro.note) == (None, ONE_UNIT)
     assert [f1.stderr for f1 in per_class.values()] == [None] * 3
 
 

@@ -87,6 +87,8 @@ def test_labels_that_nothing_tells_are_read_at_chance_whatever_the_copies(tmp_pa
 def test_twins_are_one_unit_of_the_error():
     panel = Panel.from_annotated(diced(4, num=40), WordTokenizer(WORDS), size=10_000)
     task = probe_task(panel, panel.labels("upos"), "upos", "sentence", 0, "", "")
-    tested = Counter(s.tokens for s, out in zip(panel.sentences, task.test[panel.word_offsets[:-1]], strict=True) if out)
+    tested = Counter(
+        s.tokens for s, out in zip(panel.sentences, task.test[panel.word_offsets[:-1]], strict=True) if out
+    )
     assert set(tested.values()) == {4}
     assert len(task.bootstrap.total) == len(tested) == 10

@@ -28,12 +28,16 @@ def coded(coding):
             continue
         begin, inside, last, single = marks if coding != "BIO" else "BIIB"
         middle = [f"{inside}-{label}"] * (end - start - 2)
-        tags[start:end] = [f"{single}-{label}"] if end - start == 1 else [f"{begin}-{label}", *middle, f"{last}-{label}"]
+        tags[start:end] = (
+            [f"{single}-{label}"] if end - start == 1 else [f"{begin}-{label}", *middle, f"{last}-{label}"]
+        )
     return tags
 
 
 def spans_of(tags, heads=None):
-    sentence = AnnotatedSentence(tokens=tuple(f"w{i}" for i in range(len(tags))), labels={"ner": tuple(tags)}, heads=heads)
+    sentence = AnnotatedSentence(
+        tokens=tuple(f"w{i}" for i in range(len(tags))), labels={"ner": tuple(tags)}, heads=heads
+    )
     panel = lmtrace.Panel.from_annotated([sentence], lmtrace.WordTokenizer(sentence.tokens))
     found = find_spans(panel, panel.labels("ner"))
     ends = zip(found.codes, found.offsets[:-1], found.offsets[1:], strict=True)
@@ -53,7 +57,10 @@ def test_every_coding_gives_the_same_chunks_with_and_without_a_tree(coding, head
     ("tags", "expected"),
     [
         (["S-PER", "O", "S-PER"], ["B-PER", "O", "B-PER"]),  # nothing but words of their own
-        (["E-PER", "I-PER", "I-LOC"], ["B-PER", "B-PER", "B-LOC"]),  # an end that continues nothing; after an end begins a chunk
+        (
+            ["E-PER", "I-PER", "I-LOC"],
+            ["B-PER", "B-PER", "B-LOC"],
+        ),  # an end that continues nothing; after an end begins a chunk
         (["B-PER", None, "I-PER"], ["B-PER", None, "B-PER"]),  # no annotation is outside
         (["B-PER-x", "I-PER-x"], ["B-PER-x", "I-PER-x"]),  # a label with a hyphen
     ],

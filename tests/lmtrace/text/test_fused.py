@@ -67,9 +67,7 @@ def test_a_panel_tells_how_many_words_have_no_vector_of_their_own(tmp_path, capl
 
 def test_words_of_their_own_are_not_warned_of(caplog):
     with caplog.at_level("WARNING"):
-        panel = lmtrace.Panel.from_annotated(
-            [AnnotatedSentence(tokens=("a", "b"))], lmtrace.WordTokenizer(["a", "b"])
-        )
+        panel = lmtrace.Panel.from_annotated([AnnotatedSentence(tokens=("a", "b"))], lmtrace.WordTokenizer(["a", "b"]))
     assert panel.shared == 0.0
     assert not caplog.text
 

@@ -33,7 +33,7 @@ class MapStyle(torch.utils.data.Dataset):
 class Column:
     """As a `datasets.Dataset` with a transform that must not run."""
 
-    column_names = ["input_ids", "labels"]
+    column_names = ("input_ids", "labels")
 
     def __getitem__(self, key):
         raise AssertionError("the user's transform was run")
@@ -67,7 +67,7 @@ def panel():
         [ids(words) for words in THEIRS],
         [{"input_ids": row} for row in padded()],
         np.array(padded()),
-        [sum((ids(words) for words in THEIRS), [])],  # packed, with ends between
+        [[token for words in THEIRS for token in ids(words)]],  # packed, with ends between
         MapStyle(),
     ],
     ids=["annotated", "texts", "rows", "mappings", "array", "packed", "map-style"],
@@ -99,8 +99,9 @@ def test_the_share_is_warned_of_and_in_the_header(by, panel, tmp_path, caplog):
     settings = {"training": training} if by == "tracer" else {}
     if by == "panel":
         panel = Panel.from_annotated([AnnotatedSentence(tokens=words) for words in MINE], TOKENIZER, training=training)
-    with caplog.at_level("WARNING"), Tracer(
-        tiny("gpt2", TOKENIZER), panel, signals=["output"], run=tmp_path / "run", **settings
+    with (
+        caplog.at_level("WARNING"),
+        Tracer(tiny("gpt2", TOKENIZER), panel, signals=["output"], run=tmp_path / "run", **settings),
     ):
         pass
     assert "50.0% of the panel's sentences are in the training data too" in caplog.text
@@ -110,8 +111,9 @@ def test_the_share_is_warned_of_and_in_the_header(by, panel, tmp_path, caplog):
 
 
 def test_a_panel_of_its_own_is_not_warned_of(panel, tmp_path, caplog):
-    with caplog.at_level("WARNING"), Tracer(
-        tiny("gpt2", TOKENIZER), panel, signals=["output"], run=tmp_path / "run", training=["w7 w8"]
+    with (
+        caplog.at_level("WARNING"),
+        Tracer(tiny("gpt2", TOKENIZER), panel, signals=["output"], run=tmp_path / "run", training=["w7 w8"]),
     ):
         pass
     assert "training data" not in caplog.text

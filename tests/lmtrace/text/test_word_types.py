@@ -24,7 +24,9 @@ def accented(seed=0, num=120):
         words = [str(w) for w in rng.choice(STEMS, 6)]
         words[0] = words[0].capitalize()
         words[-1] = words[-1].upper()
-        found.append(AnnotatedSentence(tokens=tuple(words), labels={"upos": tuple("NV"[w.lower()[0] in "pl"] for w in words)}))
+        found.append(
+            AnnotatedSentence(tokens=tuple(words), labels={"upos": tuple("NV"[w.lower()[0] in "pl"] for w in words)})
+        )
     return found
 
 
@@ -34,10 +36,16 @@ def uncased(sentences):
     t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     t.train_from_iterator(
-        [s.text for s in sentences], trainers.WordPieceTrainer(vocab_size=400, special_tokens=specials, show_progress=False)
+        [s.text for s in sentences],
+        trainers.WordPieceTrainer(vocab_size=400, special_tokens=specials, show_progress=False),
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=t, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+        tokenizer_object=t,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
     )
 
 
@@ -86,10 +94,13 @@ def test_unknown_words_are_one_type():
 
 
 def test_parts_of_a_fused_form_do_not_tie_their_spellings_together():
-    """"de" and "el" share the tokens of "del"; alone they are two words, which must not become one type."""
+    """ "de" and "el" share the tokens of "del"; alone they are two words, which must not become one type."""
     fused = Encoding(np.array([7]), np.array([0, 0]), np.array([0, 0]), np.array([0]))
     alone = Encoding(np.array([8, 9]), np.array([0, 1]), np.array([0, 1]), np.array([0, 1]))
-    sentences = [AnnotatedSentence(tokens=("de", "el"), text="del", spans=((0, 3), (0, 3))), AnnotatedSentence(tokens=("de", "el"))]
+    sentences = [
+        AnnotatedSentence(tokens=("de", "el"), text="del", spans=((0, 3), (0, 3))),
+        AnnotatedSentence(tokens=("de", "el")),
+    ]
     types, names = word_types(sentences, [fused, alone])
     assert types[0] == types[1]
     assert len(set(types.tolist())) == 3 == len(names)

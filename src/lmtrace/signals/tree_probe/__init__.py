@@ -139,9 +139,7 @@ class TreeProbe(Signal):
             found |= {site: {metric: score[i] for metric, score in scores.items()} for i, site in enumerate(here)}
         return {site: found[site] for site in words}
 
-    def _mean(
-        self, view: View, metric: str, values: np.ndarray, site: str, trees: _Trees, null: float
-    ) -> Record:
+    def _mean(self, view: View, metric: str, values: np.ndarray, site: str, trees: _Trees, null: float) -> Record:
         mean = clustered_mean(values, trees.twins[trees.test])  # equal sentences are one unit
         return self.record(
             view, metric, mean.value, stderr=mean.stderr, n=mean.n, site=site, null=null, split="sentence"
