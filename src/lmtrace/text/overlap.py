@@ -61,7 +61,7 @@ def _by_words(panel: Panel, sentences: Iterable[Sequence[str]]) -> np.ndarray:
 
 def _by_tokens(panel: Panel, rows: Iterable[Any]) -> np.ndarray:
     unknown = getattr(panel.tokenizer, "unk_token_id", None)
-    special = set(getattr(panel.tokenizer, "all_special_ids", ())) - {unknown}
+    special: set[int] = {i for i in getattr(panel.tokenizer, "all_special_ids", ()) if i != unknown}
     return _found((tuple(e.ids.tolist()) for e in panel.encodings), _pieces(rows, special))
 
 
