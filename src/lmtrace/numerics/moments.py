@@ -127,7 +127,7 @@ class Sample:
 
     @classmethod
     def of(cls, x: Tensor) -> Sample:
-        """Return the sample of x: [n, d], its mean the origin."""
+        """Return the sample of x: [n, d]."""
         rows = x.clone()
         origin = centre_(rows)
         return cls(rows, origin, Moments.of_rows(rows, origin))
@@ -139,8 +139,8 @@ class Sample:
 
 
 def centre_(rows: Tensor) -> Tensor:
-    """Take the mean, rounded to their precision, from rows: [n, d], and return what was taken: [d] float64."""
-    near = (column_sums(rows) / max(len(rows), 1)).to(rows.dtype)
+    """Take what is near their mean from rows: [n, d], and return it: [d] float64. How near it is does not matter."""
+    near = rows.sum(0) / max(len(rows), 1)
     rows.sub_(near)
     return near.double()
 
@@ -156,6 +156,14 @@ def column_sums(rows: Tensor) -> Tensor:
 def all_finite(x: Tensor) -> bool:
     """Return whether every number of x: [n, d] is finite. A sum that is finite says so at a tenth of the cost."""
     return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a'b in float64 of a: [n, d], b: [n, e]. Blocks of rows are multiplied in their own precision."""
+    found = a.new_zeros(a.shape[1], b.shape[1], dtype=torch.float64)
+    for left, right in zip(a.split(_BLOCK), b.split(_BLOCK), strict=True):
+        found += left.T @ right
+    return found
 
 
 def square(rows: Tensor) -> Tensor:
