@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from absynth import __version__ as VERSION
-from absynth.categories import CATEGORIES, LEVELS, NUMBERS, TENSES
 from absynth.errors import AbsynthError
-from absynth.sentence import LAYERS, Derivation, Sentence
+from absynth.rules.categories import CATEGORIES, LEVELS, NUMBERS, TENSES
+from absynth.sentences.sentence import LAYERS, Derivation, Sentence
+from absynth.version import VERSION
 
 if TYPE_CHECKING:
     from absynth.grammar import Grammar
     from absynth.oracle import Oracle
-    from absynth.program import Program
+    from absynth.rules.program import Program
 
 
 Column = tuple[np.ndarray, tuple[str, ...]]
@@ -306,8 +306,8 @@ class Corpus:
     def split(
         self, train: float, dev: float, test: float, seed: int = 0, disjoint: str = "sentence"
     ) -> tuple[Corpus, Corpus, Corpus]:
-        """Return (train, dev, test), see `absynth.split.split_corpus`."""
-        from absynth.split import split_corpus
+        """Return (train, dev, test), see `absynth.sentences.split.split_corpus`."""
+        from absynth.sentences.split import split_corpus
 
         return split_corpus(self, train, dev, test, seed, disjoint)
 

@@ -12,12 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from absynth import __version__
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.header import Header, empty
 from absynth.grammar import Grammar
 from absynth.sample import stream
+from absynth.version import VERSION
 
 FORMATS: dict[str, tuple[str, str, str]] = {
     ".parquet": ("parquet", "read", "write"),
@@ -128,7 +128,7 @@ def generate_to(
     provenance = {
         "grammar": grammar.name,
         "grammar_fingerprint": grammar.fingerprint,
-        "version": __version__,
+        "version": VERSION,
         "seed": seed,
         "exact": exact,
     }

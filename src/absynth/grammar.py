@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from absynth.checks import (
+from absynth.errors import AbsynthError
+from absynth.rules.checks import (
     check_clusters,
     check_frames,
     check_levels,
@@ -21,13 +22,12 @@ from absynth.checks import (
     per_category,
     reshared,
 )
-from absynth.errors import AbsynthError
-from absynth.frames import Frame, add_frames
-from absynth.lexicon import Lexicon, Zipf, build_lexicon, check_sizes
-from absynth.program import Program, build_templates, compile_program, used_groups
-from absynth.selection import mutual_information
-from absynth.surface import STYLES
-from absynth.template import Template
+from absynth.rules.frames import Frame, add_frames
+from absynth.rules.lexicon import Lexicon, Zipf, build_lexicon, check_sizes
+from absynth.rules.program import Program, build_templates, compile_program, used_groups
+from absynth.rules.selection import mutual_information
+from absynth.rules.surface import STYLES
+from absynth.rules.template import Template
 
 LAW_VERSION = 1
 """Raised whenever the same specification and seed would give other sentences."""
@@ -110,7 +110,7 @@ class Grammar:
         Any parameter of `Grammar` can be changed: ``Grammar.preset("small", strength=0.9, seed=3)``; ``shares``
         sets the shares of all frames by name.
         """
-        from absynth.presets import preset
+        from absynth.rules.presets import preset
 
         settings = {**preset(name), **changes}
         if "shares" in settings:
@@ -123,14 +123,14 @@ class Grammar:
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> Grammar:
         """Build from `to_dict` output or an equal structure."""
-        from absynth.reading import from_dict
+        from absynth.rules.reading import from_dict
 
         return from_dict(spec)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Grammar:
         """Read a grammar file; errors name its line."""
-        from absynth.reading import from_toml
+        from absynth.rules.reading import from_toml
 
         return from_toml(path)
 
@@ -158,7 +158,7 @@ class Grammar:
 
     def to_toml(self) -> str:
         """Return the whole grammar as a file that `from_toml` reads back."""
-        from absynth.reading import to_toml
+        from absynth.rules.reading import to_toml
 
         return to_toml(self)
 
@@ -269,7 +269,7 @@ class Grammar:
         AbsynthError
             When the dial cannot reach the target; it says what range it reaches.
         """
-        from absynth.entropy import solve
+        from absynth.law.entropy import solve
 
         return solve(self, bits_per_token, dial)
 

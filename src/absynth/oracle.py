@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from absynth.categories import END
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
-from absynth.filtering import Filter, Pairs, States
 from absynth.grammar import Grammar
-from absynth.trie import build_trie
+from absynth.law.filtering import Filter, Pairs, States
+from absynth.law.trie import build_trie
+from absynth.rules.categories import END
 
 if TYPE_CHECKING:
-    from absynth.beliefs import Beliefs, Ceiling
-    from absynth.diagnosis import Parse
-    from absynth.entropy import EntropyRate
+    from absynth.law.beliefs import Beliefs, Ceiling
+    from absynth.law.diagnosis import Parse
+    from absynth.law.entropy import EntropyRate
 
 CHUNK = 32_768
 """Sentences filtered at a time."""
@@ -84,7 +84,7 @@ class Step:
 class Oracle:
     """Everything that can be known exactly about a grammar's sentences.
 
-    Method: forward filtering over the prefix trie (`absynth.trie`); sums over unseen heads run over clusters, never
+    Method: forward filtering over the prefix trie (`absynth.law.trie`); sums over unseen heads run over clusters, never
     over words. Cost: about one table look-up per word and continuation; prefixes are shared between sentences.
 
     Parameters
@@ -263,32 +263,32 @@ class Oracle:
 
     # ---- the rest lives in its own modules ----
     def entropy_rate(self, unit: str = "bits", samples: int = 10_000, seed: int = 0) -> EntropyRate:
-        """Return the entropy per token, see `absynth.entropy.entropy_rate`."""
-        from absynth.entropy import entropy_rate
+        """Return the entropy per token, see `absynth.law.entropy.entropy_rate`."""
+        from absynth.law.entropy import entropy_rate
 
         return entropy_rate(self, unit, samples, seed)
 
     def beliefs(self, prefix: Sequence[str]) -> Beliefs:
-        """Return what a prefix tells about the sentence, see `absynth.beliefs.beliefs`."""
-        from absynth.beliefs import beliefs
+        """Return what a prefix tells about the sentence, see `absynth.law.beliefs.beliefs`."""
+        from absynth.law.beliefs import beliefs
 
         return beliefs(self, prefix)
 
     def construction_beliefs(self, corpus: Corpus | Sequence[Sequence[str]]) -> np.ndarray:
         """Return [words, constructions]: p(construction | the words up to and including this one)."""
-        from absynth.beliefs import construction_beliefs
+        from absynth.law.beliefs import construction_beliefs
 
         return construction_beliefs(self, corpus)
 
     def ceiling(self, layer: str, corpus: Corpus | None = None) -> Ceiling:
-        """Return the best possible accuracy of predicting a layer, see `absynth.beliefs.ceiling`."""
-        from absynth.beliefs import ceiling
+        """Return the best possible accuracy of predicting a layer, see `absynth.law.beliefs.ceiling`."""
+        from absynth.law.beliefs import ceiling
 
         return ceiling(self, layer, corpus)
 
     def parse(self, tokens: Sequence[str] | str, threshold: float | None = None) -> Parse:
-        """Return the derivations of a string, or why it has none, see `absynth.diagnosis.parse`."""
-        from absynth.diagnosis import parse
+        """Return the derivations of a string, or why it has none, see `absynth.law.diagnosis.parse`."""
+        from absynth.law.diagnosis import parse
 
         return parse(self, tokens, threshold)
 

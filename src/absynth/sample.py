@@ -12,8 +12,8 @@ import numpy as np
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.grammar import Grammar
-from absynth.program import Program
-from absynth.template import FIXED_PLURAL
+from absynth.rules.program import Program
+from absynth.rules.template import FIXED_PLURAL
 
 BLOCK = 4096
 """Sentences of one random stream. Sentence k is row k % BLOCK of block k // BLOCK, whatever n, chunk or worker."""

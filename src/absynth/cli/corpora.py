@@ -63,7 +63,7 @@ def describe(
     as_json: Json = False,
 ) -> None:
     """Compare what a corpus is with what its grammar asked for."""
-    from absynth.quality import describe as measure
+    from absynth.description.quality import describe as measure
 
     found = measure(load(file), scored=scored)
     answer(found.to_dict(), str(found), as_json)
@@ -76,7 +76,7 @@ def plot(
     as_json: Json = False,
 ) -> None:
     """Draw what `describe` says."""
-    from absynth.plots import plot as draw
+    from absynth.description.plots import plot as draw
 
     paths = [str(path) for path in draw(load(file), out, scored=scored)]
     answer({"figures": paths}, "\n".join(paths), as_json)

@@ -19,7 +19,7 @@ from absynth.formats.header import Header, check_count, empty, generated, short
 from absynth.formats.lines import read_lines
 from absynth.formats.rendering import Renderer, render_all
 from absynth.grammar import Grammar
-from absynth.sentence import Sentence
+from absynth.sentences.sentence import Sentence
 
 _COLUMNS = ("lemma", "upos", "xpos", "feats", "deprel")
 _FEATURES = ("number", "tense")

@@ -18,7 +18,7 @@ from absynth.formats.header import Header, check_count, empty, generated, parse_
 from absynth.formats.lines import read_lines
 from absynth.formats.rendering import Renderer, render_all
 from absynth.grammar import Grammar
-from absynth.sentence import Sentence
+from absynth.sentences.sentence import Sentence
 
 PART = 65_536
 """Sentences of a part of `read_parts`."""

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from absynth.categories import CATEGORIES, LEVELS, MARKERS, ROLES
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.builder import Builder
 from absynth.formats.header import Header, check_count, empty, generated, parse_json, short
 from absynth.formats.rendering import Layout, Renderer, render_all
 from absynth.grammar import Grammar
-from absynth.sentence import Sentence
+from absynth.rules.categories import CATEGORIES, LEVELS, MARKERS, ROLES
+from absynth.sentences.sentence import Sentence
 
 _Rows = list[tuple[str, Any]]
 

@@ -9,11 +9,11 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
-from absynth.categories import CATEGORIES, NUMBERS, TENSES
 from absynth.corpus import Corpus
 from absynth.grammar import Grammar
-from absynth.sentence import Derivation, Sentence, bracket
-from absynth.template import Template
+from absynth.rules.categories import CATEGORIES, NUMBERS, TENSES
+from absynth.rules.template import Template
+from absynth.sentences.sentence import Derivation, Sentence, bracket
 
 Layout = Callable[[Sentence], str]
 

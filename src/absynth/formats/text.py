@@ -12,7 +12,7 @@ from absynth.formats.builder import Builder
 from absynth.formats.header import Header, short
 from absynth.formats.lines import read_lines
 from absynth.formats.rendering import Layout, Renderer, render_all
-from absynth.sentence import Sentence
+from absynth.sentences.sentence import Sentence
 
 
 def plain(sentence: Sentence) -> str:
