@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from absynth.errors import AbsynthError
-from absynth.grammar import Grammar
 from absynth.law.filtering import entropy_terms
-from absynth.rules.categories import END
+from absynth.rules.categories import CATEGORIES, END
 from absynth.rules.lexicon import Zipf
+from absynth.rules.specification import Specification
 
 if TYPE_CHECKING:
     from absynth.oracle import Oracle
+
+G = TypeVar("G", bound=Specification)
 
 UNITS = {"bits": 1.0, "nats": math.log(2.0)}
 DIALS = {"alpha": (0.0, 8.0), "strength": (0.0, 1.0)}
@@ -83,13 +85,13 @@ class EntropyRate(float):
         return _splits(self.__dict__["oracle"], self.samples, self.seed, UNITS[self.unit])
 
 
-def tokens_per_sentence(grammar: Grammar) -> float:
+def tokens_per_sentence(grammar: Specification) -> float:
     """Return the expected number of words plus one."""
     program = grammar.program
     return float(program.probability @ program.length) + 1.0
 
 
-def derivation_entropy(grammar: Grammar) -> float:
+def derivation_entropy(grammar: Specification) -> float:
     """Return the entropy of a derivation in bits, summed exactly over the tables.
 
     H(D) = H(template) + sum over templates of p * sum over slots of [H(cluster | parent's cluster) + H(word | cluster)
@@ -127,7 +129,6 @@ def _binary(p: float) -> float:
 
 def _variables(slots: list, number: float, tense: float) -> float:
     """Return the entropy of the free feature variables that the forms of a template show."""
-    from absynth.rules.categories import CATEGORIES
 
     def shown(slot: object, feature: str) -> bool:
         cells = [cell for cell in CATEGORIES[slot.category].cells if cell.group == slot.group]  # type: ignore[attr-defined]
@@ -138,7 +139,7 @@ def _variables(slots: list, number: float, tense: float) -> float:
     return number * len(numbers) + tense * len(tenses)
 
 
-def is_unambiguous(grammar: Grammar) -> bool:
+def is_unambiguous(grammar: Specification) -> bool:
     """Return whether every string has one derivation at most: no homographs, no two templates of one signature."""
     signatures = [template.signature() for template in grammar.templates if template.probability > 0]
     return grammar.lexicon.homographs == 0 and len(set(signatures)) == len(signatures)
@@ -219,7 +220,7 @@ def _splits(oracle: Oracle, samples: int, seed: int, factor: float) -> tuple[dic
     return by_category, tuple(by_position.tolist())
 
 
-def solve(grammar: Grammar, bits_per_token: float, dial: str = "alpha", tolerance: float | None = None) -> Grammar:
+def solve(grammar: G, bits_per_token: float, dial: str = "alpha", tolerance: float | None = None) -> G:
     """Return a grammar with the wanted entropy per token, by false position (Illinois) on the exact value.
 
     Where strings are ambiguous H(derivation | string) is estimated at each candidate by the same sampled streams. The
@@ -236,7 +237,7 @@ def solve(grammar: Grammar, bits_per_token: float, dial: str = "alpha", toleranc
     if dial not in DIALS:
         raise AbsynthError("dial", dial, f"one of {', '.join(DIALS)}")
 
-    def at(setting: float) -> tuple[Grammar, float]:
+    def at(setting: float) -> tuple[G, float]:
         candidate = _turned(grammar, dial, setting)
         total = derivation_entropy(candidate)
         if not is_unambiguous(candidate):
@@ -273,7 +274,7 @@ def solve(grammar: Grammar, bits_per_token: float, dial: str = "alpha", toleranc
     return best
 
 
-def _turned(grammar: Grammar, dial: str, setting: float) -> Grammar:
+def _turned(grammar: G, dial: str, setting: float) -> G:
     if dial == "strength":
         return grammar.replace(strength=setting)
     base = grammar.zipf[""].alpha or 1.0

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from absynth.grammar import Grammar
+from absynth.rules.specification import Specification
 
 
-def to_toml(grammar: Grammar) -> str:
+def to_toml(grammar: Specification) -> str:
     """Return the whole grammar as TOML; reading it gives a grammar with the same fingerprint."""
     spec = grammar.to_dict()
     lines = [f"# {grammar!r}"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from absynth.errors import AbsynthError
-from absynth.grammar import Grammar
 from absynth.rules.checks import reshared
 from absynth.rules.frames import Construction, Frame, add_frames
 from absynth.rules.lexicon import Zipf
+from absynth.rules.presets import preset
+
+G = TypeVar("G")
 
 _TOP = (
     "preset",
@@ -33,8 +35,8 @@ _TOP = (
 )
 
 
-def from_dict(spec: Mapping[str, Any]) -> Grammar:
-    """Build a grammar from `Grammar.to_dict` output, or from the content of a grammar file.
+def parameters(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a grammar from its `to_dict` output, or from the content of a grammar file.
 
     With ``preset`` the named preset is the base: ``sizes`` are merged into its sizes, ``frames`` are added to its
     frames (the
@@ -50,8 +52,6 @@ def from_dict(spec: Mapping[str, Any]) -> Grammar:
     _known("grammar", spec, _TOP)
     settings: dict[str, Any] = {}
     if "preset" in spec:
-        from absynth.rules.presets import preset
-
         settings = preset(spec["preset"])
     settings |= {
         key: spec[key] for key in ("name", "seed", "surface", "plural", "past", "ambiguity", "levels") if key in spec
@@ -78,11 +78,16 @@ def from_dict(spec: Mapping[str, Any]) -> Grammar:
     for key in ("sizes", "frames"):
         if key not in settings:
             raise AbsynthError(key, None, f'a table [{key}], or preset = "small"')
-    return Grammar(**settings)
+    return settings
 
 
-def from_toml(path: str | Path) -> Grammar:
+def read_toml(path: str | Path, build: Callable[[Mapping[str, Any]], G]) -> G:
     """Read a grammar file.
+
+    Parameters
+    ----------
+    build
+        Makes the grammar of the file's content; the errors it raises name a field, to which the line is added here.
 
     Raises
     ------
@@ -101,16 +106,15 @@ def from_toml(path: str | Path) -> Grammar:
         where = f"{path}:{found.group(1)}" if found else str(path)
         raise AbsynthError(where, str(error), "valid TOML") from error
     try:
-        return from_dict(spec)
+        return build(spec)
     except AbsynthError as error:
         line = _line_of(text, error.field)
         where = f"{path}:{line}" if line else str(path)
         raise AbsynthError(f"{where}: {error.field}", error.value, error.allowed) from error
 
 
-def to_toml(grammar: Grammar) -> str:
-    """Return the whole grammar as TOML; `from_toml` gives an equal grammar."""
-    spec = grammar.to_dict()
+def to_toml(spec: Mapping[str, Any]) -> str:
+    """Return what `to_dict` of a grammar gives as TOML; reading it gives an equal grammar."""
 
     def text(value: Any) -> str:
         # JSON strings, numbers and lists of them are TOML as well.
