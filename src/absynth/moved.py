@@ -24,7 +24,6 @@ MOVED = {
     "absynth.frames": "absynth.rules.frames",
     "absynth.grammar_text": "absynth.rules.grammar_text",
     "absynth.interventions": "absynth.pairs.interventions",
-    "absynth.language": "absynth.law.language",
     "absynth.layout": "absynth.rules.layout",
     "absynth.lexicon": "absynth.rules.lexicon",
     "absynth.pattern": "absynth.rules.pattern",

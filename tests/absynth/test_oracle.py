@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import absynth
+from absynth.language import language_size
 from absynth.law.beliefs import ceiling
 from absynth.law.entropy import derivation_entropy
-from absynth.law.language import language_size
 from absynth.rules.categories import END
 from reference.language import Listing, entropy
 from reference.toys import TOYS

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import absynth
 from absynth import Construction, Frame, Grammar, Zipf
-from absynth.law.language import language_size
+from absynth.language import language_size
 from reference.language import Listing, entropy
 from reference.trees import check_tree
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from absynth.law.language import enumerate_language
+from absynth.language import enumerate_language
 from absynth.rules.categories import END
 
 

@@ -93,7 +93,7 @@ def pairs(
     as_json: Json = False,
 ) -> None:
     """Make minimal pairs with exact severity (JSONL with the keys of BLiMP)."""
-    from absynth import minimal_pairs
+    from absynth.pairs.interventions import minimal_pairs
 
     found = minimal_pairs(load(file), kind=kind, seed=seed, limit=limit)
     counts = {"kind": kind, "attempted": found.attempted, "made": found.made, "impossible": found.impossible}

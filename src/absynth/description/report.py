@@ -1,12 +1,134 @@
-"""`Description` as text for people."""
+"""`Description`: what `describe` found, as data and as text for people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-if TYPE_CHECKING:
-    from absynth.description.quality import Description, Shares
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Requested and measured shares of a sentence-level label.
+
+    Attributes
+    ----------
+    requested
+        Name -> share by the grammar's law; None when there is no grammar.
+    counts
+        Name -> sentences.
+    chi_square, degrees, p
+        Pearson's goodness of fit, cells with fewer than 5 expected sentences pooled; None with a reason in `note`.
+    """
+
+    requested: dict[str, float] | None
+    counts: dict[str, int]
+    chi_square: float | None = None
+    degrees: int | None = None
+    p: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exponent:
+    """Zipf exponent of a category's words.
+
+    Attributes
+    ----------
+    requested, q
+        The law p(rank) proportional to (rank + q)^-alpha; requested is None when there is no grammar.
+    alpha, stderr
+        Maximum likelihood given the ranks and q, standard error from the Fisher information; None with a reason in
+        `note`.
+    tokens, words
+        What it rests on.
+    """
+
+    requested: float | None
+    q: float
+    alpha: float | None
+    stderr: float | None
+    tokens: int
+    words: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entropy:
+    """Mean surprisal and mean entropy under the grammar's oracle, bits per token, end of sentence included.
+
+    Attributes
+    ----------
+    surprisal, entropy, structural, lexical
+        Means over tokens. Surprisal estimates entropy without bias, so they agree within errors.
+    difference_stderr
+        Standard error of surprisal - entropy, over sentences.
+    by_position
+        Mean entropy after 0, 1, 2, ... words, over sentences that get so far.
+    sentences
+        How many were scored (the first ones).
+    """
+
+    surprisal: float
+    entropy: float
+    structural: float
+    lexical: float
+    difference_stderr: float
+    by_position: tuple[float, ...]
+    sentences: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What `describe` found. `str()` is readable, `to_dict()` is plain data.
+
+    Attributes
+    ----------
+    sentences, tokens, types
+        Sizes.
+    shares
+        "frame", "level", "construction" -> requested against measured.
+    zipf
+        Category -> exponent.
+    entropy
+        None without an oracle.
+    lengths
+        Words -> sentences; `length_by_level`: level -> mean number of words.
+    distances
+        Words between a dependent and its head (1: neighbours) -> tokens, roots left out.
+    duplicates
+        Sentences that occur before in the corpus.
+    coverage
+        Category -> (words seen, words of the grammar); None for the second without a grammar.
+    ngrams
+        n -> {"tokens", "types", "once"}; counted within sentences.
+    roles
+        Role -> category -> tokens.
+    provenance
+        As in the corpus.
+    """
+
+    sentences: int
+    tokens: int
+    types: int
+    shares: dict[str, Shares]
+    zipf: dict[str, Exponent]
+    entropy: Entropy | None
+    lengths: dict[int, int]
+    length_by_level: dict[str, float]
+    distances: dict[int, int]
+    duplicates: int
+    coverage: dict[str, tuple[int, int | None]]
+    ngrams: dict[int, dict[str, int]]
+    roles: dict[str, dict[str, int]]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return render(self)
 
 
 def render(d: Description) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
+from absynth.law.enumeration import enumerated, language_size
 from absynth.law.filtering import Pairs, States
+from absynth.law.walk import CHUNK, ExactModel
 from absynth.rules.categories import END
-
-if TYPE_CHECKING:
-    from absynth.oracle import Oracle
+from absynth.sentences.columns import Columns
+from absynth.sentences.sampling import draw
 
 LAYERS = ("category", "upos", "role", "frame", "deprel", "predicate", "cluster")
 SMALL_LANGUAGE = 20_000
@@ -79,7 +78,7 @@ class Ceiling:
 class LabelMix:
     """The law of one layer at the nodes of the trie."""
 
-    def __init__(self, oracle: Oracle, layer: str) -> None:
+    def __init__(self, oracle: ExactModel, layer: str) -> None:
         if layer not in LAYERS:
             raise AbsynthError("layer", layer, f"one of {', '.join(LAYERS)}")
         self.layer = layer
@@ -165,7 +164,7 @@ def _sum_rows(rows: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
     return result
 
 
-def template_posterior(oracle: Oracle, states: States) -> dict[tuple[int, int], float]:
+def template_posterior(oracle: ExactModel, states: States) -> dict[tuple[int, int], float]:
     """Return (particle, template) -> posterior of a single state."""
     trie = oracle.filter.trie
     result = {}
@@ -175,7 +174,7 @@ def template_posterior(oracle: Oracle, states: States) -> dict[tuple[int, int], 
     return result
 
 
-def beliefs(oracle: Oracle, prefix: Sequence[str]) -> Beliefs:
+def beliefs(oracle: ExactModel, prefix: Sequence[str]) -> Beliefs:
     """Return the posterior over construction, and over category, role, frame and cluster of each word and of the next.
 
     Parameters
@@ -223,12 +222,10 @@ def _add(table: dict, key: object, p: float) -> None:
         table[key] = table.get(key, 0.0) + p
 
 
-def construction_beliefs(oracle: Oracle, sentences: Corpus | Sequence[Sequence[str]]) -> np.ndarray:
+def construction_beliefs(oracle: ExactModel, sentences: Columns | Sequence[Sequence[str]]) -> np.ndarray:
     """Return [words, constructions] float64: p(construction | words up to and including this one), in
     `Grammar.constructions` order; zero rows after an impossible word.
     """
-    from absynth.oracle import CHUNK
-
     trie, grammar = oracle.filter.trie, oracle.grammar
     index = {name: i for i, name in enumerate(grammar.constructions)}
     of_template = np.array([index[template.construction] for template in grammar.templates])
@@ -249,7 +246,9 @@ def construction_beliefs(oracle: Oracle, sentences: Corpus | Sequence[Sequence[s
     return result
 
 
-def ceiling(oracle: Oracle, layer: str, corpus: Corpus | None = None, weights: np.ndarray | None = None) -> Ceiling:
+def ceiling(
+    oracle: ExactModel, layer: str, corpus: Columns | None = None, weights: np.ndarray | None = None
+) -> Ceiling:
     """Return the best possible accuracy of predicting an annotation layer.
 
     The best predictor says the most probable label, so its accuracy over the words that have a label is
@@ -322,10 +321,7 @@ def _ratio(best: np.ndarray, evidence: np.ndarray, share: np.ndarray, exact: boo
     return value, float(residual.std(ddof=1) / math.sqrt(len(best)) / mean)
 
 
-def _default_corpus(oracle: Oracle) -> tuple[Corpus, np.ndarray | None]:
-    from absynth.law.language import enumerate_language, language_size
-    from absynth.sample import generate
-
+def _default_corpus(oracle: ExactModel) -> tuple[Columns, np.ndarray | None]:
     if language_size(oracle.grammar) <= SMALL_LANGUAGE:
-        return enumerate_language(oracle.grammar)
-    return generate(oracle.grammar, 10_000, seed=0), None
+        return enumerated(oracle.grammar)
+    return draw(oracle.grammar, 10_000, seed=0), None

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from absynth.errors import AbsynthError
 from absynth.law.explanations import Diagnosis, grounds_of, selection_log_odds, selectional
+from absynth.law.walk import ExactModel, words_of
 from absynth.sentences.sentence import Derivation, Sentence
-
-if TYPE_CHECKING:
-    from absynth.oracle import Oracle
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ class Parse:
         return self.accepted
 
 
-def parse(oracle: Oracle, tokens: Sequence[str] | str, threshold: float | None = None) -> Parse:
+def parse(oracle: ExactModel, tokens: Sequence[str] | str, threshold: float | None = None) -> Parse:
     """Return the derivations of a string with their probabilities, or a diagnosis.
 
     Parameters
@@ -62,9 +59,7 @@ def parse(oracle: Oracle, tokens: Sequence[str] | str, threshold: float | None =
         In bits: a sentence whose every derivation ties two clusters with log-odds under it is diagnosed as a
         selectional violation. None accepts everything that has a probability above 0.
     """
-    from absynth.oracle import _words
-
-    words = _words(tokens)
+    words = words_of(tokens)
     ids, offsets = oracle.encode([words])
     unknown = np.flatnonzero(ids < 0)
     if len(unknown):
@@ -91,7 +86,7 @@ def parse(oracle: Oracle, tokens: Sequence[str] | str, threshold: float | None =
     return Parse((), -np.inf, grounds_of(oracle).diagnose(words, ids, depth_reached))
 
 
-def _derivations(oracle: Oracle, states, ids: np.ndarray) -> list[tuple[float, Derivation]]:
+def _derivations(oracle: ExactModel, states, ids: np.ndarray) -> list[tuple[float, Derivation]]:
     trie, lexicon, program = oracle.filter.trie, oracle.grammar.lexicon, oracle.grammar.program
     weight = states.weight * trie.end_share[states.node]
     weight = weight / weight.sum()
@@ -109,7 +104,7 @@ def _derivations(oracle: Oracle, states, ids: np.ndarray) -> list[tuple[float, D
 
 
 def _weak_selection(
-    oracle: Oracle, derivations: Sequence[tuple[float, Derivation]], threshold: float, words: Sequence[str]
+    oracle: ExactModel, derivations: Sequence[tuple[float, Derivation]], threshold: float, words: Sequence[str]
 ) -> Diagnosis | None:
     first: Diagnosis | None = None
     for _, derivation in derivations:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from absynth.errors import AbsynthError
 from absynth.law.filtering import entropy_terms
+from absynth.law.walk import ExactModel
 from absynth.rules.categories import CATEGORIES, END
 from absynth.rules.lexicon import Zipf
 from absynth.rules.specification import Specification
-
-if TYPE_CHECKING:
-    from absynth.oracle import Oracle
+from absynth.sentences.sampling import draw
 
 G = TypeVar("G", bound=Specification)
 
@@ -145,11 +144,9 @@ def is_unambiguous(grammar: Specification) -> bool:
     return grammar.lexicon.homographs == 0 and len(set(signatures)) == len(signatures)
 
 
-def derivation_doubt(oracle: Oracle, samples: int, seed: int) -> tuple[float, float]:
+def derivation_doubt(oracle: ExactModel, samples: int, seed: int) -> tuple[float, float]:
     """Return (mean, standard error) of H(derivation | string) in bits per sentence, from sampled sentences."""
-    from absynth.sample import generate
-
-    corpus = generate(oracle.grammar, samples, seed=seed)
+    corpus = draw(oracle.grammar, samples, seed=seed)
     trie = oracle.filter.trie
     leaf = np.zeros(len(trie.depth))
     for node in np.flatnonzero(trie.end_mass > 0):
@@ -169,7 +166,7 @@ def derivation_doubt(oracle: Oracle, samples: int, seed: int) -> tuple[float, fl
     return float(doubt.mean()), float(doubt.std(ddof=1) / math.sqrt(samples))
 
 
-def entropy_rate(oracle: Oracle, unit: str = "bits", samples: int = 10_000, seed: int = 0) -> EntropyRate:
+def entropy_rate(oracle: ExactModel, unit: str = "bits", samples: int = 10_000, seed: int = 0) -> EntropyRate:
     """Return the entropy per token, end of sentence included.
 
     H(string) = H(derivation) - H(derivation | string). The first is a finite sum over the tables; the second is 0 where
@@ -203,10 +200,8 @@ def entropy_rate(oracle: Oracle, unit: str = "bits", samples: int = 10_000, seed
     )
 
 
-def _splits(oracle: Oracle, samples: int, seed: int, factor: float) -> tuple[dict[str, float], tuple[float, ...]]:
-    from absynth.sample import generate
-
-    corpus = generate(oracle.grammar, samples, seed=seed)
+def _splits(oracle: ExactModel, samples: int, seed: int, factor: float) -> tuple[dict[str, float], tuple[float, ...]]:
+    corpus = draw(oracle.grammar, samples, seed=seed)
     score = oracle.score(corpus)
     codes, names = corpus.column("category")
     rows = np.delete(np.arange(len(score.surprisal)), score.offsets[1:] - 1)
@@ -241,9 +236,7 @@ def solve(grammar: G, bits_per_token: float, dial: str = "alpha", tolerance: flo
         candidate = _turned(grammar, dial, setting)
         total = derivation_entropy(candidate)
         if not is_unambiguous(candidate):
-            from absynth.oracle import Oracle
-
-            total -= derivation_doubt(Oracle(candidate), 2_000, 0)[0]
+            total -= derivation_doubt(ExactModel(candidate), 2_000, 0)[0]
         return candidate, total / tokens_per_sentence(candidate)
 
     low, high = DIALS[dial]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
+from absynth.law.walk import ExactModel
 from absynth.rules.categories import CATEGORIES
 from absynth.rules.template import FIXED_PLURAL, Template, Tree
-
-if TYPE_CHECKING:
-    from absynth.oracle import Oracle
 
 Kind = Literal[
     "unknown word",
@@ -75,7 +73,9 @@ class Misfit:
     diagnosis: Diagnosis
 
 
-def selection_log_odds(oracle: Oracle, template: Template, entries: Sequence[int]) -> Iterator[tuple[int, int, float]]:
+def selection_log_odds(
+    oracle: ExactModel, template: Template, entries: Sequence[int]
+) -> Iterator[tuple[int, int, float]]:
     """Yield (slot, parent slot, log2 p(both clusters) / (p(one) p(other))) for every selection of a derivation."""
     program, lexicon = oracle.grammar.program, oracle.grammar.lexicon
     names = {name: i for i, name in enumerate(program.joint_names)}
@@ -118,7 +118,7 @@ def beginnings(readings: Iterable[Reading]) -> set[Reading]:
     return {reading[:i] for reading in readings for i in range(len(reading) + 1)} | {()}
 
 
-def grounds_of(oracle: Oracle) -> Grounds:
+def grounds_of(oracle: ExactModel) -> Grounds:
     """Return what explains strings outside the oracle's language; made once."""
     found = oracle.__dict__.get("_grounds")
     if found is None:
@@ -129,7 +129,7 @@ def grounds_of(oracle: Oracle) -> Grounds:
 class Grounds:
     """Symbol sequences of the language, and of the language with one argument taken out or one word left open."""
 
-    def __init__(self, oracle: Oracle) -> None:
+    def __init__(self, oracle: ExactModel) -> None:
         self.oracle = oracle
         lexicon = oracle.grammar.lexicon
         self.symbol_of_entry: list[Symbol] = [

@@ -17,6 +17,7 @@ from absynth.pairs.edits import exchanges, in_order, with_slot, without_slots
 from absynth.pairs.pair_set import MinimalPair, PairSet
 from absynth.rules.categories import CATEGORIES
 from absynth.rules.template import FIXED_PLURAL, Template
+from absynth.sentences.sampling import draw
 from absynth.sentences.sentence import Derivation
 
 
@@ -341,11 +342,9 @@ class _ControlPool:
     """Sentences of the language by length, to draw controls from."""
 
     def __init__(self, corpus: Corpus, seed: int) -> None:
-        from absynth.sample import generate
-
         if corpus.grammar is None:
             raise AbsynthError("corpus", "imported", "a generated corpus")
-        self.sentences = generate(corpus.grammar, 4096, seed=seed)
+        self.sentences = draw(corpus.grammar, 4096, seed=seed)
         frame, self.frames = self.sentences.sentence_column("frame")
         lengths = self.sentences.lengths
         self.by_length = {int(n): np.flatnonzero(lengths == n) for n in np.unique(lengths)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,6 +93,8 @@ def read_toml(path: str | Path, build: Callable[[Mapping[str, Any]], G]) -> G:
     AbsynthError
         With file and line where the file cannot be read, is not TOML, or does not describe a grammar.
     """
+    import tomllib  # only now: few grammars are read from a file, all load this module
+
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")

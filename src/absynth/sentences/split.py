@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 
-from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.rules.categories import CATEGORIES
+from absynth.sentences.columns import Columns
+
+C = TypeVar("C", bound=Columns)
 
 
 def split_corpus(
-    corpus: Corpus, train: float, dev: float, test: float, seed: int = 0, disjoint: str = "sentence"
-) -> tuple[Corpus, Corpus, Corpus]:
+    corpus: C, train: float, dev: float, test: float, seed: int = 0, disjoint: str = "sentence"
+) -> tuple[C, C, C]:
     """Return (train, dev, test).
 
     Parameters
@@ -78,7 +81,7 @@ def _by_sentence(n: int, wanted: np.ndarray, stream: np.random.Generator) -> np.
     return part
 
 
-def _by_word(corpus: Corpus, wanted: np.ndarray, stream: np.random.Generator) -> np.ndarray:
+def _by_word(corpus: Columns, wanted: np.ndarray, stream: np.random.Generator) -> np.ndarray:
     """Return the part of each sentence, -1 where its words belong to different parts."""
     lemma, _ = corpus.column("lemma")
     role, roles = corpus.column("role")
@@ -100,7 +103,7 @@ def _by_word(corpus: Corpus, wanted: np.ndarray, stream: np.random.Generator) ->
     return np.where(low == high, low, -1)
 
 
-def _by_construction(corpus: Corpus, wanted: np.ndarray, stream: np.random.Generator) -> np.ndarray:
+def _by_construction(corpus: Columns, wanted: np.ndarray, stream: np.random.Generator) -> np.ndarray:
     codes, names = corpus.sentence_column("construction")
     mass = np.bincount(codes, minlength=len(names)) / max(1, len(corpus))
     owner = np.zeros(len(names), np.int64)

@@ -7,14 +7,14 @@ from itertools import product
 
 import numpy as np
 
-from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
-from absynth.grammar import Grammar
 from absynth.rules.categories import CATEGORIES
+from absynth.rules.specification import Specification
 from absynth.rules.template import FIXED_PLURAL
+from absynth.sentences.columns import Columns
 
 
-def language_size(grammar: Grammar) -> int:
+def language_size(grammar: Specification) -> int:
     """Return the number of derivations, counting impossible cluster choices too: an upper bound of the sentences."""
     total = 0
     for template in grammar.templates:
@@ -39,7 +39,7 @@ def _variables(slots: list) -> tuple[list[int], list[int]]:
     )
 
 
-def derivations(grammar: Grammar) -> Iterator[tuple[float, int, tuple[int, ...]]]:
+def derivations(grammar: Specification) -> Iterator[tuple[float, int, tuple[int, ...]]]:
     """Yield every derivation: (probability, template, entries). Written from the definition, head before dependent."""
     program, lexicon = grammar.program, grammar.lexicon
     for t, template in enumerate(grammar.templates):
@@ -77,7 +77,7 @@ def derivations(grammar: Grammar) -> Iterator[tuple[float, int, tuple[int, ...]]
                     )
 
 
-def _entry(grammar: Grammar, slot: int, word: int, number: dict[int, int], tense: dict[int, int]) -> int:
+def _entry(grammar: Specification, slot: int, word: int, number: dict[int, int], tense: dict[int, int]) -> int:
     program, lexicon = grammar.program, grammar.lexicon
     c = program.category[slot]
     cell = int(program.cell_base[slot])
@@ -89,7 +89,7 @@ def _entry(grammar: Grammar, slot: int, word: int, number: dict[int, int], tense
     return int(lexicon.entry_base[c] + local * lexicon.num_cells[c] + lexicon.cells[c, cell])
 
 
-def enumerate_language(grammar: Grammar, limit: int = 2_000_000) -> tuple[Corpus, np.ndarray]:
+def enumerated(grammar: Specification, limit: int = 2_000_000) -> tuple[Columns, np.ndarray]:
     """Return every derivation as a sentence of a corpus, with its probability: [derivations] float64.
 
     Raises
@@ -107,5 +107,5 @@ def enumerate_language(grammar: Grammar, limit: int = 2_000_000) -> tuple[Corpus
         offsets.append(len(ids))
         templates.append(t)
         probabilities.append(p)
-    corpus = Corpus.generated(grammar, np.array(ids), np.array(offsets), np.array(templates), {"enumerated": True})
+    corpus = Columns.generated(grammar, np.array(ids), np.array(offsets), np.array(templates), {"enumerated": True})
     return corpus, np.array(probabilities)
