@@ -5,11 +5,10 @@ Names are loaded when they are first used, so that importing the package costs m
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from absynth.moved import MOVED, MovedModules
+from absynth.aliases import ALIASES, install
 from absynth.version import VERSION
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 
-sys.meta_path.append(MovedModules(MOVED))
+install()
 
 _HOME = {
     "AbsynthError": "errors",
@@ -68,7 +67,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if f"absynth.{name}" in MOVED:
+    if f"absynth.{name}" in ALIASES:
         return import_module(f"absynth.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'absynth' has no attribute {name!r}")

@@ -6,7 +6,7 @@ import numpy as np
 
 from absynth.corpus import Corpus
 from absynth.grammar import Grammar
-from absynth.law.enumeration import derivations, enumerated, language_size
+from absynth.law.enumeration import derivations, enumerate_columns, language_size
 
 __all__ = ["derivations", "enumerate_language", "language_size"]
 
@@ -19,5 +19,5 @@ def enumerate_language(grammar: Grammar, limit: int = 2_000_000) -> tuple[Corpus
     AbsynthError
         Where there are more than `limit`.
     """
-    columns, probabilities = enumerated(grammar, limit)
+    columns, probabilities = enumerate_columns(grammar, limit)
     return Corpus.of(columns), probabilities

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.grammar import Grammar
-from absynth.sentences.sampling import BLOCK, Sampler, chunks, quota_templates, rows, wrapped
+from absynth.sentences.sampling import BLOCK, Sampler, chunks, quota_templates, rows, wrap
 
 __all__ = ["BLOCK", "Sampler", "generate", "part", "quota_templates", "stream"]
 
@@ -44,7 +44,7 @@ def stream(
 ) -> Iterator[Corpus]:
     """Draw n sentences in constant memory: corpora of about `chunk` sentences, end to end equal to `generate`."""
     for drawn in chunks(grammar, n, seed, workers, exact, chunk):
-        yield wrapped(Corpus, grammar, seed, exact, drawn)
+        yield wrap(Corpus, grammar, seed, exact, drawn)
 
 
 def part(grammar: Grammar, first: int, last: int, seed: int = 0) -> Corpus:
@@ -58,4 +58,4 @@ def part(grammar: Grammar, first: int, last: int, seed: int = 0) -> Corpus:
     if first % BLOCK or not 0 <= first < last:
         raise AbsynthError("first", (first, last), f"a multiple of {BLOCK}, less than last")
     drawn = rows(Sampler(grammar.program), seed, first, last)
-    return wrapped(Corpus, grammar, seed, False, drawn)
+    return wrap(Corpus, grammar, seed, False, drawn)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from absynth.errors import AbsynthError
-from absynth.law.enumeration import enumerated, language_size
+from absynth.law.enumeration import enumerate_columns, language_size
 from absynth.law.filtering import Pairs, States
 from absynth.law.walk import CHUNK, ExactModel
 from absynth.rules.categories import END
@@ -323,5 +323,5 @@ def _ratio(best: np.ndarray, evidence: np.ndarray, share: np.ndarray, exact: boo
 
 def _default_corpus(oracle: ExactModel) -> tuple[Columns, np.ndarray | None]:
     if language_size(oracle.grammar) <= SMALL_LANGUAGE:
-        return enumerated(oracle.grammar)
+        return enumerate_columns(oracle.grammar)
     return draw(oracle.grammar, 10_000, seed=0), None

@@ -89,7 +89,7 @@ def _entry(grammar: Specification, slot: int, word: int, number: dict[int, int],
     return int(lexicon.entry_base[c] + local * lexicon.num_cells[c] + lexicon.cells[c, cell])
 
 
-def enumerated(grammar: Specification, limit: int = 2_000_000) -> tuple[Columns, np.ndarray]:
+def enumerate_columns(grammar: Specification, limit: int = 2_000_000) -> tuple[Columns, np.ndarray]:
     """Return every derivation as a sentence of a corpus, with its probability: [derivations] float64.
 
     Raises

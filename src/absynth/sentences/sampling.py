@@ -119,11 +119,11 @@ class Sampler:
 
 def draw(grammar: Specification, n: int, seed: int = 0) -> Columns:
     """Return the sentences of ``absynth.generate(grammar, n, seed)``, for what stands below `absynth.Corpus`."""
-    parts = [wrapped(Columns, grammar, seed, False, drawn) for drawn in chunks(grammar, n, seed)]
+    parts = [wrap(Columns, grammar, seed, False, drawn) for drawn in chunks(grammar, n, seed)]
     return Columns.concatenate(parts) if parts else Columns.empty(grammar, seed)
 
 
-def wrapped(kind: type[C], grammar: Specification, seed: int, exact: bool, drawn: Drawn) -> C:
+def wrap(kind: type[C], grammar: Specification, seed: int, exact: bool, drawn: Drawn) -> C:
     """Return what was drawn as columns, or as a corpus, that knows where it comes from."""
     tokens, lengths, templates = drawn
     offsets = np.concatenate([[0], np.cumsum(lengths)])

@@ -1,17 +1,14 @@
-"""Modules under their old names: ``import absynth.lexicon`` gives `absynth.rules.lexicon`, the same object.
-
-The old names go with version 0.3.
-"""
+"""Modules that stood elsewhere until 0.1: their old names still import, and give the same module. They go with 0.3."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-MOVED = {
+ALIASES = {
     "absynth.beliefs": "absynth.law.beliefs",
     "absynth.categories": "absynth.rules.categories",
     "absynth.checks": "absynth.rules.checks",
@@ -43,29 +40,25 @@ MOVED = {
 """Old name -> new name."""
 
 
-class MovedModules:
-    """A finder and loader of modules under their old names.
-
-    It stands last on `sys.meta_path`, so that it is asked only for names that nothing else knows.
-
-    Parameters
-    ----------
-    moved
-        Old name -> new name.
-    """
-
-    def __init__(self, moved: Mapping[str, str]) -> None:
-        self.moved = moved
+# Without its abstract bases: importing `importlib.abc` would double the time that the package takes to start.
+class AliasFinder:
+    """Finds a module under its old name and hands out the one under its new name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return how to load an old name; None for all other names."""
-        return ModuleSpec(fullname, self) if fullname in self.moved else None  # pyright: ignore[reportArgumentType]
+        """Return a spec for an old name, None for every other."""
+        return ModuleSpec(fullname, self) if fullname in ALIASES else None  # pyright: ignore[reportArgumentType]
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Let the import system make an empty module, which `exec_module` replaces."""
+        """Let importing make an empty module; `exec_module` replaces it."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the module of the new name where the old name is looked up; the import system returns what stands there."""
-        sys.modules[module.__name__] = import_module(self.moved[module.__name__])
+        """Put the module under its new name where the old one is looked up; importing returns what stands there."""
+        sys.modules[module.__name__] = import_module(ALIASES[module.__name__])
+
+
+def install() -> None:
+    """Put the finder behind all others, once."""
+    if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
+        sys.meta_path.append(AliasFinder())
