@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks._timing import ratio
-from lmtrace.instrument import Instrument
 from lmtrace.numerics.hessian import hessian_spectrum, operator_spectrum
 from lmtrace.numerics.hessian_operator import HessianOperator
 from lmtrace.numerics.hutchinson import quadratic_forms
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals import resolve
 from lmtrace.signals.curvature import Curvature
 from lmtrace.text.panel import Panel

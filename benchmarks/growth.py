@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from benchmarks._timing import ratio, seconds
-from lmtrace.instrument import Instrument
 from lmtrace.jobs.data import Collator, DataConfig, build_panel, load_tokenizer, split, training_rows
 from lmtrace.jobs.models import build_model
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals import resolve
 
 BATCH, STEPS, EVERY = 64, 8, 100

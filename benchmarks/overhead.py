@@ -8,10 +8,10 @@ import time
 import torch
 
 from benchmarks._timing import median, ratio
-from lmtrace.instrument import Instrument
 from lmtrace.jobs.data import Collator, DataConfig, build_panel, load_tokenizer, split, training_rows
 from lmtrace.jobs.models import build_model
 from lmtrace.observe.forward import default_forward, inputs_of
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals import PRESETS, available, resolve
 
 BATCH = 64

@@ -82,7 +82,7 @@ def _probe(kind: str) -> Callable[[Any], float]:
 def _sklearn_probe(data: Any) -> float:
     from sklearn.linear_model import LogisticRegression
 
-    from lmtrace.numerics.splits import sentence_split
+    from lmtrace.probing.splits import sentence_split
 
     x, y, groups = data
     test = sentence_split(groups, 0)

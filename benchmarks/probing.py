@@ -9,20 +9,20 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks._timing import median, ratio
-from lmtrace.instrument import Instrument
-from lmtrace.numerics.design import WAYS, Design, Targets
 from lmtrace.numerics.moments import ClassMeans
-from lmtrace.numerics.probing import fit
-from lmtrace.numerics.ridge import ridge
-from lmtrace.numerics.splits import sentence_split
 from lmtrace.observe.capture import BATCH_PRICE
 from lmtrace.observe.forward import default_forward, inputs_of
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Signal
 from lmtrace.observe.view import Measurement, MeasurementView
+from lmtrace.probing.closed_form import ridge
+from lmtrace.probing.linear import fit
+from lmtrace.probing.rows import WAYS, Design, Targets
+from lmtrace.probing.splits import sentence_split
+from lmtrace.probing.tasks import probe_task, task_groups
 from lmtrace.signals import resolve
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import Panel
-from lmtrace.text.probe_task import probe_task, task_groups
 from lmtrace.text.sentences import AnnotatedSentence
 from lmtrace.text.tokenizer import WordTokenizer
 

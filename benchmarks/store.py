@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 from lmtrace.records.schema import Record, RunHeader
 from lmtrace.records.store import RunWriter
 

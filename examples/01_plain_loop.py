@@ -48,7 +48,7 @@ class Model(nn.Module):
         return self.head(self.norm(x))
 
 
-def main(folder: Path = Path("runs/examples/01"), steps: int = 300, sentences: int = 20_000) -> lmtrace.records.run.Run:
+def main(folder: Path = Path("runs/examples/01"), steps: int = 300, sentences: int = 20_000) -> lmtrace.run.Run:
     """Train, trace, and print the loss beside the best possible one."""
     corpus = absynth.generate(absynth.Grammar.preset("tiny"), n=sentences, seed=0)
     train, _, test = corpus.split(train=0.9, dev=0.05, test=0.05, seed=0)

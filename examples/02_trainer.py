@@ -15,7 +15,7 @@ import absynth
 import lmtrace
 
 
-def main(folder: Path = Path("runs/examples/02"), steps: int = 200, sentences: int = 20_000) -> lmtrace.records.run.Run:
+def main(folder: Path = Path("runs/examples/02"), steps: int = 200, sentences: int = 20_000) -> lmtrace.run.Run:
     """Train with the Trainer; what can be read about roles, before and after."""
     corpus = absynth.generate(absynth.Grammar.preset("tiny"), n=sentences, seed=0)
     train, _, test = corpus.split(train=0.9, dev=0.05, test=0.05, seed=0)

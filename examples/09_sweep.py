@@ -16,7 +16,7 @@ from lmtrace.jobs.train import TrainConfig, train
 def main(
     folder: Path = Path("runs/examples/09"), steps: int = 200, sentences: int = 10_000,
     executor: Literal["serial", "process", "ray"] = "process",
-) -> lmtrace.records.run.Run:  # fmt: skip
+) -> lmtrace.run.Run:  # fmt: skip
     """Train without looking, keeping checkpoints; then measure them all."""
     data = DataConfig(corpus="absynth:tiny", sentences=sentences, panel_size=128)
     config = TrainConfig(

@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 from lmtrace.analysis.compression import Compression, compression
 from lmtrace.analysis.emergence import Emergence, emergence
 from lmtrace.analysis.trends import Order, order
-from lmtrace.records.run import Run, open_run
+from lmtrace.run import Run, open_run
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 

@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 import absynth
-from lmtrace.records.run import open_run
+from lmtrace.live.tracer import Tracer
+from lmtrace.run import open_run
 from lmtrace.signals.curvature import Curvature
 from lmtrace.signals.dimension import Dimension
 from lmtrace.signals.output import Output
@@ -39,7 +40,6 @@ from lmtrace.signals.truth import Truth
 from lmtrace.text.pairs import MinimalPair
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer
-from lmtrace.tracer import Tracer
 from studies._model import Decoder
 
 ROOT = Path(__file__).parents[1]

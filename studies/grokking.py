@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lmtrace.analysis.replay import Replay, replay
 from lmtrace.analysis.stopping import MAY_GENERALISE, Converged
-from lmtrace.records.run import Run, open_run
+from lmtrace.run import Run, open_run
 from lmtrace.records.schema import Field, Record, RunHeader
 from lmtrace.records.store import RunWriter
 

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 import torch
 
-from lmtrace.instrument import Instrument
 from lmtrace.jobs.models import build_model
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.attention import Attention
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 import sys
 import types
@@ -100,8 +101,8 @@ def test_every_signal_has_a_whole_page(pages):
 
 def test_choose_names_every_signal_of_ours():
     text = (DOCS / "choose.md").read_text(encoding="utf-8")
-    for path in (ROOT / "src" / "lmtrace" / "signals").glob("[!_]*.py"):
-        assert f"[{path.stem}](generated/signals/{path.stem}.md)" in text, path.stem
+    for module in pkgutil.iter_modules([str(ROOT / "src" / "lmtrace" / "signals")]):
+        assert f"[{module.name}](generated/signals/{module.name}.md)" in text, module.name
 
 
 def test_a_signal_of_another_package_gets_its_page(pages, monkeypatch):

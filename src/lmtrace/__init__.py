@@ -5,19 +5,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lmtrace.aliases import install
+
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Tracer": "lmtrace.tracer",
+    "Tracer": "lmtrace.live.tracer",
     "Panel": "lmtrace.text.panel",
     "WordTokenizer": "lmtrace.text.tokenizer",
-    "Schedule": "lmtrace.schedule",
+    "Schedule": "lmtrace.live.schedule",
     "Signal": "lmtrace.observe.interface",
     "Needs": "lmtrace.observe.interface",
     "Field": "lmtrace.records.schema",
     "Record": "lmtrace.records.schema",
     "TraceError": "lmtrace.errors",
-    "open_run": "lmtrace.records.run",
+    "open_run": "lmtrace.run",
     "Converged": "lmtrace.analysis.stopping",
     "TraceCallback": "lmtrace.integrations.transformers",
     "LightningCallback": "lmtrace.integrations.lightning",
@@ -44,15 +46,18 @@ if TYPE_CHECKING:
     from lmtrace.jobs.probes import kept_probes as kept_probes
     from lmtrace.jobs.sweep import sweep as sweep
     from lmtrace.jobs.verify import verify as verify
+    from lmtrace.live.schedule import Schedule as Schedule
+    from lmtrace.live.tracer import Tracer as Tracer
     from lmtrace.observe.interface import Needs as Needs
     from lmtrace.observe.interface import Signal as Signal
-    from lmtrace.records.run import open_run as open_run
     from lmtrace.records.schema import Field as Field
     from lmtrace.records.schema import Record as Record
-    from lmtrace.schedule import Schedule as Schedule
+    from lmtrace.run import open_run as open_run
     from lmtrace.text.panel import Panel as Panel
     from lmtrace.text.tokenizer import WordTokenizer as WordTokenizer
-    from lmtrace.tracer import Tracer as Tracer
+
+
+install()
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,6 @@ from lmtrace.analysis.convergence import Convergence, convergence
 from lmtrace.analysis.emergence import Emergence, emergence
 from lmtrace.analysis.online import OnlineChange, online_changes
 from lmtrace.analysis.phases import ChangePoint, change_points
-from lmtrace.numerics.codelength import Codelength, codelength
 from lmtrace.numerics.covariance import anisotropy, effective_rank, participation_ratio, pca_dimension
 from lmtrace.numerics.density import Density
 from lmtrace.numerics.dimension import Gride, gride, mle, two_nn, two_nn_ml
@@ -14,9 +13,10 @@ from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.hessian import hessian_density, hessian_spectrum, hessian_trace
 from lmtrace.numerics.lanczos import Spectrum
 from lmtrace.numerics.pairs import minimal_pair_accuracy
-from lmtrace.numerics.probe_files import load_probes, save_probes, transfer_matrix
-from lmtrace.numerics.probing import ProbeResult, linear_probe
 from lmtrace.numerics.similarity import linear_cka
+from lmtrace.probing.codelength import Codelength, codelength
+from lmtrace.probing.kept import load_probes, save_probes, transfer_matrix
+from lmtrace.probing.linear import ProbeResult, linear_probe
 
 __all__ = [
     "ChangePoint",

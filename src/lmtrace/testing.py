@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import SignalError
-from lmtrace.instrument import Instrument
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Signal
 from lmtrace.observe.isolation import generator_fingerprint
 from lmtrace.observe.view import Measurement, MeasurementView

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from lmtrace.errors import RunError
+from lmtrace.live.tracer import DRAIN_EVERY, Tracer
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import generator_fingerprint
 from lmtrace.records import files, store
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field
-from lmtrace.tracer import DRAIN_EVERY, Tracer
+from lmtrace.run import open_run
 
 
 class Remembers(Signal):
@@ -285,6 +285,6 @@ def test_what_was_told_is_written_at_least_every_thousand_steps(gpt2, panel, tmp
     with Tracer(gpt2, panel, signals=[Remembers()], every=10**6, run=tmp_path / "r") as tracer:
         for _ in range(2 * DRAIN_EVERY + 10):
             tracer.step(loss=torch.tensor(1.0))
-        assert len(tracer._told.waiting) == 10
+        assert len(tracer._scalars.waiting) == 10
         tracer.schedule = type(tracer.schedule)(every=0)
     assert len(open_run(tmp_path / "r").scalars("loss")[0]) == 2 * DRAIN_EVERY + 10

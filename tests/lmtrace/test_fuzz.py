@@ -21,11 +21,11 @@ from lmtrace.errors import TraceError
 from lmtrace.jobs.checkpoints import find_checkpoints
 from lmtrace.jobs.data import read_card
 from lmtrace.jobs.train import config_of, settings_file
-from lmtrace.numerics.probe_files import load_probes, save_probes
-from lmtrace.numerics.ridge import Linear
-from lmtrace.records.run import open_run
+from lmtrace.probing.closed_form import Linear
+from lmtrace.probing.kept import load_probes, save_probes
 from lmtrace.records.schema import Record, RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 from lmtrace.text.pairs import read_pairs
 from lmtrace.text.readers import read
 from lmtrace.text.tokenizer import WordTokenizer

@@ -7,11 +7,11 @@ import os
 import pytest
 import torch
 
-from lmtrace.instrument import Instrument
+from lmtrace.live.tracer import Tracer
 from lmtrace.numerics.hessian_operator import HessianOperator
+from lmtrace.observe.instrument import Instrument
 from lmtrace.records.schema import Record
 from lmtrace.signals.curvature import Curvature
-from lmtrace.tracer import Tracer
 from lmtrace_helpers import tiny
 
 DEVICE = torch.device(os.environ.get("LMTRACE_TEST_DEVICE", "cuda"))

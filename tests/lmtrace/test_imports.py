@@ -11,7 +11,7 @@ import pytest
     [
         ("import lmtrace", "torch"),
         ("import lmtrace.cli.main", "torch"),
-        ("import lmtrace.records.run, lmtrace.analysis.findings, lmtrace.show.report", "torch"),
+        ("import lmtrace.run, lmtrace.analysis.findings, lmtrace.show.report", "torch"),
         ("import absynth", "torch"),
         ("import absynth", "lmtrace"),
         ("import absynth", "pyarrow"),

@@ -15,8 +15,8 @@ import absynth
 import lmtrace
 from lmtrace.errors import ModelError
 from lmtrace.jobs.analyze import load_checkpoint
-from lmtrace.records.run import open_run
-from lmtrace.tracer import Tracer
+from lmtrace.live.tracer import Tracer
+from lmtrace.run import open_run
 from lmtrace_helpers import tiny
 
 SOURCES = [path for package in (lmtrace, absynth) for path in Path(package.__file__).parent.rglob("*.py")]

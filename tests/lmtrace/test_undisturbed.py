@@ -11,10 +11,10 @@ import torch
 
 import lmtrace
 from lmtrace.errors import SignalError
+from lmtrace.live.tracer import Tracer
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import generator_fingerprint, undisturbed
 from lmtrace.records.schema import Field
-from lmtrace.tracer import Tracer
 from lmtrace_helpers import PlainModel, tiny
 
 

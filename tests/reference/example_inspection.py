@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from lmtrace.analysis.inspected import when_got
+from lmtrace.analysis.inspection import when_got
 from lmtrace.records.inspection import Inspection
 
 STEPS = (0, 100, 400, 1000)

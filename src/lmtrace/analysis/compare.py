@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from lmtrace.analysis.emergence import MIN_POINTS, Emergence, emergence
-from lmtrace.analysis.finding import Finding, closed, name_of, say, say_error, say_step
+from lmtrace.analysis.findings.finding import Finding, closed, name_of, say, say_error, say_step
 from lmtrace.analysis.readings import Readable, best_site, column, direction, field_of, is_value, read
 from lmtrace.analysis.trends import NOT_RESOLVED, order
 from lmtrace.errors import RunError

@@ -11,7 +11,7 @@ from lmtrace.records.schema import Field, Record, RunHeader, Series, SeriesKey
 
 
 class Readable(Protocol):
-    """What the analysis asks of a run; `lmtrace.records.run.Run` is one."""
+    """What the analysis asks of a run; `lmtrace.run.Run` is one."""
 
     @property
     def header(self) -> RunHeader:

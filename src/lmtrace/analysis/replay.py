@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmtrace.analysis.finding import Finding, closed, say, say_step
+from lmtrace.analysis.findings.finding import Finding, closed, say, say_step
 from lmtrace.analysis.readings import Readable, column, keys_of, measurements, whole
 from lmtrace.analysis.stopping import TRAIN, Converged, Decision, Watch
 from lmtrace.errors import ConfigError

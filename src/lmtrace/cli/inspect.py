@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lmtrace.cli.terminal import Progress, out, print_json
+
 
 def inspect(
     model: Annotated[
@@ -28,10 +30,9 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Look closely at one sentence: surprisal, lens, probes, attention, errors; at every checkpoint there is."""
-    from lmtrace.cli.main import Progress, out, print_json
     from lmtrace.jobs.inspect import inspect_checkpoints
     from lmtrace.records.layout import DATABASE
-    from lmtrace.show.inspected import inspection_table
+    from lmtrace.show.inspection import inspection_table
 
     with Progress("inspect", quiet=as_json) as progress:
         found = inspect_checkpoints(model, sentence, panel=panel, run=run, on_progress=progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ from rich.console import Console
 from lmtrace.cli.inspect import inspect
 from lmtrace.cli.plan import plan
 from lmtrace.cli.sweep import sweep
+from lmtrace.cli.terminal import Progress, out, print_json
 from lmtrace.errors import ConfigError, TraceError
 
 app = typer.Typer(
@@ -37,56 +37,6 @@ _PARSER_ERROR: Any = typer.BadParameter.__mro__[2]
 """The base of all usage errors of the parser, wherever typer takes it from."""
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")]
-
-
-def out() -> Console:
-    """Return the console for results; a file has no edge, so tables in it are wide."""
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 140
-    return console
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON document."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
-
-
-class Progress:
-    """A progress bar for training; silent where nobody looks."""
-
-    def __init__(self, title: str, quiet: bool = False) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        console = Console(stderr=True)
-        self.bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
-        )
-        self.console, self.quiet, self.title = console, quiet, title
-        self.task = self.bar.add_task(title, total=None)
-        self._last = ""
-
-    def __enter__(self) -> Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, step: int, steps: int, message: str) -> None:
-        """Show where the work is."""
-        self.bar.update(self.task, description=message, completed=step, total=steps or None)
-        if not self.quiet and self.bar.disable and message != self._last:
-            self.console.print(message)
-        self._last = message
 
 
 @app.command()
@@ -181,7 +131,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML report of one or more runs."""
-    from lmtrace.records.run import open_run
+    from lmtrace.run import open_run
     from lmtrace.show.report import write_report
 
     path = output or runs[0] / "report.html"
@@ -209,7 +159,7 @@ def findings(
     as_json: Json = False,
 ) -> None:
     """Say what emerged, when, where, and how sure that is."""
-    from lmtrace.records.run import open_run
+    from lmtrace.run import open_run
 
     _show_findings(open_run(run), as_json, everything)
 
@@ -222,7 +172,7 @@ def compare(
 ) -> None:
     """Say what differs between runs, and whether the difference is clear of zero."""
     from lmtrace.analysis.compare import compare as job
-    from lmtrace.records.run import open_run
+    from lmtrace.run import open_run
     from lmtrace.show.tables import findings_table
 
     found = job([open_run(r) for r in runs], [open_run(r) for r in against] if against else None)
@@ -240,7 +190,7 @@ def replay(
 ) -> None:
     """Say what a stop rule would have saved, and given up, on a finished run."""
     from lmtrace.analysis.replay import replay as job
-    from lmtrace.records.run import open_run
+    from lmtrace.run import open_run
 
     found = job(open_run(run), stop).finding()
     if as_json:
@@ -258,7 +208,7 @@ def export(
 ) -> None:
     """Write every record of a run as a table."""
     from lmtrace.records.export import export as job
-    from lmtrace.records.run import open_run
+    from lmtrace.run import open_run
 
     path = output or run / f"records.{to}"
     job(open_run(run), path, to=to)  # pyright: ignore[reportArgumentType]  a wrong word is an error of ours

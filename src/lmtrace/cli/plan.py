@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lmtrace.cli.terminal import Progress, out, print_json
+
 
 def plan(
     corpus: Annotated[str | None, typer.Option(help="absynth:PRESET, absynth:GRAMMAR.toml, or a file.")] = None,
@@ -22,8 +24,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Predict seconds and memory of measuring, by a few steps and measurements of the very run."""
-    from lmtrace.analysis.finding import say_duration
-    from lmtrace.cli.main import Progress, out, print_json
+    from lmtrace.analysis.findings.finding import say_duration
     from lmtrace.cli.settings import merge
     from lmtrace.jobs.plan import plan_training
     from lmtrace.jobs.train import config_of, settings_file

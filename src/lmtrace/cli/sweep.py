@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lmtrace.cli.terminal import Progress, out, print_json
+
 
 def sweep(
     checkpoints: Annotated[
@@ -34,7 +36,6 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure many checkpoints: folders, Hub revisions, the checkpoints of runs."""
-    from lmtrace.cli.main import Progress, out, print_json
     from lmtrace.errors import ConfigError
     from lmtrace.jobs.sweep import sweep as job
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmtrace.live.tracer import Tracer
 from lmtrace.observe.forward import loss_of
 from lmtrace.text.panel import Panel
-from lmtrace.tracer import Tracer
 
 
 class Attachment:

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from lmtrace.errors import DataError, ModelError
+from lmtrace.live.tracer import Tracer
 from lmtrace.observe.interface import Signal
-from lmtrace.records.run import Run, open_run
+from lmtrace.run import Run, open_run
 from lmtrace.text.panel import Panel
-from lmtrace.tracer import Tracer
 
 
 def analyze(

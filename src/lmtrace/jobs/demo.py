@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lmtrace.jobs.data import DataConfig, split
 from lmtrace.jobs.train import TrainConfig, train
-from lmtrace.records.run import Run
+from lmtrace.run import Run
 from lmtrace.signals import resolve
 from lmtrace.signals.curvature import Curvature
 

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lmtrace.analysis.inspected import when_got
+from lmtrace.analysis.inspection import when_got
 from lmtrace.errors import ConfigError, DataError, TraceError
 from lmtrace.jobs.readers import read_words
 from lmtrace.jobs.sentence import TOP, Reading, look, read, texts
 from lmtrace.observe.forward import objective_of
 from lmtrace.observe.isolation import undisturbed
 from lmtrace.observe.sites import find_sites, unwrap
-from lmtrace.records.inspection import Inspection
 from lmtrace.records.layout import DATABASE
+from lmtrace.show.inspection import InspectionTable
 from lmtrace.text.panel import Panel, PanelSettings
 from lmtrace.text.sentences import AnnotatedSentence, as_annotated
 from lmtrace.text.sequences import special_id
@@ -43,7 +43,7 @@ def inspect(
     run: str | Path | None = None,
     step: int = 0,
     seed: int = 0,
-) -> Inspection:
+) -> InspectionTable:
     """Return what a model makes of one sentence: surprisal, logit lens, attention, probes, and the errors in it.
 
     The model is left exactly as it was.
@@ -85,7 +85,7 @@ def inspect_checkpoints(
     run: str | Path | None = None,
     seed: int | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
-) -> Inspection:
+) -> InspectionTable:
     """Return what saved models make of one sentence, by rising step: when did the model get it?
 
     Parameters
@@ -253,7 +253,7 @@ class _Inspector:
         self.reading = self.reading or reading
         self.moments.append({"step": int(step), "checkpoint": checkpoint, **seen.moment, "probes": probes})
 
-    def finish(self, run: str | Path | None) -> Inspection:
+    def finish(self, run: str | Path | None) -> InspectionTable:
         """Return the inspection, kept in a run's folder where one is given."""
         reading = self.reading
         if reading is None:
@@ -268,7 +268,7 @@ class _Inspector:
             {"text": text, "word": None if w < 0 else int(w), "end": w >= 0 and final[int(w)] == t}
             for t, (text, w) in enumerate(zip(shown, reading.word.tolist(), strict=True))
         ]
-        inspection = Inspection(
+        inspection = InspectionTable(
             sentence=self.sentence.text, words=self.words, model=self.model, objective=self.settings.objective, columns=columns,
             inputs={name: texts(self.tokenizer, ids.tolist()) for name, ids in reading.streams().items()},
             uniform=math.log(len(self.tokenizer)),

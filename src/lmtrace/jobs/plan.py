@@ -13,14 +13,14 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from lmtrace.errors import ConfigError
-from lmtrace.instrument import Instrument
 from lmtrace.jobs.data import Collator
 from lmtrace.jobs.memory import PeakMemory
 from lmtrace.jobs.train import TrainConfig, prepare, task_of
+from lmtrace.live.schedule import Schedule
 from lmtrace.observe.forward import device_of
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Signal
 from lmtrace.records.schema import Record
-from lmtrace.schedule import Schedule
 from lmtrace.signals import resolve
 from lmtrace.text.panel import Panel
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from lmtrace.errors import DataError
-from lmtrace.numerics.ridge import Linear
-from lmtrace.records.run import Run, open_run
+from lmtrace.probing.closed_form import Linear
+from lmtrace.run import Run, open_run
 from lmtrace.signals.probe import KEPT
 
 

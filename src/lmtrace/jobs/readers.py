@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmtrace.numerics.design import Design, Targets
-from lmtrace.numerics.probing import fit, majority, obstacle
-from lmtrace.numerics.splits import control_labels, sentence_split
 from lmtrace.observe.capture import batch_size_for, capture
 from lmtrace.observe.sites import Site
 from lmtrace.observe.view import pool
+from lmtrace.probing.linear import fit, majority, obstacle
+from lmtrace.probing.rows import Design, Targets
+from lmtrace.probing.splits import control_labels, sentence_split
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import LabelLayer, Panel
 

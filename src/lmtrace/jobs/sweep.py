@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lmtrace.analysis.finding import say_duration
+from lmtrace.analysis.findings.finding import say_duration
 from lmtrace.errors import ConfigError, DataError, RunError, TraceError
-from lmtrace.instrument import Instrument
 from lmtrace.jobs.analyze import checkpoint_and_panel, load_checkpoint
 from lmtrace.jobs.checkpoints import Checkpoint, find_checkpoints, weight_hash, with_steps
 from lmtrace.jobs.executors import Died, Executor, check_executor, run_tasks
+from lmtrace.live.header import run_header
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Signal
-from lmtrace.provenance import run_header
 from lmtrace.records.layout import DATABASE
-from lmtrace.records.run import Run, open_run
 from lmtrace.records.schema import Record, RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import Run, open_run
 from lmtrace.signals import resolve
 from lmtrace.text.panel import Panel
 

@@ -31,7 +31,7 @@ from lmtrace.jobs.models import build_model, check_size
 from lmtrace.jobs.saving import disk_failures, remove_partial, save_whole
 from lmtrace.observe.interface import Signal
 from lmtrace.records.opening import check_free
-from lmtrace.records.run import Run, open_run
+from lmtrace.run import Run, open_run
 from lmtrace.signals import resolve
 from lmtrace.signals.pairs import Pairs
 from lmtrace.text.panel import Panel

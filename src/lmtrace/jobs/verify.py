@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import ConfigError, SignalError
+from lmtrace.live.tracer import Tracer
 from lmtrace.observe.forward import accepted, device_of, inputs_of, objective_of
 from lmtrace.observe.interface import Signal
 from lmtrace.observe.isolation import generator_fingerprint
 from lmtrace.signals import resolve
 from lmtrace.text.panel import Panel
-from lmtrace.tracer import Tracer
 
 TrainStep = Callable[[nn.Module, torch.optim.Optimizer, int], Any]
 """(model, optimizer, step) -> loss, doing one optimizer step."""

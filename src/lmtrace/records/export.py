@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lmtrace.errors import ConfigError
 from lmtrace.records.files import failing
-from lmtrace.records.run import Run
+from lmtrace.records.reader import RunReader
 from lmtrace.records.schema import Record
 
 SCALAR_COLUMNS = (
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 50_000
 Table = dict[str, list[Any]]
 
 
-def export(run: Run, path: str | os.PathLike[str], to: Literal["parquet", "csv"] | None = None) -> Path:
+def export(run: RunReader, path: str | os.PathLike[str], to: Literal["parquet", "csv"] | None = None) -> Path:
     """Write every record of a run to one file, one row per record.
 
     Columns: step, tokens_seen, wall_time, signal, metric, site, label, split, value, stderr, n, null, missing, and
@@ -65,7 +65,7 @@ def export(run: Run, path: str | os.PathLike[str], to: Literal["parquet", "csv"]
     return path
 
 
-def tables(run: Run, arrays: bool = True) -> Iterator[Table]:
+def tables(run: RunReader, arrays: bool = True) -> Iterator[Table]:
     """Yield the run's records as columns, in pieces of 50,000 rows; a run without records is one empty piece."""
     times = {s: (t, w) for s, t, w in zip(run.steps.tolist(), run.tokens_seen.tolist(), run.wall_time.tolist())}
     rows: list[tuple[Any, ...]] = []

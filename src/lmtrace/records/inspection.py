@@ -55,7 +55,7 @@ class Inspection:
         "majority", "n"} or {"missing"}, "attention": {"sites", "streams", "maps" [sites][heads][queries][keys]} or {"missing"}}.
     got
         {"rule", "columns" [T] step or None, "labels": layer -> {"site", "words" [W] step or None}}: from which checkpoint on it
-        was right and stayed so; `lmtrace.analysis.inspected`.
+        was right and stayed so; `lmtrace.analysis.inspection`.
     notes
         What a reader should know (unknown words).
     """
@@ -92,16 +92,6 @@ class Inspection:
         with failing("write the inspection", path):
             write_file(path, json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False).encode())
         return path
-
-    def __str__(self) -> str:
-        from lmtrace.show.inspected import text  # show reads records, so it cannot be imported before them
-
-        return text(self)
-
-    def _repr_html_(self) -> str:
-        from lmtrace.show.inspected import html
-
-        return html(self)
 
 
 def read_inspections(run: str | Path, since: str = "") -> list[Inspection]:

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lmtrace.analysis.compare import compare
 from lmtrace.errors import ConfigError, TraceError
-from lmtrace.records.run import Run
+from lmtrace.records.reader import RunReader
 from lmtrace.records.schema import Changes
 from lmtrace.show.library import Library
 from lmtrace.show.pack import plain
@@ -267,7 +267,7 @@ def _same(given: str, token: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------- what is sent
-def _selected(library: Library, names: list[str]) -> dict[str, Run]:
+def _selected(library: Library, names: list[str]) -> dict[str, RunReader]:
     if not names:
         raise ConfigError("no run is named", "Ask with ?run=NAME")
     if len(names) > MAX_SELECTED:
@@ -282,7 +282,7 @@ def _cursor(text: str) -> tuple[str, int]:
     return name, int(cursor)
 
 
-def _payload(chosen: dict[str, Run]) -> bytes:
+def _payload(chosen: dict[str, RunReader]) -> bytes:
     # The cursors are read first: what is written in between comes again over the stream, and is not added twice.
     cursors = [run.cursor for run in chosen.values()]
     marks = [{"id": name, "cursor": cursor} for name, cursor in zip(chosen, cursors)]
@@ -290,7 +290,7 @@ def _payload(chosen: dict[str, Run]) -> bytes:
 
 
 async def _stream(
-    request: Request, chosen: dict[str, tuple[Run, int]], streams: anyio.CapacityLimiter
+    request: Request, chosen: dict[str, tuple[RunReader, int]], streams: anyio.CapacityLimiter
 ) -> AsyncIterator[str]:
     cursors = {name: cursor for name, (_, cursor) in chosen.items()}
     states: dict[str, str] = {}
@@ -322,7 +322,7 @@ async def _stream(
             await anyio.sleep(POLL_SECONDS)
 
 
-def _changes(run: Run, cursor: int) -> Changes | None:
+def _changes(run: RunReader, cursor: int) -> Changes | None:
     return run.since(cursor) if run.cursor != cursor else None
 
 

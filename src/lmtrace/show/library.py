@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmtrace.analysis.findings import findings
 from lmtrace.errors import RunError, TraceError
 from lmtrace.records.inspection import inspections_stamp
 from lmtrace.records.layout import DATABASE
-from lmtrace.records.run import Run, open_run
+from lmtrace.records.reader import RunReader, open_database
 
 MAX_DEPTH = 4
 MAX_RUNS = 2_000
@@ -22,7 +23,7 @@ FINDINGS_SECONDS = 60.0
 
 @dataclass(slots=True)
 class _Open:
-    run: Run
+    run: RunReader
     identity: tuple[int, int]
     cursor: int = -1
     summary: dict[str, Any] | None = None
@@ -60,7 +61,7 @@ class Library:
                     self._open.pop(gone).run.close()
             return list(self._paths)
 
-    def get(self, name: str) -> Run:
+    def get(self, name: str) -> RunReader:
         """Return an open run; its folder may have been replaced since the last call.
 
         Raises
@@ -81,7 +82,7 @@ class Library:
                 raise RunError(f"the run {name!r} was removed", "Choose one of the list")
             identity, entry = (status.st_dev, status.st_ino), self._open.get(name)
             if entry is None or entry.identity != identity:
-                entry = self._open[name] = _Open(open_run(path), identity)
+                entry = self._open[name] = _Open(RunReader(open_database(path)), identity)
             return entry
 
     def summaries(self) -> list[dict[str, Any]]:
@@ -118,7 +119,7 @@ class Library:
             cursor, now = entry.run.cursor, time.monotonic()
             fresh = entry.run.status == "running" and now - entry.found_at[1] < FINDINGS_SECONDS
             if entry.findings is None or (cursor != entry.found_at[0] and not fresh):
-                entry.findings = list(entry.run.findings())
+                entry.findings = findings(entry.run)
                 entry.found_at = (cursor, time.monotonic())
             return entry.findings
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lmtrace.analysis.compare import compare
+from lmtrace.analysis.findings import findings as findings_of
 from lmtrace.errors import RunError
 from lmtrace.records.inspection import read_inspections
 from lmtrace.records.schema import Field, Series, SeriesKey
@@ -99,7 +100,7 @@ class Source:
         series = [s for s in series if len(s.steps)]
         for s in series:
             fields.setdefault(s.key.signal, {}).setdefault(s.key.metric, dataclasses.asdict(s.field))
-        found = run.findings() if findings is None else findings
+        found = findings_of(run) if findings is None else findings
         return cls(
             name=header.get("name") or "run",
             header=plain(header),

@@ -19,13 +19,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from lmtrace.numerics.design import Arrangement, Design, arranged
-from lmtrace.numerics.ridge import RealTargets, ridge_regressions
-from lmtrace.numerics.scores import bootstrap_weights
 from lmtrace.observe.interface import Needs, Signal, Sites, View
+from lmtrace.probing.closed_form import RealTargets, ridge_regressions
+from lmtrace.probing.rows import Arrangement, Design, arranged
+from lmtrace.probing.scores import bootstrap_weights
+from lmtrace.probing.tasks import word_arrangement
 from lmtrace.records.schema import Field, Record
 from lmtrace.text.panel import Panel
-from lmtrace.text.probe_task import word_arrangement
 
 EMBED = "embed"
 SPLIT = "sentence"

@@ -1,7 +1,7 @@
 """Which annotation can be read off each site by a linear probe, on words that the probe has not learned from.
 
 A probe is fitted anew at every measurement and every site, on the training part of the panel's labelled words, and judged on
-the test part (`lmtrace.numerics.probing`). Two splits: by sentence, and "lexical", where no word type of the test part
+the test part (`lmtrace.probing.linear`). Two splits: by sentence, and "lexical", where no word type of the test part
 occurs in the training part; on layers that the word decides (category, part of speech) the first only says that the
 probe has learned the dictionary. The default probe is softmax regression of few steps, of which the first is ridge
 regression: four, three on unseen words, twelve at the embedding, within a point or two of converged regression or above it.
@@ -31,20 +31,20 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
-from lmtrace.numerics.codelength import codelength
-from lmtrace.numerics.design import WAYS, Arranged, Design, Targets
 from lmtrace.numerics.estimate import Estimate
-from lmtrace.numerics.probe_files import load_probes
-from lmtrace.numerics.probing import KINDS, SPLITS, Fit, Kind, SplitName, fit, majority
-from lmtrace.numerics.ridge import Linear
-from lmtrace.numerics.scores import Tally
 from lmtrace.observe.interface import Needs, Signal, Sites, View
 from lmtrace.observe.sites import embed_of
+from lmtrace.probing.closed_form import Linear
+from lmtrace.probing.codelength import codelength
+from lmtrace.probing.kept import load_probes
+from lmtrace.probing.label_sets import coarsen, layer_of
+from lmtrace.probing.linear import KINDS, SPLITS, Fit, Kind, SplitName, fit, majority
+from lmtrace.probing.rows import WAYS, Arranged, Design, Targets
+from lmtrace.probing.scores import Tally
+from lmtrace.probing.spans import POOLS
+from lmtrace.probing.tasks import ProbeTask, TaskGroup, probe_task, task_groups
 from lmtrace.records.schema import Field, Record
-from lmtrace.text.label_sets import coarsen, layer_of
 from lmtrace.text.panel import Panel
-from lmtrace.text.probe_task import ProbeTask, TaskGroup, probe_task, task_groups
-from lmtrace.text.spans import POOLS
 
 DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "number", "Tense", "tense")
 """Layers that a probe without `labels` reads: the first `NUM_DEFAULT` that the panel has; upos only without category."""

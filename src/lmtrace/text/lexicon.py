@@ -10,7 +10,7 @@ import numpy as np
 from lmtrace.text.sequences import special_id
 
 if TYPE_CHECKING:
-    from lmtrace.text.panel import Panel
+    from lmtrace.text.panel_content import PanelContent
 
 END = "</s>"
 LAYERS = ("category", "upos")
@@ -50,7 +50,7 @@ class Lexicon:
         return groups
 
 
-def build(panel: Panel) -> Lexicon | None:
+def build(panel: PanelContent) -> Lexicon | None:
     """Return the lexicon by the oracle, else by the panel's layer "category" or "upos", else None."""
     exact = panel.truth.token_category if panel.truth is not None else None
     if exact is not None:

@@ -88,10 +88,9 @@ class Panel:
         self.word_types = np.fromiter((index[form] for form in forms), np.int64, len(forms))
         self.heads = self._flat_heads()
 
-        built = streams.build(self.sentences, self.encodings, tokenizer, settings, self.word_offsets)
+        self._streams = built = streams.build(self.sentences, self.encodings, tokenizer, settings, self.word_offsets)
         self.encoder, self.decoder, self.predictions = built.encoder, built.decoder, built.predictions
         self.target = built.target
-        self._column, self._prediction_offsets = built.column, built.prediction_offsets
 
         keep = self.encoder.word_first >= 0
         values = label_layers.layer_values(self.sentences)
@@ -342,7 +341,7 @@ class Panel:
             if side is not None:
                 for array in (*side.ids, side.offsets, side.word_first, side.word_last):
                     digest.update(array.tobytes())
-        for array in (self.word_types, self.predictions.target, self.predictions.word, self._column):
+        for array in (self.word_types, self.predictions.target, self.predictions.word, self._streams.column):
             digest.update(array.tobytes())
         digest.update("\x1f".join(self.type_names).encode())
         for name in sorted(self._layers):
@@ -380,7 +379,7 @@ class Panel:
             key = ("text.panel.batches", size, price, rising.tobytes())
             begin = self.once(key, lambda: streams.cuts(rising, size, price))
         for part in np.split(rows, begin) if len(rows) else ():
-            yield streams.pad(self, part, cast(Literal["left", "right"], padding_side))
+            yield streams.pad(self._streams, part, self.tokenizer, cast(Literal["left", "right"], padding_side))
 
     def describe(self) -> dict[str, Any]:
         """Return what a run's header says of its panel, as plain data."""

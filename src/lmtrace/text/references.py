@@ -24,7 +24,7 @@ from lmtrace.text.sequences import causal_affixes, encode_causal, special_id
 from lmtrace.text.tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
-    from lmtrace.text.panel import Panel
+    from lmtrace.text.panel_content import PanelContent
 
 RUNGS = ("uniform", "unigram", "bigram", "trigram", "construction", "oracle")
 """From knowing nothing to knowing the law."""
@@ -80,7 +80,7 @@ class Reference:
         return result[inverse.reshape(-1)]
 
 
-def build(panel: Panel, training: Iterable[Any] | None) -> tuple[dict[str, Reference], dict[str, str]]:
+def build(panel: PanelContent, training: Iterable[Any] | None) -> tuple[dict[str, Reference], dict[str, str]]:
     """Return (rung -> reference, rung -> why it is missing).
 
     Parameters
@@ -137,7 +137,7 @@ def _sequences(training: Any, tokenizer: Any) -> list[list[int]]:
     return [row for row in rows if len(row) > 1]
 
 
-def _contexts(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+def _contexts(panel: PanelContent) -> tuple[np.ndarray, np.ndarray]:
     """Return the last token before each prediction and the one before that (-1 where the sequence begins)."""
     previous, before = [], []
     for ids in panel.encoder.ids:
@@ -146,7 +146,7 @@ def _contexts(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(previous), np.concatenate(before)
 
 
-def _construction(panel: Panel, training: Any) -> tuple[np.ndarray, np.ndarray] | str:
+def _construction(panel: PanelContent, training: Any) -> tuple[np.ndarray, np.ndarray] | str:
     """Return (mix, basis): which categories follow which, and how frequent the words of a category are.
 
     p(w | prefix) = sum_c p(c | categories of the prefix) p(w | c): the whole prefix of categories, backed off to the last

@@ -20,7 +20,6 @@ from lmtrace.text.sequences import (
 )
 
 if TYPE_CHECKING:
-    from lmtrace.text.panel import Panel
     from lmtrace.text.sentences import AnnotatedSentence
 
 
@@ -199,16 +198,16 @@ def cuts(lengths: np.ndarray, size: int, price: int) -> np.ndarray:
     return np.array(found[::-1], np.int64)
 
 
-def pad(panel: Panel, sequences: np.ndarray, side: Literal["left", "right"]) -> PanelBatch:
-    """Return these sequences of the panel as one padded batch."""
-    fill = special_id(panel.tokenizer, "pad", "eos") or 0
-    ids, mask, shift = _padded([panel.encoder.ids[i] for i in sequences], fill, side)
+def pad(streams: Streams, sequences: np.ndarray, tokenizer: Any, side: Literal["left", "right"]) -> PanelBatch:
+    """Return these sequences as one padded batch."""
+    fill = special_id(tokenizer, "pad", "eos") or 0
+    ids, mask, shift = _padded([streams.encoder.ids[i] for i in sequences], fill, side)
     decoder_ids = decoder_mask = None
-    if panel.decoder is not None:
+    if streams.decoder is not None:
         # A decoder starts at its first column; only what it reads from may be padded on the left.
-        decoder_ids, decoder_mask, _ = _padded([panel.decoder.ids[i] for i in sequences], fill, "right")
+        decoder_ids, decoder_mask, _ = _padded([streams.decoder.ids[i] for i in sequences], fill, "right")
         shift = np.zeros(len(sequences), np.int64)
-    offsets = panel._prediction_offsets
+    offsets = streams.prediction_offsets
     index = np.concatenate([np.arange(int(offsets[i]), int(offsets[i + 1])) for i in sequences])
     row = np.repeat(np.arange(len(sequences)), offsets[sequences + 1] - offsets[sequences])
     positions = None
@@ -216,8 +215,8 @@ def pad(panel: Panel, sequences: np.ndarray, side: Literal["left", "right"]) -> 
         positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
     return PanelBatch(
         sequences=sequences, input_ids=ids, attention_mask=mask, decoder_input_ids=decoder_ids,
-        decoder_attention_mask=decoder_mask, predict_row=row, predict_column=panel._column[index] + shift[row],
-        index=index, targets=panel.predictions.target[index], position_ids=positions,
+        decoder_attention_mask=decoder_mask, predict_row=row, predict_column=streams.column[index] + shift[row],
+        index=index, targets=streams.predictions.target[index], position_ids=positions,
     )  # fmt: skip
 
 

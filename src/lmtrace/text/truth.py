@@ -16,7 +16,7 @@ from lmtrace.text.sentences import take
 from lmtrace.text.sequences import special_id
 
 if TYPE_CHECKING:
-    from lmtrace.text.panel import Panel
+    from lmtrace.text.panel_content import PanelContent
 
 LN2 = float(np.log(2.0))
 FORBIDDEN = 1e-12
@@ -24,7 +24,7 @@ FORBIDDEN = 1e-12
 _CACHE_BYTES = 512 * 2**20
 
 
-def find_truth(panel: Panel, oracle: Any, originals: Any) -> tuple[Truth | None, str]:
+def find_truth(panel: PanelContent, oracle: Any, originals: Any) -> tuple[Truth | None, str]:
     """Return (`Truth`, "") where the corpus has an oracle that speaks the panel's tokens, else (None, the reason)."""
     if oracle is None:
         return None, "the corpus has no oracle"
@@ -61,7 +61,7 @@ class Truth:
         Tokenizer id of every form of the oracle's vocabulary, then of the end of sentence.
     """
 
-    def __init__(self, panel: Panel, oracle: Any, originals: Any, token_ids: np.ndarray) -> None:
+    def __init__(self, panel: PanelContent, oracle: Any, originals: Any, token_ids: np.ndarray) -> None:
         self.oracle, self.token_ids = oracle, token_ids
         self._sentences = originals
         self._vocabulary = len(panel.tokenizer)

@@ -32,7 +32,7 @@ FIELDS = {
 
 
 class SyntheticRun:
-    """Reads like `lmtrace.records.run.Run`."""
+    """Reads like `lmtrace.run.Run`."""
 
     def __init__(self, steps, floor=None):
         self.header = RunHeader(name="synthetic", fields=FIELDS, data={} if floor is None else {"floor_nats": floor})

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lmtrace.analysis.finding import say_duration
 from lmtrace.analysis.findings import findings
+from lmtrace.analysis.findings.finding import say_duration
 from lmtrace.records.schema import SeriesKey
 
 from .synthetic import SyntheticRun

@@ -10,9 +10,9 @@ from lmtrace.analysis.findings import findings
 from lmtrace.analysis.readings import measurements
 from lmtrace.analysis.replay import replay
 from lmtrace.analysis.stopping import Converged
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 
 from .synthetic import FIELDS, SyntheticRun
 

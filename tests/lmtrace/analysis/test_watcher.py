@@ -9,9 +9,9 @@ from lmtrace.analysis.alerts import alerts
 from lmtrace.analysis.replay import replay
 from lmtrace.analysis.stopping import Converged
 from lmtrace.analysis.watcher import Watcher
-from lmtrace.records.run import open_run
+from lmtrace.live.tracer import Tracer
+from lmtrace.run import open_run
 from lmtrace.signals.output import Output
-from lmtrace.tracer import Tracer
 
 from .test_stopping import STEPS, live, loss_curve, make
 

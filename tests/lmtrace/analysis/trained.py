@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 import absynth
-from lmtrace.records.run import open_run
+from lmtrace.live.tracer import Tracer
+from lmtrace.run import open_run
 from lmtrace.text.pairs import MinimalPair
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer
-from lmtrace.tracer import Tracer
 from lmtrace_helpers import PlainModel
 
 BATCH = 32

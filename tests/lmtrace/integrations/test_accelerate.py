@@ -17,8 +17,8 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
 import lmtrace
-from lmtrace.instrument import Instrument
 from lmtrace.jobs.data import Collator, training_rows
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.isolation import generator_fingerprint
 from lmtrace.signals import resolve
 from lmtrace_helpers import tiny

@@ -18,8 +18,8 @@ import absynth
 import lmtrace
 from lmtrace.cli.main import main
 from lmtrace.errors import DataError, ModelError
+from lmtrace.live.tracer import Tracer
 from lmtrace.signals.probe import Probe
-from lmtrace.tracer import Tracer
 
 ROWS = "1\tthe\tthe\tDET\t_\t_\t2\tdet\t_\t_\n2\tdog\tdog\tNOUN\t_\t_\t3\tnsubj\t_\t_\n3\truns\trun\tVERB\t_\t_\t0\troot\t_\t_\n\n"
 GOOD = (ROWS * 60).encode()

@@ -4,7 +4,7 @@ import pytest
 
 from lmtrace.jobs.demo import demo, demo_config
 from lmtrace.jobs.train import train
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 
 
 @pytest.mark.slow

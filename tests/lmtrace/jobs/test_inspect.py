@@ -16,14 +16,14 @@ from lmtrace.cli.main import app
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.jobs.inspect import inspect, inspect_checkpoints
 from lmtrace.jobs.train import config_of, train
+from lmtrace.live.tracer import Tracer
 from lmtrace.records.inspection import read_inspections
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 from lmtrace.show.pack import unpack
 from lmtrace.show.payload import build, inspections
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer
-from lmtrace.tracer import Tracer
 from lmtrace_helpers import PlainModel, tiny
 
 

@@ -13,17 +13,17 @@ import torch
 
 import lmtrace
 from lmtrace.errors import ConfigError
-from lmtrace.instrument import Instrument
 from lmtrace.jobs.memory import PeakMemory
 from lmtrace.jobs.plan import plan_training
 from lmtrace.jobs.train import config_of
+from lmtrace.live.tracer import Tracer
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.records.schema import Field, Record
-from lmtrace.tracer import Tracer
 
 RUN = """
 import json, sys
-from lmtrace.instrument import Instrument
+from lmtrace.observe.instrument import Instrument
 from lmtrace.jobs.memory import PeakMemory
 from lmtrace.jobs.train import config_of, train
 from lmtrace.observe.forward import device_of

@@ -11,9 +11,9 @@ import torch
 import lmtrace
 import lmtrace.functional as F
 from lmtrace.errors import ConfigError, DataError, RunError
-from lmtrace.numerics.design import Design, Targets
-from lmtrace.numerics.probing import fit
-from lmtrace.numerics.splits import sentence_split
+from lmtrace.probing.linear import fit
+from lmtrace.probing.rows import Design, Targets
+from lmtrace.probing.splits import sentence_split
 from lmtrace.signals.probe import Probe
 from lmtrace_helpers import tiny
 from probe_views import word_panel
@@ -168,7 +168,7 @@ def test_what_cannot_be_applied_says_why(models, panel, tmp_path):
         lmtrace.kept_probes(missed)
     with pytest.raises(RunError, match="does not exist"):
         lmtrace.kept_probes(tmp_path / "absent")
-    narrow = {"final|role|sentence|3": lmtrace.numerics.ridge.Linear(torch.ones(5, 3), torch.ones(3), 1.0)}
+    narrow = {"final|role|sentence|3": lmtrace.probing.closed_form.Linear(torch.ones(5, 3), torch.ones(3), 1.0)}
     F.save_probes(tmp_path / "narrow.safetensors", narrow)
     signal = Probe(
         labels=("role", "upos"), split="sentence", sites=("final",), apply=str(tmp_path / "narrow.safetensors")
@@ -212,7 +212,7 @@ def test_bad_files_are_one_line(tmp_path):
         assert name in str(caught.value)
     with pytest.raises(DataError):
         F.load_probes(tmp_path)
-    probe = lmtrace.numerics.ridge.Linear(torch.ones(2, 2), torch.ones(2), 1.0)
+    probe = lmtrace.probing.closed_form.Linear(torch.ones(2, 2), torch.ones(2), 1.0)
     for probes, path in (
         ({}, tmp_path / "x"),
         ({"a": torch.ones(2)}, tmp_path / "x"),

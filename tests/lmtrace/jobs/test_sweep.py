@@ -26,7 +26,7 @@ from lmtrace.jobs.analyze import analyze, load_checkpoint
 from lmtrace.jobs.checkpoints import Checkpoint, find_checkpoints, step_in, step_of, weight_hash
 from lmtrace.jobs.executors import Died, run_tasks
 from lmtrace.jobs.generate import generate
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 from lmtrace_helpers import tiny
 
 SIGNALS = "output,dimension,probe,similarity,weights"

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from lmtrace.errors import ModelError, SignalError
-from lmtrace.instrument import Instrument
 from lmtrace.jobs.models import STYLES
 from lmtrace.observe.capture import capture
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
 from lmtrace.observe.view import Measurement, MeasurementView

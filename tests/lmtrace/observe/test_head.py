@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lmtrace.instrument import Instrument
 from lmtrace.jobs.models import STYLES
 from lmtrace.observe.capture import capture, head_of
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
 from lmtrace.records.schema import Field

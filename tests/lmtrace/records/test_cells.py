@@ -12,9 +12,9 @@ from lmtrace.analysis.findings import findings
 from lmtrace.errors import TraceError
 from lmtrace.records.export import export
 from lmtrace.records.layout import TABLES
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field, Record, RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 from lmtrace.show.library import Library
 from lmtrace.show.report import write_report
 

@@ -10,9 +10,9 @@ import pytest
 from lmtrace.errors import ConfigError, RunError
 from lmtrace.records import export as export_module
 from lmtrace.records.export import COLUMNS, export
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Record
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import pytest
 
 from lmtrace.errors import RunError
 from lmtrace.records import files, layout
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Record
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 
 NOBODY = 65534
 

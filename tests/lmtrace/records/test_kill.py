@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lmtrace.records.run import Run, open_run
+from lmtrace.run import Run, open_run
 
 SCRIPT = Path(__file__).with_name("killed_writer.py")
 known = SimpleNamespace(**runpy.run_path(str(SCRIPT)))

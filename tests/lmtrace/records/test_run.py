@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmtrace.errors import ConfigError, RunError
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Record, RunHeader, SeriesKey
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 
 SITES = ("embed", "block.0", "block.1", "final")
 
@@ -204,7 +204,5 @@ def test_frame_needs_pandas_and_says_so(run, monkeypatch):
 
 
 def test_reading_a_run_does_not_import_torch():
-    code = (
-        "import sys, lmtrace.records.store, lmtrace.records.run, lmtrace.records.export; print('torch' in sys.modules)"
-    )
+    code = "import sys, lmtrace.records.store, lmtrace.run, lmtrace.records.export; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -14,9 +14,9 @@ import pytest
 
 from lmtrace.errors import RunError
 from lmtrace.records import memory, store
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field, Record, RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 
 
 def loss(step: int, value: float = 1.0, **rest) -> Record:

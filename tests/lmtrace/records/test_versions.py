@@ -11,9 +11,9 @@ import pytest
 
 from lmtrace.errors import RunError
 from lmtrace.records import layout, schema
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Record, RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 
 SAMPLES = sorted((Path(__file__).parent / "data").glob("schema-*"))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmtrace.analysis.finding import say_interval, say_when
+from lmtrace.analysis.findings.finding import say_interval, say_when
 from lmtrace.records.wording import counted, reach
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from lmtrace.errors import ConfigError, RunError
-from lmtrace.records.run import Run
 from lmtrace.records.store import RunWriter
+from lmtrace.show import library
 from lmtrace.show.dashboard import dashboard, host_name, is_local, serve
 from lmtrace.show.library import Library
 from lmtrace.show.pack import unpack
@@ -39,7 +39,7 @@ def folder(example: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_analysis(monkeypatch: pytest.MonkeyPatch, findings: list[dict[str, Any]]) -> None:
-    monkeypatch.setattr(Run, "findings", lambda self: findings)
+    monkeypatch.setattr(library, "findings", lambda run: findings)
 
 
 def get(

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from lmtrace.records.run import Run, open_run
+from lmtrace.run import open_run
+from lmtrace.show import library
 from lmtrace.show.dashboard import dashboard
 from lmtrace.show.pack import unpack
 from reference.example_run import measure, write_example
@@ -146,7 +147,7 @@ def test_requests_that_never_end_keep_nobody_waiting(folder: Path, serving: Serv
 def test_fifty_readers_while_a_run_is_written(
     tmp_path: Path, serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "findings", lambda self: [])
+    monkeypatch.setattr(library, "findings", lambda run: [])
     writer = write_example(tmp_path / "live", num_steps=200, finish=False)
     writing, problems, seen = threading.Event(), [], [0] * 50
     writing.set()

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lmtrace.records.run import open_run
+from lmtrace.run import open_run
 from lmtrace.show.dashboard import dashboard
 from lmtrace.show.report import write_report
 from reference.example_inspection import STEPS, example_inspection

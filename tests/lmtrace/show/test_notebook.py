@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmtrace.errors import ConfigError, RunError
-from lmtrace.records.run import Run, open_run
+from lmtrace.run import Run, open_run
 from lmtrace.show.notebook import findings_html, plot
 
 matplotlib = pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
@@ -86,10 +86,10 @@ def test_findings_of_a_run_are_a_list_that_a_notebook_shows(run: Run) -> None:
 
 def test_a_tracer_shows_where_it_is(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
+    from lmtrace.live.tracer import Tracer
     from lmtrace.text.panel import Panel
     from lmtrace.text.sentences import AnnotatedSentence
     from lmtrace.text.tokenizer import WordTokenizer
-    from lmtrace.tracer import Tracer
     from lmtrace_helpers import tiny
 
     sentences = [AnnotatedSentence(tokens=("a", f"b{i % 5}", "c")) for i in range(20)]

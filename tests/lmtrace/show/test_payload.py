@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field, Record, RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 from lmtrace.show.pack import Packer, read, unpack
 from lmtrace.show.payload import build
 from lmtrace.show.report import write_report

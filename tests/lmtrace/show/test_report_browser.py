@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lmtrace.analysis.compare import compare
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 from lmtrace.show.report import write_report
 from reference.example_run import header, records, write_example
 

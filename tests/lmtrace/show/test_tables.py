@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lmtrace.records.run import open_run
 from lmtrace.records.schema import Field, Series, SeriesKey
+from lmtrace.run import open_run
 from lmtrace.show.library import Library
 from lmtrace.show.tables import best_site, findings_table, number, print_findings, run_summary, runs_table, series_table
 

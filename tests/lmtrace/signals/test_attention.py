@@ -11,7 +11,7 @@ from transformers import FalconConfig, FalconForCausalLM
 
 import lmtrace
 from lmtrace.errors import ConfigError
-from lmtrace.instrument import Instrument
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.attention import Attention
 from lmtrace.text.panel import Panel
 from lmtrace_helpers import PlainModel, tiny
@@ -138,7 +138,7 @@ def test_maps_do_not_depend_on_padding(style, panel, tokenizer):
     model = tiny(style, tokenizer)
     instrument = Instrument(model, panel, [Attention()], on_error="raise")
     whole = {(r.metric, r.site, r.split): r for r in instrument.measure(0) if r.signal == "attention"}
-    import lmtrace.instrument as module
+    import lmtrace.observe.instrument as module
 
     original = module.batch_size_for
     try:

@@ -8,8 +8,8 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from lmtrace.numerics.design import Arranged, Arrangement
-from lmtrace.numerics.splits import sentence_split
+from lmtrace.probing.rows import Arranged, Arrangement
+from lmtrace.probing.splits import sentence_split
 from lmtrace.signals.belief import Belief, HeldOut
 from lmtrace.signals.probe import Probe
 from lmtrace_helpers import PlainModel

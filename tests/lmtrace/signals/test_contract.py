@@ -12,8 +12,8 @@ import torch
 
 import absynth
 from lmtrace.errors import SignalError
-from lmtrace.instrument import Instrument
 from lmtrace.integrations.absynth import minimal_pairs
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.records.schema import Field, Record
 from lmtrace.signals import available

@@ -17,9 +17,9 @@ from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 from lmtrace.errors import ConfigError, DataError, ModelError
-from lmtrace.instrument import Instrument
 from lmtrace.numerics.hessian_operator import HessianOperator
 from lmtrace.numerics.hutchinson import rademacher
+from lmtrace.observe.instrument import Instrument
 from lmtrace.records.schema import Record
 from lmtrace.signals.curvature import FIELDS, Curvature
 from lmtrace_helpers import PlainModel, tiny
@@ -233,7 +233,7 @@ def test_the_next_measurement_starts_from_this_one(problem, monkeypatch):
     assert view.memory["start"].dtype == torch.float16
     assert view.memory["start"].numel() == len(dense)
     calls = []
-    monkeypatch.setattr("lmtrace.observe.curvature.warm_start", lambda v, g: calls.append(v) or v[0])
+    monkeypatch.setattr("lmtrace.signals.curvature.problem.warm_start", lambda v, g: calls.append(v) or v[0])
     second = measure(view, quantities=("spectrum",), tolerance=0.01, max_products=300, warm_start=True)
     assert len(calls) == 1
     key = ("lambda_max", None, None)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lmtrace.errors import ConfigError
-from lmtrace.instrument import Instrument
 from lmtrace.numerics.covariance import anisotropy, effective_rank, participation_ratio, pca_dimension
 from lmtrace.numerics.dimension import gride, mle, two_nn, two_nn_ml
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.dimension import Dimension
 from planted_view import PlantedView, find, measured
 

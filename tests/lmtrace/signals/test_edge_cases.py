@@ -15,7 +15,7 @@ import torch
 
 import absynth
 from fake_view import FakeView
-from lmtrace.instrument import Instrument
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.belief import Belief
 from lmtrace.signals.errors import Errors
 from lmtrace.signals.ladder import Ladder
@@ -282,7 +282,7 @@ def test_what_the_cases_give():
     records, panel = measured("probe", "longer than the context")
     cut = panel.encoder.word_first < 0
     assert 50 < cut.sum() < panel.num_words
-    from lmtrace.numerics.splits import sentence_split
+    from lmtrace.probing.splits import sentence_split
 
     role = panel.labels("role").codes
     [accuracy] = [r for r in records.values() if (r.metric, r.label, r.site) == ("accuracy", "role", "embed")]

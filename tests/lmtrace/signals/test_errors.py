@@ -8,7 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import absynth
-from lmtrace.instrument import Instrument
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.signals.errors import Errors, diagnose, sample_sentences
 from lmtrace.text.panel import Panel

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lmtrace.errors import ConfigError
-from lmtrace.instrument import Instrument
 from lmtrace.observe.forward import inputs_of, logits_of, mean_loss
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.gradient import Gradient
 from lmtrace.text.panel import Panel
 from lmtrace_helpers import tiny

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from lmtrace.errors import ConfigError
-from lmtrace.instrument import Instrument
 from lmtrace.observe.forward import default_forward, inputs_of, logits_of
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.lens import Lens, prediction_rows
 from lmtrace_helpers import PlainModel, tiny
 from planted_view import find

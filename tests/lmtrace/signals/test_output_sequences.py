@@ -13,8 +13,8 @@ import torch
 import absynth
 import lmtrace
 from fake_view import FakeView
-from lmtrace.instrument import Instrument
 from lmtrace.numerics.prediction import corpus_bleu
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.output import Output
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from lmtrace.errors import DataError
-from lmtrace.instrument import Instrument
 from lmtrace.jobs.data import train_bpe
 from lmtrace.numerics import pairs as F
 from lmtrace.numerics.pairs import wilson_interval
+from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.signals.pairs import Pairs, encode, log_likelihoods
 from lmtrace.text.pairs import MinimalPair, as_pairs, read_pairs

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from lmtrace.errors import ConfigError
-from lmtrace.numerics.probing import linear_probe
+from lmtrace.probing.edges import candidates
+from lmtrace.probing.label_sets import SETS, coarsen
+from lmtrace.probing.linear import linear_probe
 from lmtrace.signals.probe import Probe
 from lmtrace.testing import check_signal
-from lmtrace.text.edges import candidates
-from lmtrace.text.label_sets import SETS, coarsen
 from lmtrace.text.panel import LabelLayer, Panel
 from lmtrace.text.sentences import AnnotatedSentence
 from lmtrace.text.tokenizer import WordTokenizer
@@ -208,7 +208,7 @@ def test_which_predicate_governs_an_argument():
 
 
 def _test_sentences(panel):
-    from lmtrace.numerics.splits import sentence_split
+    from lmtrace.probing.splits import sentence_split
 
     return np.unique(panel.word_sentence[sentence_split(panel.word_sentence, 0)])
 

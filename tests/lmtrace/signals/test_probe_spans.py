@@ -9,12 +9,12 @@ import torch
 import absynth
 import lmtrace
 from lmtrace.errors import ConfigError
-from lmtrace.numerics.probing import linear_probe
-from lmtrace.numerics.splits import sentence_split
+from lmtrace.probing.edges import candidates
+from lmtrace.probing.linear import linear_probe
+from lmtrace.probing.spans import find_spans
+from lmtrace.probing.splits import sentence_split
 from lmtrace.signals.probe import Probe
-from lmtrace.text.edges import candidates
 from lmtrace.text.sentences import AnnotatedSentence
-from lmtrace.text.spans import find_spans
 from lmtrace_helpers import tiny
 from probe_views import PlantedView, by, planted_activations
 from text_corpora import fast_tokenizer

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import absynth
-from lmtrace.instrument import Instrument
 from lmtrace.integrations.absynth import minimal_pairs
 from lmtrace.observe.forward import default_forward, logits_of
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.belief import Belief
 from lmtrace.signals.ladder import Ladder
 from lmtrace.signals.output import Output

@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from lmtrace.numerics.splits import sentence_split
-from lmtrace.numerics.structural import (
+from lmtrace.probing.splits import sentence_split
+from lmtrace.signals.tree_probe import TreeProbe
+from lmtrace.signals.tree_probe.structural import (
     Sentences,
     distance_spearman,
     linear_chain,
@@ -14,7 +15,6 @@ from lmtrace.numerics.structural import (
     tree_distances,
     uuas,
 )
-from lmtrace.signals.tree_probe import TreeProbe
 from lmtrace.testing import check_signal
 from probe_views import PlantedView, by, word_panel
 from reference.probing import tree_distance_by_walk, uuas_by_hand

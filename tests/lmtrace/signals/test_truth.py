@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fake_view import FakeView
-from lmtrace.instrument import Instrument
 from lmtrace.observe import capture
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.truth import Truth, divergence
 from lmtrace.text.panel import Panel
 from lmtrace.text.tokenizer import WordTokenizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lmtrace.errors import ConfigError
-from lmtrace.instrument import Instrument
+from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.weights import Weights
 from planted_view import PlantedView, find, measured
 

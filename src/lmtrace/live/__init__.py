@@ -1,0 +1,1 @@
+"""While a model trains: what is due, told, remembered and written."""

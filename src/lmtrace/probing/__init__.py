@@ -1,0 +1,1 @@
+"""Probes: rows of a site under a split, an estimator, its scores and its nulls."""

@@ -1,0 +1,218 @@
+"""Whether the syntax tree of a sentence can be read off a site: the structural probe.
+
+A linear map B of rank r is fitted on the training sentences so that ||B (h_i - h_j)||^2 is the number of steps between words
+i and j in the tree. On the test sentences: UUAS, the share of the tree's edges in the minimum spanning tree of the predicted
+distances, and the Spearman correlation of distances. The null of both is the linear chain, where the distance is |i - j|.
+
+When it misleads: in short sentences most edges join neighbours, so compare with the chain, not with zero; position alone lets a
+probe reach the chain; the untrained model (step 0) is the second null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmtrace.errors import ConfigError, DataError
+from lmtrace.numerics.moments import all_finite
+from lmtrace.observe.interface import Needs, Signal, Sites, View
+from lmtrace.observe.sites import embed_of
+from lmtrace.probing.splits import sentence_split
+from lmtrace.records.schema import Field, Record
+from lmtrace.signals.tree_probe.structural import (
+    Sentences,
+    distance_ranks,
+    distance_spearman,
+    linear_chain,
+    rank_correlation,
+    structural_probes,
+    tree_distances,
+    uuas,
+)
+from lmtrace.text.panel import Panel
+
+MIN_SENTENCES = 10
+MIN_WORDS = 3
+
+
+def _score(metric: str, title: str, low: float, meaning: str) -> Field:
+    null = "the linear chain: distance in words"
+    return Field(metric=metric, title=title, low=low, high=1.0, better="up", null=null, meaning=meaning)
+
+
+def _gain(metric: str, title: str, of: str) -> Field:
+    meaning = f"{of} minus that at the embedding site, paired by sentence."
+    return Field(metric=metric, title=title, low=-2.0, high=2.0, better="up", null="no gain: zero", meaning=meaning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeProbe(Signal):
+    """Structural probe per site.
+
+    Parameters
+    ----------
+    sites
+        "all" or names. Without "embed" there is no gain over it.
+    rank
+        Rows of the map.
+    max_words
+        Longer sentences are left out: the cost grows with the square of the length.
+    num_steps
+        Of Adam after the closed form, on all training sentences at once.
+    seed
+        Of the split; the same at every step.
+    """
+
+    sites: Sites = "all"
+    rank: int = 32
+    max_words: int = 40
+    num_steps: int = 30
+    seed: int = 0
+
+    name = "tree_probe"
+    stride = 5
+    cost = "no pass of its own; about a twentieth of a second per site and 5,000 words"
+    source = "Hewitt and Manning 2019"
+    fields = (
+        _score("uuas", "Tree edges found (UUAS)", 0.0, "Share of gold edges in the spanning tree of the distances."),
+        _score("spearman", "Tree distance correlation", -1.0, "Spearman correlation of predicted and gold distances."),
+        _gain("uuas_gain_over_embed", "UUAS gain over the embedding", "UUAS"),
+        _gain("spearman_gain_over_embed", "Correlation gain over the embedding", "The correlation"),
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("rank", 1), ("max_words", MIN_WORDS), ("num_steps", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"tree_probe: {name} is {getattr(self, name)}", f"It must be at least {least}")
+
+    def needs(self, panel: Panel) -> Needs:
+        """Return the need of the sites' activations."""
+        return Needs(sites=self.sites)
+
+    def measure(self, view: View) -> Iterator[Record]:
+        """Yield the scores at every site, the embedding first."""
+        trees = _trees(view.panel, self.max_words, self.seed)
+        if trees.reason:
+            yield self.record(view, "uuas", missing=trees.reason)
+            return
+        words: dict[str, Tensor] = {}
+        for site in sorted(view.sites, key=lambda name: name != embed_of(name)):
+            try:
+                x = view.words(site)
+            except DataError as error:  # a decoder that answers with logical forms reads none of the panel's words
+                yield self.record(view, "uuas", site=site, missing=error.message)
+                continue
+            if not all_finite(x):
+                yield self.record(view, "uuas", site=site, missing="activations that are not finite")
+                continue
+            words[site] = x
+        at_embed: dict[tuple[str, str], np.ndarray] = {}
+        for site, found in self._fit_and_score(words, trees).items():
+            for metric, values in found.items():
+                yield self._mean(view, metric, values, site, trees.chain[metric])
+                if site == embed_of(site):
+                    at_embed[site, metric] = values
+                elif (start := (embed_of(site), metric)) in at_embed:
+                    yield self._mean(view, f"{metric}_gain_over_embed", values - at_embed[start], site, 0.0)
+
+    def _fit_and_score(self, words: dict[str, Tensor], trees: _Trees) -> dict[str, dict[str, np.ndarray]]:
+        """Return site -> metric -> [test sentences], of probes of the words [panel's words, d] of every site."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for device in dict.fromkeys(x.device for x in words.values()):
+            here = {site: x for site, x in words.items() if x.device == device}
+            probes = structural_probes(list(here.values()), trees.training(device), self.rank, self.num_steps)
+            scores = {metric: np.empty((len(here), int(trees.test.sum()))) for metric in trees.chain}
+            for place, rows, gold, ranks in trees.judged:
+                index = torch.as_tensor(rows, device=device)
+                predicted = np.stack(
+                    [probe.distances(x[index].float()) for x, probe in zip(here.values(), probes, strict=True)]
+                )
+                scores["uuas"][:, place] = uuas(predicted, np.broadcast_to(gold, predicted.shape))
+                scores["spearman"][:, place] = rank_correlation(distance_ranks(predicted), ranks)
+            found |= {site: {metric: score[i] for metric, score in scores.items()} for i, site in enumerate(here)}
+        return {site: found[site] for site in words}
+
+    def _mean(self, view: View, metric: str, values: np.ndarray, site: str, null: float) -> Record:
+        stderr = float(values.std(ddof=1) / np.sqrt(len(values)))
+        return self.record(
+            view, metric, float(values.mean()), stderr=stderr, n=len(values), site=site, null=null, split="sentence"
+        )
+
+
+class _Trees:
+    """The panel's sentences that are trees and not cut, with their distances and their part."""
+
+    def __init__(self, panel: Panel, max_words: int, seed: int) -> None:
+        self.rows: list[np.ndarray] = []
+        self.gold: list[np.ndarray] = []
+        self._training: dict[torch.device, list[Sentences]] = {}
+        self.reason = ""
+        if panel.heads is None:
+            self.reason = "the panel has no syntactic heads"
+            return
+        reached = panel.encoder.word_first >= 0
+        starts = np.searchsorted(panel.word_sentence, np.arange(panel.num_sentences + 1))
+        for first, last in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            if not MIN_WORDS <= last - first <= max_words or not reached[first:last].all():
+                continue
+            heads = panel.heads[first:last]
+            distance = tree_distances(np.where(heads >= 0, heads - first, -1))
+            if distance is not None:
+                self.rows.append(np.arange(first, last))
+                self.gold.append(distance)
+        num = len(self.rows)
+        self.test = sentence_split(np.arange(num), seed) if num > 1 else np.zeros(num, bool)
+        if int(self.test.sum()) < MIN_SENTENCES:
+            self.reason = (
+                f"{num} sentences of {MIN_WORDS} to {max_words} words are whole trees; "
+                f"at least {MIN_SENTENCES} are needed in the test part"
+            )
+
+    def part(self, test: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return (rows, distances) of the sentences of one part."""
+        chosen = np.flatnonzero(self.test == test).tolist()
+        return [self.rows[i] for i in chosen], [self.gold[i] for i in chosen]
+
+    def training(self, device: torch.device) -> list[Sentences]:
+        """Return the training part in groups of similar length; made once per device."""
+        if device not in self._training:
+            self._training[device] = Sentences.by_length(*self.part(False), device)
+        return self._training[device]
+
+    @cached_property
+    def judged(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Return (places in the test part, rows [sentences, n], distances [sentences, n, n], their ranks) per length of sentence."""
+        rows, gold = self.part(True)
+        sizes = np.array([len(row) for row in rows])
+        found = []
+        for size in np.unique(sizes):
+            places = np.flatnonzero(sizes == size)
+            distance = np.stack([gold[i] for i in places])
+            found.append((places, np.stack([rows[i] for i in places]), distance, distance_ranks(distance)))
+        return found
+
+    @cached_property
+    def chain(self) -> dict[str, float]:
+        """Return the scores of the linear chain on the test part."""
+        gold = self.part(True)[1]
+        return {
+            "uuas": float(np.mean([uuas(linear_chain(len(g)), g) for g in gold])),
+            "spearman": float(np.mean([distance_spearman(linear_chain(len(g)), g) for g in gold])),
+        }
+
+
+_TREES: WeakKeyDictionary[Panel, dict[tuple[int, int], _Trees]] = WeakKeyDictionary()
+
+
+def _trees(panel: Panel, max_words: int, seed: int) -> _Trees:
+    """Return the trees; made once per panel, because they are the same at every step."""
+    known = _TREES.setdefault(panel, {})
+    if (max_words, seed) not in known:
+        known[max_words, seed] = _Trees(panel, max_words, seed)
+    return known[max_words, seed]
