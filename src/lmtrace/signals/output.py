@@ -86,10 +86,10 @@ class Output(Signal):
         Field(metric="exact_match", title="Exact match", low=0.0, high=1.0, better="up",
               meaning="Share of targets that greedy decoding gets wholly right, end included; those cut at max_length are left out."),
         Field(metric="bleu", title="BLEU", low=0.0, high=1.0, better="up",
-              meaning="n-gram overlap with the target of the teacher-forced most probable tokens, up to the first end."),
+              meaning="As sacrebleu, of token ids: the teacher-forced most probable ones up to the first end, against the target."),
     )  # fmt: skip
     cost = "about four passes over the logits, less than a tenth of the forward pass"
-    source = "Guo et al. 2017 (calibration); Papineni et al. 2002 (BLEU)"
+    source = "Guo et al. 2017 (calibration); Papineni et al. 2002, Post 2018 (BLEU)"
 
     def needs(self, panel: Panel) -> Needs:
         """Logits, and every layer that is broken down."""

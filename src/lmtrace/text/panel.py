@@ -346,7 +346,9 @@ class Panel:
         digest.update("\x1f".join(self.type_names).encode())
         for name in sorted(self._layers):
             layer = self._layers[name]
-            digest.update("\x1f".join((name, *layer.names)).encode())
+            # Bands of frequency were named without "rank" once: a panel keeps its hash.
+            names = [value.removeprefix("rank ") if name == "frequency" else value for value in layer.names]
+            digest.update("\x1f".join((name, *names)).encode())
             digest.update(layer.codes.tobytes())
         return digest.hexdigest()
 
