@@ -29,6 +29,7 @@ from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Signal
 from lmtrace.observe.isolation import generators_kept
 from lmtrace.observe.shards import check_division, whole
+from lmtrace.observe.weights import TRAINED, judged_weights
 from lmtrace.records.layout import DATABASE
 from lmtrace.records.schema import Record
 from lmtrace.records.store import RunWriter
@@ -286,7 +287,10 @@ class Tracer:
         trained = self._trained_before + self.budget.training_time()
         start, stops = time.perf_counter(), self.should_stop
         try:
-            with whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer:
+            with (
+                judged_weights(self.optimizer),
+                whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer,
+            ):
                 stops = on_main(lambda: self._measure_here(chosen, scalars, trained, optimizer))
         finally:
             self.should_stop = stops  # the same on every rank, also where rank 0 decided and then could not write
@@ -302,7 +306,7 @@ class Tracer:
         records = self.instrument.measure(step, chosen, optimizer, last=step == self.last_step)
         asked, decision = not self.should_stop, self._decide(step, records, scalars)
         if self._writer is not None:
-            events = [*adapted, *self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
+            events = [*self._weights_note(), *adapted, *self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
             if decision is not None and not hasattr(self.stop, "notes"):
                 events.append(("stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}))
             memory = remember(self.instrument, self.stop, self.budget, self.should_stop)
@@ -313,6 +317,13 @@ class Tracer:
                 self.sinks.log(step, records, self.instrument.fields)
         return self.should_stop
 
+    def _weights_note(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return once, at the first measurement of a run, what is to be known of weights that are not those that train."""
+        weights = self.instrument.weights
+        if self._count or weights == TRAINED:
+            return []
+        return [("weights", f"The weights that are measured are {weights}.", {"weights": weights})]
+
     def _decide(self, step: int, records: Sequence[Record], scalars: Scalars) -> Any:
         """Ask the stop rule; it sees the training losses since the last measurement and then the records."""
         if self.stop is None or self.should_stop:
@@ -322,6 +333,10 @@ class Tracer:
         decision = self.stop.update(step, records)
         self.should_stop = bool(decision) and bool(getattr(decision, "stop", True))
         return decision
+
+    def note(self, kind: str, text: str) -> None:
+        """Write an event beside the measurements."""
+        self._guarded(lambda: on_main(lambda: self._writer and self._writer.event(self.current_step, kind, text)))
 
     def checkpoint(self) -> None:
         """Tell that the training state after the current step is about to be saved, so that a resume from it is exact.

@@ -24,6 +24,7 @@ from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
 from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap, unwrap_optimizer
 from lmtrace.observe.view import Measurement, MeasurementView
+from lmtrace.observe.weights import measured_weights
 from lmtrace.records.schema import Field, Record
 from lmtrace.records.wording import OFF
 from lmtrace.text.panel import Panel
@@ -325,6 +326,11 @@ class Instrument:
             Record(step=step, signal=signal.name, metric=f.metric, split=split, missing=reason) for f in signal.fields
         ]
 
+    @property
+    def weights(self) -> str:
+        """Return in words which weights are measured: those that train, or averages of them."""
+        return measured_weights(self.model, self.optimizer)
+
     def describe(self) -> dict[str, Any]:
         """Return what the run's header says of the model."""
         parameters = list(self.model.parameters())
@@ -337,6 +343,7 @@ class Instrument:
             "num_trained": sum(p.numel() for p in parameters if p.requires_grad),
             "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
             "device": str(device_of(self.model)),
+            "weights": self.weights,
             "sites": list(self.known_sites),
             "config": {k: v for k, v in plain.items() if isinstance(v, (str, int, float, bool, type(None)))},
         }
