@@ -158,6 +158,17 @@ def curvature_findings(run: Readable) -> Iterator[Finding]:
         return
 
 
+def massive_findings(run: Readable) -> Iterator[Finding]:
+    """Name the dimensions and the token where a few coordinates own the variance."""
+    events = run.events("massive") if hasattr(run, "events") else ()  # pyright: ignore[reportAttributeAccessIssue]
+    keys = keys_of(run, "dimension", "top_coordinates")
+    for event in events[:1] if keys else ():
+        yield Finding(
+            kind="alert", sentence=event.text, numbers={"step": event.step, **event.data},
+            null="all coordinates alike", series=tuple(keys[:1]), site=event.data["site"],
+        )  # fmt: skip
+
+
 def combined_findings(run: Readable) -> Iterator[Finding]:
     """Place the published combined event, with the probability that unrelated curves show it."""
     curvature, dimension = whole(run, "curvature", "trace"), whole(run, "dimension", "two_nn")
