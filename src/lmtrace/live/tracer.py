@@ -306,7 +306,12 @@ class Tracer:
         records = self.instrument.measure(step, chosen, optimizer, last=step == self.last_step)
         asked, decision = not self.should_stop, self._decide(step, records, scalars)
         if self._writer is not None:
-            events = [*self._weights_note(), *adapted, *self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
+            events = [
+                *self._weights_note(),
+                *adapted,
+                *self.instrument.notes,
+                *(getattr(self.stop, "notes", ()) if asked else ()),
+            ]
             if decision is not None and not hasattr(self.stop, "notes"):
                 events.append(("stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}))
             memory = remember(self.instrument, self.stop, self.budget, self.should_stop)

@@ -9,7 +9,6 @@ import numpy as np
 
 from lmtrace.numerics.estimate import Estimate
 
-
 Z95 = 1.959964
 
 

@@ -200,7 +200,11 @@ class Instrument:
         self.know_end(found.trained)
         text = (
             f"At step {step} an end of sentence has a loss of {found.end:.2f} nats, everything else {found.words:.2f}: the model "
-            + ("is trained on ends, and they are averaged." if found.trained else "is not trained on ends: averages are those of the words alone.")
+            + (
+                "is trained on ends, and they are averaged."
+                if found.trained
+                else "is not trained on ends: averages are those of the words alone."
+            )
             + " Tell it with Panel.from_annotated(end=)."
         )
         data = {"end": found.trained, "end_loss": found.end, "word_loss": found.words, "uniform": found.uniform}

@@ -38,7 +38,9 @@ _RANDOM = "random subspaces: 1 - num_directions / d_model"
 _SHUFFLED = "unrelated tokens: the same, shuffled among the first, the last and the other tokens of their sequences"
 
 
-def _twice(metric: str, title: str, meaning: str, null: str = _SHUFFLED, low: float | None = None) -> tuple[Field, Field]:
+def _twice(
+    metric: str, title: str, meaning: str, null: str = _SHUFFLED, low: float | None = None
+) -> tuple[Field, Field]:
     """Return the field of a metric and that of its robust companion."""
     robust = f"{meaning} Of directions from the spatial median, in which no few tokens decide."
     return (
@@ -69,9 +71,21 @@ class Similarity(Signal):
     cost = "no pass of its own; num_points^2 x d_model operations per site"
     source = "Kornblith et al. 2019; Nguyen, Raghu and Kornblith 2021 (debiased); Bjoerck and Golub 1973; Visuri et al. 2000 (robust)"
     fields = (
-        *_twice("cka_previous", "CKA with the previous measurement", "Debiased linear CKA of the site now and at the measurement before."),
-        *_twice("cka_first", "CKA with the first measurement", "Debiased linear CKA of the site now and at the first measurement."),
-        *_twice("cka_below", "CKA with the site below", "Debiased linear CKA of the site and the one before it in the model."),
+        *_twice(
+            "cka_previous",
+            "CKA with the previous measurement",
+            "Debiased linear CKA of the site now and at the measurement before.",
+        ),
+        *_twice(
+            "cka_first",
+            "CKA with the first measurement",
+            "Debiased linear CKA of the site now and at the first measurement.",
+        ),
+        *_twice(
+            "cka_below",
+            "CKA with the site below",
+            "Debiased linear CKA of the site and the one before it in the model.",
+        ),
         Field(
             metric="cka_sites",
             title="CKA between sites",
@@ -100,7 +114,9 @@ class Similarity(Signal):
         for site in view.sites:
             points, shuffled = self._sample(view, site)
             yield from self._site(view, site, points, shuffled, plain.setdefault(_stream(site), {}), "")
-            yield from self._site(view, site, spatial_signs(points), shuffled, robust.setdefault(_stream(site), {}), "_robust")
+            yield from self._site(
+                view, site, spatial_signs(points), shuffled, robust.setdefault(_stream(site), {}), "_robust"
+            )
         for name, stream in plain.items():
             yield self._between(view, name, stream)
 
@@ -162,9 +178,7 @@ class Similarity(Signal):
             return self.record(view, metric, site=site, missing="nothing to compare with yet")
         value = subspace_drift(before.to(directions), directions)
         null = 1 - self.num_directions / len(directions)
-        return self.record(
-            view, metric, value, site=site, n=min(self.num_points, len(view.tokens(site))), null=null
-        )
+        return self.record(view, metric, value, site=site, n=min(self.num_points, len(view.tokens(site))), null=null)
 
     def _remember(self, view: View, what_of: str, matrix: Tensor | None, directions: Tensor | None) -> None:
         for what, value in (("gram", matrix), ("directions", directions)):

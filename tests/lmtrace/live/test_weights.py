@@ -59,7 +59,9 @@ class Averaging(torch.optim.Optimizer):
 
 
 def rows(tokenizer, sentences):
-    found = [torch.tensor([tokenizer.bos_token_id, *tokenizer.encode(s.tokens), tokenizer.eos_token_id]) for s in sentences]
+    found = [
+        torch.tensor([tokenizer.bos_token_id, *tokenizer.encode(s.tokens), tokenizer.eos_token_id]) for s in sentences
+    ]
     return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
 
 
@@ -72,7 +74,9 @@ def train(tokenizer, sentences, steps, tracer_of=None, told=True):
     for step in range(steps):
         part = ids[step * 8 % 64 :][:8]
         model.train()
-        model(input_ids=part, attention_mask=(part > 0).long(), labels=part.masked_fill(part == 0, -100)).loss.backward()
+        model(
+            input_ids=part, attention_mask=(part > 0).long(), labels=part.masked_fill(part == 0, -100)
+        ).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if tracer is not None:
@@ -97,9 +101,7 @@ def test_measured_are_the_averages_and_training_goes_on_bit_for_bit(told, panel,
     with Tracer(plain.eval(), panel, signals=[Output()], run=tmp_path / "later") as later:
         assert later.instrument.weights == "those that train"
     run = open_run(tmp_path / "r")
-    live, saved = (
-        r.series(signal="output", metric="loss").values[-1, 0] for r in (run, open_run(tmp_path / "later"))
-    )
+    live, saved = (r.series(signal="output", metric="loss").values[-1, 0] for r in (run, open_run(tmp_path / "later")))
     assert live == pytest.approx(saved, rel=1e-6)
     assert run.header.model["weights"] == "averaged: those of optimizer.eval()"
     assert [e.step for e in run.events("weights")] == [0]

@@ -65,9 +65,7 @@ def test_two_nn_ml_equals_scikit_dimension_at_every_discard(discard):
     assert value(two_nn_ml(x, discard)) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("average", "comb", "unbiased"), [("harmonic", "mle", False), ("arithmetic", "mean", True)]
-)
+@pytest.mark.parametrize(("average", "comb", "unbiased"), [("harmonic", "mle", False), ("arithmetic", "mean", True)])
 @pytest.mark.parametrize("k", [5, 12, 20])
 def test_mle_equals_scikit_dimension(average, comb, unbiased, k):
     """MacKay and Ghahramani's estimate has k - 1, Levina and Bickel's unbiased one k - 2."""

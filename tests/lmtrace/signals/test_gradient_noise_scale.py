@@ -33,9 +33,7 @@ def test_the_inverse_has_no_bias_where_the_scale_is_far_above_the_sample(expecte
     d, m, batch = 1200, 5, 6
     mean = rng.normal(size=d)
     mean /= np.linalg.norm(mean)
-    found = [
-        inverse_noise_scale(products(rng, m, batch, mean, np.sqrt(expected / d)), batch) for _ in range(1000)
-    ]
+    found = [inverse_noise_scale(products(rng, m, batch, mean, np.sqrt(expected / d)), batch) for _ in range(1000)]
     values, errors = np.array([e.value for e in found]), np.array([e.stderr for e in found])
     assert abs(values.mean() - 1 / expected) < 4 * values.std() / np.sqrt(1000)
     assert (values < 0).any() == (expected > 500)

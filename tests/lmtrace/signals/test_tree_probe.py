@@ -162,7 +162,9 @@ def test_the_null_is_the_linear_chain(panel):
         heads = [int(h - rows[0]) if h >= 0 else -1 for h in panel.heads[rows]]
         neighbours.append([abs(i - h) == 1 for i, h in enumerate(heads) if h >= 0])
     assert found.null == pytest.approx(np.mean(np.concatenate(neighbours)))
-    assert by(records, "uuas_by_sentence", site="block.0").null == pytest.approx(np.mean([np.mean(x) for x in neighbours]))
+    assert by(records, "uuas_by_sentence", site="block.0").null == pytest.approx(
+        np.mean([np.mean(x) for x in neighbours])
+    )
 
 
 def hewitt_and_manning(predicted, gold, marks):
@@ -206,9 +208,7 @@ def test_scores_are_those_of_hewitt_and_manning():
         marks.append(mark)
     predicted = [tree + rng.random(tree.shape) * 3 for tree in gold]
     predicted = [np.triu(p, 1) + np.triu(p, 1).T for p in predicted]
-    judged = [
-        Judged.of(np.array([i]), np.arange(n)[None], gold[i][None], ~marks[i][None]) for i, n in enumerate(sizes)
-    ]
+    judged = [Judged.of(np.array([i]), np.arange(n)[None], gold[i][None], ~marks[i][None]) for i, n in enumerate(sizes)]
     scores = TreeScores.empty(judged, 1)
     for group, distance in zip(judged, predicted, strict=True):
         scores.fill(group, distance[None, None])

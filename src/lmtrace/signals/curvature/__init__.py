@@ -308,7 +308,9 @@ class Curvature(Signal):
                 generator=view.generator("fresh"),
             )  # fmt: skip
             error = _residual(found)
-            yield self._or_missing(view, "component_lambda_max", found.largest, found.note, site=name, n=1, stderr=error)
+            yield self._or_missing(
+                view, "component_lambda_max", found.largest, found.note, site=name, n=1, stderr=error
+            )
 
     def _preconditioned(self, work: CurvatureBatch) -> Iterator[Record]:
         operator, view = work.operator, work.view

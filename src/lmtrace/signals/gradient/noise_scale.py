@@ -79,7 +79,11 @@ def noise_scale(products: np.ndarray, batch: int) -> Estimate:
 def _above(inverse: Estimate) -> str:
     """Return in words from where on the noise scale lies, at two standard errors."""
     highest = (inverse.value or 0.0) + 2 * (inverse.stderr or 0.0)
-    return f"the noise scale is above {1 / highest:.0f} sequences" if highest > 0 else "the noise scale is above what they show"
+    return (
+        f"the noise scale is above {1 / highest:.0f} sequences"
+        if highest > 0
+        else "the noise scale is above what they show"
+    )
 
 
 def _inverse(squares: float, pairs: float, m: int, batch: int) -> float:

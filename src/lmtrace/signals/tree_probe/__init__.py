@@ -78,8 +78,15 @@ class TreeProbe(Signal):
     cost = "no pass of its own; about a twentieth of a second per site and 5,000 words"
     source = "Hewitt and Manning 2019"
     fields = (
-        _score("uuas", "Tree edges found (UUAS)", 0.0, "Share of all gold edges, without punctuation, in the spanning trees."),
-        _score("uuas_by_sentence", "Tree edges found, mean over sentences", 0.0, "Mean of the share, punctuation included."),
+        _score(
+            "uuas",
+            "Tree edges found (UUAS)",
+            0.0,
+            "Share of all gold edges, without punctuation, in the spanning trees.",
+        ),
+        _score(
+            "uuas_by_sentence", "Tree edges found, mean over sentences", 0.0, "Mean of the share, punctuation included."
+        ),
         _score("spearman", "Tree distance correlation", -1.0, "Mean over sentence lengths from 5 to 50."),
         _gain("uuas_gain_over_embed", "UUAS gain over the embedding", "UUAS"),
         _gain("spearman_gain_over_embed", "Correlation gain over the embedding", "The correlation"),

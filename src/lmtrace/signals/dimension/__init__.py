@@ -34,7 +34,7 @@ from lmtrace.numerics.neighbours import Neighbours, nearest
 from lmtrace.numerics.robust import coordinate_shares, spatial_signs
 from lmtrace.observe.interface import Needs, Signal, Sites, View
 from lmtrace.records.schema import Field, Record
-from lmtrace.signals.massive import Massive, find_massive
+from lmtrace.signals.dimension.massive import Massive, find_massive
 from lmtrace.text.panel import Panel
 from lmtrace.text.panel_parts import Side
 
@@ -78,7 +78,9 @@ class Dimension(Signal):
         _dimension("mle", "Intrinsic dimension (MLE)", "From the k nearest distances, inverses averaged."),
         _dimension("participation_ratio", "Participation ratio", "(tr C)^2 / tr C^2 of the covariance C."),
         _dimension("effective_rank", "Effective rank", "exp of the entropy of the normalised singular values."),
-        _dimension("participation_ratio_robust", "Participation ratio, robust", "Of directions from the spatial median."),
+        _dimension(
+            "participation_ratio_robust", "Participation ratio, robust", "Of directions from the spatial median."
+        ),
         _dimension("effective_rank_robust", "Effective rank, robust", "Of directions from the spatial median."),
         _dimension("pca_95", "Components for 95 % of variance", "Principal components that hold 95 % of the variance."),
         Field(
@@ -225,7 +227,9 @@ class Dimension(Signal):
         total = float(shares.topk(min(3, len(shares))).values.sum())
         if not np.isfinite(total):
             return self.record(view, "top_coordinates", site=site, missing="activations that are not finite")
-        return self.record(view, "top_coordinates", min(1.0, total), site=site, n=len(points), null=min(1.0, 3 / len(shares)))
+        return self.record(
+            view, "top_coordinates", min(1.0, total), site=site, n=len(points), null=min(1.0, 3 / len(shares))
+        )
 
     def _owners(self, view: View, site: str, points: Tensor, rows: np.ndarray) -> Massive | None:
         """Return the coordinates that own the variance at a site and the tokens at which they do, or None."""

@@ -55,7 +55,11 @@ class Massive:
         """Return what a reader needs to know; `sites` are all those where it is so."""
         which = ", ".join(f"{c} ({100 * s:.0f} %)" for c, s in zip(self.coordinates, self.shares, strict=True))
         one = len(self.coordinates) == 1
-        where = f"{self.at_first:.0%} of them the first of a sequence" if self.at_first > 0.5 else f"{self.at_token:.0%} of them {self.token!r}"
+        where = (
+            f"{self.at_first:.0%} of them the first of a sequence"
+            if self.at_first > 0.5
+            else f"{self.at_token:.0%} of them {self.token!r}"
+        )
         more = f" So it is at {len(sites)} sites." if len(sites) > 1 else ""
         return (
             f"Dimension{'' if one else 's'} {which} of {self.site} own{'s' if one else ''} {self.share:.0%} of the variance, by "
