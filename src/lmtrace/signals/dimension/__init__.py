@@ -142,9 +142,6 @@ class Dimension(Signal):
         told = view.memory.get("massive told")
         for site in view.sites:
             points, rows = self._sample(view, site)
-            owners = self._owners(view, site, points, rows)
-            yield self._top_coordinates(view, site, points)
-            massive += [owners] if owners else []
             neighbours = nearest(points, max(self.k, 2 * max(self.scales)))
             n = len(neighbours.rows)
             yield self.record(view, "duplicates", neighbours.merged, site=site, n=neighbours.num_points)
@@ -153,9 +150,12 @@ class Dimension(Signal):
                 problem = f"{n} distinct points of {neighbours.num_points}; at least {MIN_POINTS} are needed"
             if problem:
                 for field in self.fields:
-                    if field.metric not in ("duplicates", "top_coordinates"):
+                    if field.metric != "duplicates":
                         yield self.record(view, field.metric, site=site, missing=problem)
                 continue
+            owners = self._owners(view, site, points, rows)
+            yield self._top_coordinates(view, site, points)
+            massive += [owners] if owners else []
             key = f"nulls {n} {points.shape[1]}"
             if key not in nulls:
                 nulls[key] = view.memory[key] if key in view.memory else self._null(view, n, points.shape[1])
@@ -225,8 +225,6 @@ class Dimension(Signal):
     def _top_coordinates(self, view: View, site: str, points: Tensor) -> Record:
         shares = coordinate_shares(points)
         total = float(shares.topk(min(3, len(shares))).values.sum())
-        if not np.isfinite(total):
-            return self.record(view, "top_coordinates", site=site, missing="activations that are not finite")
         return self.record(
             view, "top_coordinates", min(1.0, total), site=site, n=len(points), null=min(1.0, 3 / len(shares))
         )
