@@ -45,6 +45,11 @@ class LightningCallback(Callback):
         last = int(total) if math.isfinite(total) else None
         tracer = self._attached.begin(model, optimizers, self._step, last)
         trainer.should_stop = trainer.should_stop or tracer.should_stop
+        averages = [
+            type(c).__name__ for c in getattr(trainer, "callbacks", ()) if "WeightAveraging" in type(c).__name__
+        ]
+        if averages:
+            tracer.note("weights", f"Measured are the weights that train, not the averages of {', '.join(averages)}.")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count the forwards from here on as the batch's."""

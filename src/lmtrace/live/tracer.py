@@ -32,6 +32,7 @@ from lmtrace.observe.interface import Signal
 from lmtrace.observe.isolation import generators_kept
 from lmtrace.observe.optimizers import learning_rates, torch_optimizers
 from lmtrace.observe.shards import check_division, whole
+from lmtrace.observe.weights import TRAINED, judged_weights
 from lmtrace.records.layout import DATABASE
 from lmtrace.records.opening import remove_run
 from lmtrace.records.schema import Record, Status
@@ -340,10 +341,13 @@ class Tracer:
         self._scalars.add(self.current_step if step is None else step, **scalars)
 
     def note(self, kind: str, text: str, data: Mapping[str, Any] | None = None) -> None:
-        """Write an event of the present step."""
-        writer = self._writer
-        if writer is not None:
-            self._guarded(lambda: writer.event(self.current_step, kind, text, dict(data or {})))
+        """Write an event of the present step; on every rank, as `step`."""
+
+        def write() -> None:
+            if self._writer is not None:
+                self._writer.event(self.current_step, kind, text, dict(data or {}))
+
+        self._guarded(lambda: on_main(write))
 
     def _note_rates(self, *_: Any) -> None:
         """Keep the learning rates with which a step is made: a scheduler may move them before the step is told."""
@@ -369,7 +373,10 @@ class Tracer:
         trained = self._trained_before + self.budget.training_time()
         start, stops = time.perf_counter(), self.should_stop
         try:
-            with whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer:
+            with (
+                judged_weights(self.optimizer),
+                whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer,
+            ):
                 stops = on_main(lambda: self._measure_here(chosen, scalars, trained, optimizer))
         finally:
             self.should_stop = stops  # the same on every rank, also where rank 0 decided and then could not write
@@ -385,7 +392,7 @@ class Tracer:
         records = self.instrument.measure(step, chosen, optimizer, last=step == self.last_step)
         asked, decision = not self.should_stop, self._decide(step, records, scalars)
         if self._writer is not None:
-            events = [*adapted, *self.instrument.notes, *self._standing_still()]
+            events = [*self._weights_note(), *adapted, *self.instrument.notes, *self._standing_still()]
             events += getattr(self.stop, "notes", ()) if asked else ()
             if decision is not None and not hasattr(self.stop, "notes"):
                 events.append(("stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}))
@@ -405,6 +412,13 @@ class Tracer:
         self._still_told = True
         text = f"no weight has changed from step {self._measured} to step {self.current_step}: is this the model that is trained?"
         return [("unchanged weights", text, {"since": self._measured})]
+
+    def _weights_note(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return once, at the first measurement of a run, what is to be known of weights that are not those that train."""
+        weights = self.instrument.weights
+        if self._count or weights == TRAINED:
+            return []
+        return [("weights", f"The weights that are measured are {weights}.", {"weights": weights})]
 
     def _decide(self, step: int, records: Sequence[Record], scalars: Scalars) -> Any:
         """Ask the stop rule; it sees the training losses since the last measurement and then the records."""

@@ -7,6 +7,11 @@ that hold 95 % of the variance; anisotropy is the mean cosine. Equations: `lmtra
 The same sample of tokens is used at every step and site: of all that the model reads but padding, so begin and end of sentence
 are among them; masked models read them without masks. Equal tokens (all of them at the embedding) are merged first.
 
+Where a few coordinates own the variance (`top_coordinates`), as the massive activations of many language models do, participation
+ratio, effective rank and pca_95 are those of these coordinates; an event names them and the token. `_robust` ones are of the
+tokens' directions from their spatial median (`lmtrace.numerics.robust`), in which no few tokens decide; TwoNN, MLE and GRIDE are
+moved little.
+
 When it misleads: above about 20 dimensions 2,000 points are too few, and the number is a lower bound (metric
 `lower_bound`); estimates of runs with different `num_points` do not compare; noise of small scale raises TwoNN, look at the GRIDE curve.
 """
@@ -26,9 +31,12 @@ from lmtrace.numerics.covariance import anisotropy, covariance, effective_rank, 
 from lmtrace.numerics.dimension import MIN_POINTS, Gride, gride, lower_bound_limit, mle, two_nn, two_nn_ml
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.neighbours import Neighbours, nearest
+from lmtrace.numerics.robust import coordinate_shares, spatial_signs
 from lmtrace.observe.interface import Needs, Signal, Sites, View
 from lmtrace.records.schema import Field, Record
+from lmtrace.signals.dimension.massive import Massive, find_massive
 from lmtrace.text.panel import Panel
+from lmtrace.text.panel_parts import Side
 
 NULL = "the same estimate on an isotropic normal cloud of equal number of points and width"
 
@@ -70,6 +78,10 @@ class Dimension(Signal):
         _dimension("mle", "Intrinsic dimension (MLE)", "From the k nearest distances, inverses averaged."),
         _dimension("participation_ratio", "Participation ratio", "(tr C)^2 / tr C^2 of the covariance C."),
         _dimension("effective_rank", "Effective rank", "exp of the entropy of the normalised singular values."),
+        _dimension(
+            "participation_ratio_robust", "Participation ratio, robust", "Of directions from the spatial median."
+        ),
+        _dimension("effective_rank_robust", "Effective rank, robust", "Of directions from the spatial median."),
         _dimension("pca_95", "Components for 95 % of variance", "Principal components that hold 95 % of the variance."),
         Field(
             metric="anisotropy",
@@ -78,6 +90,14 @@ class Dimension(Signal):
             high=1.0,
             null="no common direction: zero",
             meaning="Mean cosine between two different tokens.",
+        ),
+        Field(
+            metric="top_coordinates",
+            title="Variance in three coordinates",
+            low=0.0,
+            high=1.0,
+            null="all coordinates alike: 3 / d_model",
+            meaning="Share of the tokens' variance that lies in the three coordinates with the most.",
         ),
         Field(
             metric="duplicates",
@@ -118,8 +138,10 @@ class Dimension(Signal):
     def measure(self, view: View) -> Iterator[Record]:
         """Yield every field at every site."""
         nulls: dict[str, Tensor] = {}
+        massive: list[Massive] = []
+        told = view.memory.get("massive told")
         for site in view.sites:
-            points = self._sample(view, site)
+            points, rows = self._sample(view, site)
             neighbours = nearest(points, max(self.k, 2 * max(self.scales)))
             n = len(neighbours.rows)
             yield self.record(view, "duplicates", neighbours.merged, site=site, n=neighbours.num_points)
@@ -131,13 +153,21 @@ class Dimension(Signal):
                     if field.metric != "duplicates":
                         yield self.record(view, field.metric, site=site, missing=problem)
                 continue
-            key = f"null {n} {points.shape[1]}"
+            owners = self._owners(view, site, points, rows)
+            yield self._top_coordinates(view, site, points)
+            massive += [owners] if owners else []
+            key = f"nulls {n} {points.shape[1]}"
             if key not in nulls:
                 nulls[key] = view.memory[key] if key in view.memory else self._null(view, n, points.shape[1])
             distinct = points[torch.from_numpy(neighbours.rows).to(points.device)]
             yield from self._records(view, site, distinct, neighbours, nulls[key].tolist())
         view.memory.clear()
         view.memory.update(nulls)
+        if massive and told is None:
+            strongest = max(massive, key=lambda found: found.share)
+            view.note("massive", strongest.sentence([found.site for found in massive]), strongest.data())
+        if massive or told is not None:
+            view.memory["massive told"] = torch.ones(1)
 
     def _records(
         self, view: View, site: str, points: Tensor, neighbours: Neighbours, nulls: list[float]
@@ -164,13 +194,15 @@ class Dimension(Signal):
         return self.record(view, metric, estimate.value, site=site, **rest)
 
     def _estimates(self, points: Tensor, neighbours: Neighbours) -> dict[str, Estimate]:
-        components = covariance(points)
+        components, directions = covariance(points), covariance(spatial_signs(points))
         return {
             "two_nn": two_nn(neighbours),
             "two_nn_ml": two_nn_ml(neighbours),
             "mle": mle(neighbours, self.k),
             "participation_ratio": participation_ratio(components),
             "effective_rank": effective_rank(components),
+            "participation_ratio_robust": participation_ratio(directions),
+            "effective_rank_robust": effective_rank(directions),
             "pca_95": pca_dimension(components, 0.95),
         }
 
@@ -180,20 +212,32 @@ class Dimension(Signal):
         estimates = self._estimates(cloud, nearest(cloud, self.k))
         return torch.tensor([np.nan if e.value is None else e.value for e in estimates.values()], dtype=torch.float64)
 
-    def _sample(self, view: View, site: str) -> Tensor:
-        """Return the sampled points of a site: the same rows at every step, and at every site of the same stream."""
+    def _sample(self, view: View, site: str) -> tuple[Tensor, np.ndarray]:
+        """Return the sampled points of a site and their rows: the same at every step, and at every site of the same stream."""
         points = view.tokens(site)
         if self.level == "sentence":
-            points = _sentence_means(points, _offsets(view.panel, site))
+            points = _sentence_means(points, _side(view.panel, site).offsets)
         if len(points) <= self.num_points:
-            return points
-        chosen = torch.randperm(len(points), generator=view.generator("sample"))[: self.num_points]
-        return points[chosen.sort().values.to(points.device)]
+            return points, np.arange(len(points))
+        chosen = torch.randperm(len(points), generator=view.generator("sample"))[: self.num_points].sort().values
+        return points[chosen.to(points.device)], chosen.numpy()
+
+    def _top_coordinates(self, view: View, site: str, points: Tensor) -> Record:
+        shares = coordinate_shares(points)
+        total = float(shares.topk(min(3, len(shares))).values.sum())
+        return self.record(
+            view, "top_coordinates", min(1.0, total), site=site, n=len(points), null=min(1.0, 3 / len(shares))
+        )
+
+    def _owners(self, view: View, site: str, points: Tensor, rows: np.ndarray) -> Massive | None:
+        """Return the coordinates that own the variance at a site and the tokens at which they do, or None."""
+        if self.level == "sentence":
+            return None
+        return find_massive(site, points, rows, _side(view.panel, site), view.panel)
 
 
-def _offsets(panel: Panel, site: str) -> np.ndarray:
-    side = panel.decoder if site.startswith("decoder.") and panel.decoder is not None else panel.encoder
-    return side.offsets
+def _side(panel: Panel, site: str) -> Side:
+    return panel.decoder if site.startswith("decoder.") and panel.decoder is not None else panel.encoder
 
 
 def _sentence_means(tokens: Tensor, offsets: np.ndarray) -> Tensor:
