@@ -336,7 +336,7 @@ def test_pairs_of_unequal_length_equal_a_loop(style, case):
     tokenizer = WordTokenizer.from_corpus(corpus()) if case == "words" else byte_tokenizer()
     texts = [tuple(s.tokens) for s in sentences]
     pairs = [MinimalPair(a, b, "k") for a, b in zip(texts[::2], texts[1::2], strict=True)]
-    panel = Panel.from_annotated(sentences, tokenizer, objective="masked" if style == "bert" else "causal")
+    panel = Panel.from_annotated(sentences, tokenizer, objective="masked" if style == "bert" else "causal", end=True)
     records, model = pair_records(tokenizer, pairs, style, panel)
     margins = [
         slow_log_likelihood(model, tokenizer, p.good, style == "bert")
