@@ -22,7 +22,7 @@ from lmtrace.live.header import run_header
 from lmtrace.live.resume import recall, remember
 from lmtrace.live.schedule import Schedule
 from lmtrace.live.sinks import Sinks
-from lmtrace.live.training_scalars import Scalars, Told
+from lmtrace.live.training_scalars import Scalars, TrainingScalars
 from lmtrace.observe.capture import MAX_LOGITS
 from lmtrace.observe.forward import Forward, TrainLoss, named_arguments
 from lmtrace.observe.instrument import Instrument
@@ -159,7 +159,7 @@ class Tracer:
         self._measured: int | None = None
         self._drained, self._failures = start_step, 0
         self._trained_before = 0.0
-        self._told = Told()
+        self._scalars = TrainingScalars()
         self._called = model  # what training calls: hooks inside a compiled module would be compiled with it
         self._watch: Any = None
         self._alerted = False
@@ -247,14 +247,14 @@ class Tracer:
         scalars
             Anything else worth a curve (`grad_norm=...`).
         """
-        self._told.part(loss, tokens)
+        self._scalars.part(loss, tokens)
         if not complete:
             return
         self.current_step += 1
-        self._told.step(self.current_step)
+        self._scalars.step(self.current_step)
         if self.optimizer is not None:
-            self._told.add(self.current_step, learning_rate=float(self.optimizer.param_groups[0]["lr"]))
-        self._told.add(self.current_step, **scalars)
+            self._scalars.add(self.current_step, learning_rate=float(self.optimizer.param_groups[0]["lr"]))
+        self._scalars.add(self.current_step, **scalars)
         if self.schedule.due(self.current_step):
             if self.budget.share is None or self.current_step == self.last_step:
                 self._guarded(self._measure)
@@ -266,7 +266,7 @@ class Tracer:
 
     def tell(self, **scalars: float) -> None:
         """Add numbers to the step that was told last, which had none of that name."""
-        self._told.add(self.current_step, **scalars)
+        self._scalars.add(self.current_step, **scalars)
 
     @property
     def _strides(self) -> list[int]:
@@ -361,7 +361,7 @@ class Tracer:
     def _drain_scalars(self, together: bool = True) -> Scalars:
         """Return what was told since the last time; rank 0 gets it, the others nothing."""
         self._drained = self.current_step
-        scalars = self._told.drain(together)
+        scalars = self._scalars.drain(together)
         self.tokens_seen += int(sum(scalars["tokens"][1])) if "tokens" in scalars else 0
         return scalars
 

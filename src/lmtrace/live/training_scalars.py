@@ -13,7 +13,7 @@ Scalars = dict[str, tuple[list[int], list[float]]]
 """Name -> (steps, values)."""
 
 
-class Told:
+class TrainingScalars:
     """Losses, tokens and other numbers by step; the parts of a step whose gradients are accumulated become one."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-MOVED = {
+ALIASES = {
     "lmtrace.analysis.changed": "lmtrace.analysis.findings.change",
     "lmtrace.analysis.finding": "lmtrace.analysis.findings.finding",
     "lmtrace.analysis.inspected": "lmtrace.analysis.inspection",
@@ -48,18 +48,18 @@ MOVED = {
 """Old name -> new name."""
 
 
-class MovedModules(MetaPathFinder, Loader):
+class AliasFinder(MetaPathFinder, Loader):
     """Finds a module under its old name and hands out the one under its new name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return a spec for an old name, None for every other."""
-        return ModuleSpec(fullname, self) if fullname in MOVED else None
+        return ModuleSpec(fullname, self) if fullname in ALIASES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return the module under its new name."""
-        module = importlib.import_module(MOVED[spec.name])
+        module = importlib.import_module(ALIASES[spec.name])
         spec.loader_state = module.__spec__
         return module
 
@@ -71,5 +71,5 @@ class MovedModules(MetaPathFinder, Loader):
 
 def install() -> None:
     """Put the finder behind all others, once."""
-    if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
-        sys.meta_path.append(MovedModules())
+    if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
+        sys.meta_path.append(AliasFinder())

@@ -12,7 +12,7 @@ import pytest
 
 import absynth
 import lmtrace
-from lmtrace.moved import MOVED, MovedModules, install
+from lmtrace.aliases import ALIASES, AliasFinder, install
 
 PUBLIC = {
     "lmtrace": {
@@ -42,7 +42,7 @@ def test_public_names_are_those_of_the_first_round(name):
         assert getattr(module, public) is not None
 
 
-@pytest.mark.parametrize(("old", "new"), MOVED.items())
+@pytest.mark.parametrize(("old", "new"), ALIASES.items())
 def test_an_old_name_is_the_same_module(old, new):
     found = importlib.import_module(old)
     assert found is importlib.import_module(new)
@@ -70,10 +70,8 @@ def test_a_patch_under_the_old_name_holds_under_the_new_one():
 
 def test_the_finder_is_there_once_and_costs_nothing():
     install()
-    assert sum(isinstance(finder, MovedModules) for finder in sys.meta_path) == 1
-    code = (
-        "import sys, lmtrace; from lmtrace.moved import MOVED; print(any(new in sys.modules for new in MOVED.values()))"
-    )
+    assert sum(isinstance(finder, AliasFinder) for finder in sys.meta_path) == 1
+    code = "import sys, lmtrace; from lmtrace.aliases import ALIASES; print(any(new in sys.modules for new in ALIASES.values()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
     with pytest.raises(ModuleNotFoundError, match="lmtrace.nowhere"):
         importlib.import_module("lmtrace.nowhere")
