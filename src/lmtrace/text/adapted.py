@@ -218,7 +218,7 @@ def _of_callable(tokenizer: Any) -> Adapted:
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets: {type(error).__name__} for a text",
             f"Pass {ACCEPTED}",
         ) from error
-    decode = getattr(tokenizer, "decode", None)
+    decode: Any = getattr(tokenizer, "decode", None)
     known = {kind: getattr(tokenizer, f"{kind}_token_id", None) for kind in SPECIAL}
     special = {kind: int(value) for kind, value in known.items() if isinstance(value, int)}
     return Adapted(place, _size(tokenizer), decode if callable(decode) else None, special, tokenizer)

@@ -128,9 +128,8 @@ def read(
         A missing, empty, truncated or malformed file, with the line and what was expected. Nothing half-read is
         returned.
     """
-    if format is None and isinstance(source, (str, Path)) and _exists(Path(source)):
-        if synthetic.is_synthetic(Path(source)):
-            return synthetic.load(Path(source))
+    if format is None and isinstance(source, (str, Path)) and _is_synthetic(Path(source)):
+        return synthetic.load(Path(source))
     opened, reader, units = _open(source, format, tuple(layers or ()))
     sentences: list[AnnotatedSentence] = []
     broken: list[str] = []
@@ -167,10 +166,10 @@ def _open(source: Any, format: str | None, layers: tuple[str, ...]) -> tuple[Sou
     return opened, reader, reader.units(opened)
 
 
-def _exists(path: Path) -> bool:
+def _is_synthetic(path: Path) -> bool:
     try:
-        return path.is_file()
-    except (OSError, ValueError):
+        return path.is_file() and synthetic.is_synthetic(path)
+    except (OSError, ValueError):  # a name that no file system takes
         return False
 
 

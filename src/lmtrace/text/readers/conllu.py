@@ -155,7 +155,7 @@ def _white(misc: str) -> tuple[str, str]:
 
 
 def _unescaped(value: str) -> str:
-    """Return white space from its escapes (\\s \\t \\n \\r \\p \\\\, and \\u00A0 for others)."""
+    """Return white space from its escapes: backslash and s, t, n, r, or u00A0 for others."""
     plain = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda match: chr(int(match[1], 16)), value)
     plain = re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[0]), plain)
     return plain if not plain.strip() else " "
