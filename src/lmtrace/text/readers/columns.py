@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lmtrace.text.readers.lines import Line, blocks, head
@@ -73,15 +74,22 @@ def cells_of(lines: Sequence[str]) -> list[list[str]]:
     return [row for row in rows if row[0] != DOCUMENT]
 
 
+def usual(counts: Sequence[int]) -> int:
+    """Return the number that four of five are at least; 0 where there is none."""
+    number, times = Counter(counts).most_common(1)[0] if counts else (0, 1)
+    return number if 5 * times >= 4 * len(counts) else 0
+
+
 def names(rows: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
     """Return the name of every column ("" for one that says nothing), or None where the lines are no table of tags.
 
-    A table has as many cells in every line, and a column besides that of the words whose every cell is a tag: in B-,
+    A table has as many cells in four of five lines at least (the others are damaged), and a column besides that of the words whose every cell is a tag: in B-,
     I-, O form, or, in at least four lines, in capitals, with fewer tags than words.
     """
-    width = len(rows[0]) if rows else 0
-    if width < 2 or any(len(row) != width for row in rows):
+    width = usual([len(row) for row in rows])
+    if width < 2:
         return None
+    rows = [row for row in rows if len(row) == width]
     columns = list(zip(*rows, strict=True))
     word = 1 if width > 2 and all(cell.isascii() and cell.isdigit() for cell in columns[0]) else 0
     if any(" " in cell for cell in columns[word]):

@@ -102,7 +102,9 @@ def _row(source: Source, number: int, content: str) -> Row:
     if not named["FORM"]:
         raise source.broken(number, "the word has no form, expected text in column 2 (FORM)")
     more = cells[len(columns) :]
-    return number, named, more[:-1] if len(more) > 1 and not more[-1] else more  # PropBank 1 ends some lines with a tab
+    if more and not more[-1]:  # Universal PropBank 1 ends sentences without predicates with a tab
+        more.pop()
+    return number, named, more
 
 
 def _value(row: Row, column: str) -> str | None:

@@ -96,17 +96,18 @@ def _is_columns(lines: Sequence[str]) -> bool:
 def _is_form(lines: Sequence[str]) -> bool:
     """Two or three columns, of which the first is a sentence and the second says as much in other words."""
     rows = [line.split("\t") for line in lines[:50]]
-    if not rows or any(len(row) not in (2, 3) for row in rows):
+    whole = [row for row in rows if len(row) in (2, 3)]
+    if 5 * len(whole) < 4 * len(rows) or not whole:
         return False
+    rows = whole
     spaced = sum(" " in row[0].strip() for row in rows)
     truth = all(row[0].strip().lower() in ("true", "false", "0", "1") for row in rows)
-    return not truth and 2 * spaced >= len(rows) and all(row[1].strip() for row in rows)
+    return not truth and 2 * spaced >= len(rows)
 
 
 def _is_table(lines: Sequence[str]) -> bool:
-    """Return whether every line has as many tabs as the first, and at least one: nobody writes text so."""
-    tabs = {line.count("\t") for line in lines}
-    return len(tabs) == 1 and tabs != {0}
+    """Return whether nearly every line has as many tabs, and at least one: nobody writes text so."""
+    return columns.usual([line.count("\t") for line in lines]) > 0
 
 
 _CONTENTS = (

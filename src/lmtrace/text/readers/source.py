@@ -67,10 +67,12 @@ class Source:
         notes = dict(self.notes)
         if self.passed_over:
             names = ", ".join(f"{name} ({n})" for name, n in self.passed_over.most_common(20))
-            notes["passed over"] = f"{names}; name them in layers= where they are wanted"
+            cure = "; those of MISC are read where layers= names them" if "MISC " in names else ""
+            notes["passed over"] = names + cure
         for layer, n in self.left_out.items():
-            told = f"{n} labels left out: one label a word cannot hold what overlaps"
-            notes[layer] = "; ".join(filter(None, (notes.get(layer, ""), told)))
+            if n:
+                told = f"{n} labels left out: one label a word cannot hold what overlaps"
+                notes[layer] = "; ".join(filter(None, (notes.get(layer, ""), told)))
         return notes
 
 
