@@ -107,7 +107,9 @@ def test_columns_by_name(tmp_path):
     assert read_pairs(path, columns={"good": "ok", "bad": "ko", "kind": "what"}) == [MinimalPair("a b", "a c", "x")]
     with pytest.raises(DataError, match="no column yes. It has: ok, ko, what"):
         read_pairs(path, columns={"good": "yes", "bad": "ko"})
-    with pytest.raises(DataError, match="line 2: no pair under the columns ok, ko, what. Name the columns"):
+    with pytest.raises(
+        DataError, match="line 2: no pair under the columns ok, ko, what, expected two .* Name the columns"
+    ):
         read_pairs(path)
 
 
@@ -125,7 +127,7 @@ def test_columns_by_name(tmp_path):
         ("p.csv", "sentence,label,category\na,0,x\nb,1,y\n", "line 2: no good sentence belongs to the bad one. Sort"),
         ("p.jsonl", '{"sentence_a": "a", "sentence_b": "b", "label": 2}\n', "line 1: label is '2', expected 0 where"),
         ("p.jsonl", '{"input_prefix": "a", "options": ["b"]}\n', "line 1: options is .*at least two texts"),
-        ("p.jsonl", '{"text_1": "a", "text_2": "b"}\n', "line 1: no pair under the columns text_1, text_2. Name"),
+        ("p.jsonl", '{"text_1": "a", "text_2": "b"}\n', "line 1: no pair under the columns text_1, text_2, expected"),
         ("p.json", "{", "not JSON"),
         ("p.json", '{"predictions": []}', r"a suite of SyntaxGym.*Suites\(suites="),
         ("p.xml", "", "cannot tell by its name how pairs are written. Readable: .jsonl"),
