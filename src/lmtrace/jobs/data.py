@@ -149,9 +149,17 @@ def _text(sentence: Any) -> str:
 
 
 def build_panel(
-    sentences: Any, tokenizer: Any, config: DataConfig, objective: Objective = "causal", training: Any = None
+    sentences: Any,
+    tokenizer: Any,
+    config: DataConfig,
+    objective: Objective = "causal",
+    training: Any = None,
+    end: bool | None = None,
 ) -> Panel:
-    """Return the panel that the configuration asks for; `training` gives it word frequencies and reference predictors."""
+    """Return the panel that the configuration asks for; `training` gives it word frequencies and reference predictors.
+
+    `end` as in `Panel.from_annotated`: True for a model of `lmtrace train`, whose every sentence has one.
+    """
     return Panel.from_annotated(
         sentences,
         tokenizer,
@@ -161,6 +169,7 @@ def build_panel(
         max_length=config.max_length,
         objective=objective,
         training=training,
+        end=end,
         frequencies=None if training is None else Counter(word for words in iterate_words(training) for word in words),
     )
 

@@ -104,6 +104,7 @@ def lanczos(
     *,
     k: int = 1,
     tol: float = 1e-3,
+    tol_smallest: float | None = None,
     smallest: bool = True,
     max_products: int = 300,
     max_basis: int = 48,
@@ -125,8 +126,10 @@ def lanczos(
     k
         How many of the largest eigenvalues.
     tol
-        Bound on the residual, relative to the largest magnitude among the eigenvalues; for the smallest eigenvalue
-        relative to its own magnitude, or to 1 % of the largest where that is more.
+        Bound on the residual, relative to the largest magnitude among the eigenvalues.
+    tol_smallest
+        The same for the smallest eigenvalue, relative to its own magnitude, or to 1 % of the largest where that is more; `tol`
+        by default.
     smallest
         Whether the smallest eigenvalue has to converge too.
     max_products
@@ -152,6 +155,7 @@ def lanczos(
     size = start.numel()
     k = min(k, size)
     capacity = min(max(max_basis, 2 * k + 12), max_products, size)
+    tols = (tol, tol if tol_smallest is None else tol_smallest)
     exhausted = max(1e-3 * tol, 10 * torch.finfo(start.dtype).eps)
     basis = start.new_empty(capacity, size)
     projected = np.zeros((capacity, capacity))
@@ -202,7 +206,7 @@ def lanczos(
             queue.append(_Pending(rest, beta, np.eye(1, capacity, num_basis - 1)[0], outside))
         residuals = sum((p.norm * np.abs(p.owners[:num_basis] @ mix) for p in queue), np.zeros(num_basis))
 
-        settled = since_fresh >= EXTRA and num_basis >= k and _converged(values, residuals, k, tol, smallest)
+        settled = since_fresh >= EXTRA and num_basis >= k and _converged(values, residuals, k, tols, smallest)
         if settled:
             if k == 1 or (confirmed is not None and np.all(np.abs(values[-k:] - confirmed) <= tol * scale)):
                 break
@@ -210,7 +214,7 @@ def lanczos(
         if settled or not queue:  # go on from a random direction
             queue.append(_Pending(torch.zeros_like(start), 0.0, np.zeros(capacity)))
             since_fresh = 0
-    return _spectrum(basis, values, mix, residuals, k, tol, smallest, num_products, asymmetry)
+    return _spectrum(basis, values, mix, residuals, k, tols, smallest, num_products, asymmetry)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,17 +242,17 @@ class _Pending:
         return _Pending(self.vector, self.norm, owners, mix.shape[1] if self.outside == capacity else -1)
 
 
-def _limits(values: np.ndarray, tol: float) -> tuple[float, float]:
+def _limits(values: np.ndarray, tols: tuple[float, float]) -> tuple[float, float]:
     """Return the largest residuals allowed for the largest eigenvalues and for the smallest one.
 
     The smallest is often a hundred times smaller in magnitude: a residual relative to the norm of H would say nothing.
     """
     scale = float(np.abs(values).max())
-    return tol * scale, max(tol * abs(float(values[0])), 0.01 * tol * scale)
+    return tols[0] * scale, tols[1] * max(abs(float(values[0])), 0.01 * scale)
 
 
-def _converged(values: np.ndarray, residuals: np.ndarray, k: int, tol: float, smallest: bool) -> bool:
-    top, bottom = _limits(values, tol)
+def _converged(values: np.ndarray, residuals: np.ndarray, k: int, tols: tuple[float, float], smallest: bool) -> bool:
+    top, bottom = _limits(values, tols)
     return bool(np.all(residuals[-k:] <= top)) and (not smallest or residuals[0] <= bottom)
 
 
@@ -288,12 +292,12 @@ def _spectrum(
     mix: np.ndarray,
     residuals: np.ndarray,
     k: int,
-    tol: float,
+    tols: tuple[float, float],
     smallest: bool,
     num_products: int,
     asymmetry: float,
 ) -> Spectrum:
-    top, bottom = _limits(values, tol)
+    top, bottom = _limits(values, tols)
     order = np.arange(len(values))[::-1][:k]
     # Only an unbroken run from the top is known to be "the j largest".
     good = int(np.cumprod(residuals[order] <= top).sum())

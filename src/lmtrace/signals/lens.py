@@ -150,6 +150,8 @@ class Lens(Signal):
         """Return the token rows that predict, the right tokens, and the sentence of each."""
         rows, targets = view.panel.once("lens.rows", lambda: prediction_rows(view.panel))
         sentence = view.panel.predictions.sentence
+        if not (averaged := view.panel.averaged).all():
+            rows, targets, sentence = rows[averaged], targets[averaged], sentence[averaged]
         if len(rows) > self.num_predictions:
             chosen = torch.randperm(len(rows), generator=view.generator("sample"))[: self.num_predictions]
             chosen = chosen.sort().values.numpy()

@@ -12,7 +12,7 @@ from lmtrace.text.panel_parts import LabelLayer
 from lmtrace.text.sentences import AnnotatedSentence
 
 POSITIONS = ("0", "1", "2", "3", "4-7", "8-15", "16-31", "32+")
-BANDS = ("1-10", "11-100", "101-1000", "1001+", "unseen")
+BANDS = ("rank 1-10", "rank 11-100", "rank 101-1000", "rank 1001+", "unseen")
 _POSITION_STARTS = np.array([0, 1, 2, 3, 4, 8, 16, 32])
 _BAND_STARTS = np.array([1, 11, 101, 1001])
 
@@ -56,7 +56,7 @@ def position_layer(word_position: np.ndarray, keep: np.ndarray) -> LabelLayer:
 def frequency_layer(
     word_types: np.ndarray, type_names: Sequence[str], keep: np.ndarray, counts: Mapping[str, int] | None
 ) -> LabelLayer:
-    """Return the layer "frequency": the band of the word's rank by falling count.
+    """Return the layer "frequency": the band of the word's rank by falling count ("rank 1-10": the ten most frequent words).
 
     Counts are those of `counts` (the training corpus), where absent words are "unseen"; without it, those of the
     panel itself. Ties rank in alphabetical order.

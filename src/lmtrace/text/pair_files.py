@@ -308,7 +308,10 @@ def _guessed(path: Path, rows: Sequence[Row]) -> Read:
     ]
     others = [c for c in columns if c not in truth]
     if len(truth) != 1 or not others:
-        raise DataError(f"{path}, {rows[0][0]}: no pair under the columns {', '.join(map(str, columns))}", _NAME_THEM)
+        raise DataError(
+            f"{path}, {rows[0][0]}: no pair under the columns {', '.join(map(str, columns))}, expected two such as sentence_good and sentence_bad",
+            _NAME_THEM,
+        )
     sentence = max(others, key=lambda c: len(set(cells[c])) * sum(map(len, cells[c])))
     few = [c for c in others if c != sentence and len(set(cells[c])) <= max(1, len(rows) // 2)]
     kind = max(few, key=lambda c: (len(set(cells[c])), columns.index(c)), default=None)  # the finer one, or the later

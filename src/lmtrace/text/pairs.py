@@ -11,6 +11,16 @@ from lmtrace.text.pair_files import read_pairs
 __all__ = ["MinimalPair", "Text", "as_pairs", "read_pairs"]
 
 
+def words_only(source: str | Path | Iterable[MinimalPair | str | Path]) -> list[bool]:
+    """Return, for each of `as_pairs(source)`, whether it comes from a file: those are scored without an end of sentence."""
+    if isinstance(source, (str, Path)):
+        return [True] * len(as_pairs(source))
+    found: list[bool] = []
+    for item in source:
+        found.extend([False] if isinstance(item, MinimalPair) else words_only(item))
+    return found
+
+
 def as_pairs(source: str | Path | Iterable[MinimalPair | str | Path]) -> list[MinimalPair]:
     """Return pairs from a file, a folder of files, pairs, or a mix of them (`lmtrace.text.pair_files`)."""
     if isinstance(source, (str, Path)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from lmtrace.text.panel_parts import LabelLayer, Objective, PanelBatch, PanelSet
 from lmtrace.text.readers import is_readable, read
 from lmtrace.text.references import Reference
 from lmtrace.text.sentences import AnnotatedSentence, as_annotated, iterate_words, take
+from lmtrace.text.sequences import ends_of_itself, special_id
 from lmtrace.text.truth import find_truth
 
 T = TypeVar("T")
@@ -52,6 +54,11 @@ class Panel:
         The second stream of encoder-decoder models, or None.
     predictions
         What is predicted.
+    ends : [predictions]
+        bool, ends of sentences that a causal model is asked to predict.
+    averaged : [predictions]
+        bool, what numbers of the whole panel are averaged over: all of it, or all but the ends where the model is not trained
+        on them (see `end`).
     truth
         The exact law (`lmtrace.text.truth.Truth`), or None; `truth_reason` then says why.
     coverage
@@ -92,6 +99,7 @@ class Panel:
         self._streams = built = streams.build(self.sentences, self.encodings, tokenizer, settings, self.word_offsets)
         self.encoder, self.decoder, self.predictions = built.encoder, built.decoder, built.predictions
         self.target = built.target
+        self.end = self._is_trained_on_ends() if settings.end is None else settings.end
 
         keep = self.encoder.word_first >= 0
         values = label_layers.layer_values(self.sentences)
@@ -125,6 +133,7 @@ class Panel:
         min_coverage: float = 0.9,
         training: Iterable[Any] | None = None,
         skip_broken: bool = False,
+        end: bool | None = None,
     ) -> Panel:
         """Sample a panel from annotated sentences.
 
@@ -160,6 +169,12 @@ class Panel:
             asked for.
         skip_broken
             Leave sentences of a file out that break its format; they are counted and told in `describe()["notes"]`.
+        end
+            Whether the model is trained on an end after every sentence (causal models). Where it is not, as after training on
+            packed text, ends are predicted but not averaged: loss and perplexity are those of the words, and those of the end
+            stand apart, with the label "token=end". None: yes for a corpus with an oracle, for a `WordTokenizer` and for a
+            tokenizer that puts an end itself; what a measurement of a trained model then shows (`lmtrace.observe.ends`) has the
+            last word.
 
         Raises
         ------
@@ -168,7 +183,7 @@ class Panel:
         """
         settings = PanelSettings(
             objective=objective, policy=policy, max_length=max_length, seed=seed, frequencies=frequencies,
-            layers=None if layers is None else tuple(layers), decoder_start_id=decoder_start_id,
+            layers=None if layers is None else tuple(layers), decoder_start_id=decoder_start_id, end=end,
         )  # fmt: skip
         if size < 1:
             raise ConfigError(f"panel: size is {size}", "Ask for at least one sentence")
@@ -231,6 +246,30 @@ class Panel:
             self._oracle,
             self._training,
         )
+
+    def with_end(self, end: bool) -> Panel:
+        """Return the same panel with ends of sentences averaged, or not; its settings still say what was told."""
+        changed = copy.copy(self)
+        changed.end, changed._made = end, {}
+        changed.__dict__.pop("averaged", None)
+        return changed
+
+    def _is_trained_on_ends(self) -> bool:
+        return self.objective != "causal" or self._oracle is not None or ends_of_itself(self.tokenizer)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """[predictions] bool: ends of sentences; none of them under other objectives than the causal one."""
+        predictions, end = self.predictions, special_id(self.tokenizer, "eos")
+        if self.objective != "causal" or end is None or not len(predictions):
+            return np.zeros(len(predictions), bool)
+        last = np.append(predictions.sentence[1:] != predictions.sentence[:-1], True)
+        return last & (predictions.word < 0) & (predictions.target == end)
+
+    @cached_property
+    def averaged(self) -> np.ndarray:
+        """[predictions] bool: what is averaged; everything where there is nothing but ends."""
+        return np.ones(len(self.ends), bool) if self.end or self.ends.all() else ~self.ends
 
     def _flat_heads(self) -> np.ndarray | None:
         if all(s.heads is None for s in self.sentences):
@@ -352,7 +391,9 @@ class Panel:
         digest.update("\x1f".join(self.type_names).encode())
         for name in sorted(self._layers):
             layer = self._layers[name]
-            digest.update("\x1f".join((name, *layer.names)).encode())
+            # Bands of frequency were named without "rank" once: a panel keeps its hash.
+            names = [value.removeprefix("rank ") if name == "frequency" else value for value in layer.names]
+            digest.update("\x1f".join((name, *names)).encode())
             digest.update(layer.codes.tobytes())
         return digest.hexdigest()
 
@@ -393,6 +434,8 @@ class Panel:
             "hash": self.hash,
             "objective": self.objective,
             "target": self.target,
+            "end": self.end,
+            "end_told": self.settings.end is not None,
             "policy": self.policy,
             "num_sentences": self.num_sentences,
             "num_words": self.num_words,

@@ -134,6 +134,7 @@ class PanelSettings:
     decoder_start_id: int | None = None
     mask_share: float = 0.15
     seed: int = 0
+    end: bool | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("objective", get_args(Objective)), ("policy", get_args(Policy))):
