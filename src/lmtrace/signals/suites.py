@@ -89,7 +89,7 @@ class Suites(Signal):
         held = [self._held(view, suite) for suite in suites]
         yield from self._share(view, None, np.concatenate([every.all(1) for every in held]), held)
         for suite, every in zip(suites, held, strict=True):
-            yield from self._share(view, f"suite={suite.name}", every.all(1), [every])
+            yield from self._share(view, f"suite={suite.name}", np.asarray(every.all(1)), [every])
             for k in range(every.shape[1]) if every.shape[1] > 1 else ():
                 usable = ~np.isnan(every[:, k])
                 yield self._accuracy(view, f"prediction={suite.name} {k + 1}", every[usable, k])

@@ -221,7 +221,9 @@ def _of_callable(tokenizer: Any) -> Adapted:
     decode: Any = getattr(tokenizer, "decode", None)
     known = {kind: getattr(tokenizer, f"{kind}_token_id", None) for kind in SPECIAL}
     special = {kind: int(value) for kind, value in known.items() if isinstance(value, int)}
-    return Adapted(place, _size(tokenizer), decode if callable(decode) else None, special, tokenizer)
+    return Adapted(
+        place, _size(tokenizer), (lambda ids: str(decode(ids))) if callable(decode) else None, special, tokenizer
+    )
 
 
 def _answer(tokenizer: Any, text: str) -> Placed:

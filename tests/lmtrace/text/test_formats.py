@@ -250,6 +250,25 @@ def test_compressed_or_not_panel_and_commands_read_the_same(tmp_path, name, suff
     assert len(hashes) == 1
 
 
+def test_zst_with_its_package_or_with_a_cure(tmp_path):
+    path = tmp_path / "a.conllup.zst"
+    path.write_bytes(b"not one frame")
+    try:
+        import zstandard
+    except ImportError:
+        with pytest.raises(DataError, match="nothing here reads .zst. pip install zstandard"):
+            read(path)
+        return
+    with pytest.raises(DataError, match="truncated or damaged"):
+        read(path)
+    raw = (FOLDER / "roles.conllup").read_bytes()
+    path.write_bytes(zstandard.compress(raw) + zstandard.compress(raw))
+    assert len(read(path)) == 2
+    path.write_bytes(zstandard.compress(raw)[:-9])
+    with pytest.raises(DataError, match="truncated or damaged"):
+        read(path)
+
+
 def test_files_of_absynth_are_one_corpus(tmp_path):
     corpus = absynth.generate(absynth.Grammar.preset("tiny"), n=40, seed=3)
     tokenizer = WordTokenizer.from_corpus(corpus)

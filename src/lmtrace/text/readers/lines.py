@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,12 +20,23 @@ Line = tuple[int, str]
 
 
 def _open_zst(path: Path, _: str) -> Any:
-    for module in ("compression.zstd", "zstandard"):
+    """Return the decompressed file in memory; EOFError for one that is truncated or damaged."""
+    try:
+        zstandard: Any = import_module("zstandard")
+    except ImportError:
+        raise DataError(f"{path}: nothing here reads .zst", "pip install zstandard, or decompress the file") from None
+    packed, text = path.read_bytes(), io.BytesIO()
+    while packed:
+        frame = zstandard.ZstdDecompressor().decompressobj()
         try:
-            return import_module(module).open(path, "rb")
-        except ImportError:
-            continue
-    raise DataError(f"{path}: nothing here reads .zst", "pip install zstandard, or decompress the file")
+            text.write(frame.decompress(packed))
+        except zstandard.ZstdError as error:
+            raise EOFError(error) from error
+        if not frame.eof:
+            raise EOFError("it ends within a frame")
+        packed = frame.unused_data
+    text.seek(0)
+    return text
 
 
 _OPEN: dict[str, Callable[[Path, str], Any]] = {
@@ -47,6 +59,8 @@ def open_binary(path: Path) -> BinaryIO:
     """Open a file for reading, decompressing `.gz`, `.xz`, `.bz2` and `.zst`."""
     try:
         return cast(BinaryIO, _OPEN.get(path.suffix.lower(), open)(path, "rb"))
+    except EOFError as error:
+        raise _damaged(path, 0, error) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})", "Check the path") from error
 
