@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,15 +23,18 @@ from lmtrace.live.header import run_header
 from lmtrace.live.resume import recall, remember
 from lmtrace.live.schedule import Schedule
 from lmtrace.live.sinks import Sinks
-from lmtrace.live.training_scalars import Scalars, TrainingScalars
+from lmtrace.live.training_scalars import Number, Scalars, TrainingScalars
+from lmtrace.live.weights import same_weights, sample_weights
 from lmtrace.observe.capture import MAX_LOGITS
 from lmtrace.observe.forward import Forward, TrainLoss, named_arguments
 from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Signal
 from lmtrace.observe.isolation import generators_kept
+from lmtrace.observe.optimizers import learning_rates, torch_optimizers
 from lmtrace.observe.shards import check_division, whole
 from lmtrace.records.layout import DATABASE
-from lmtrace.records.schema import Record
+from lmtrace.records.opening import remove_run
+from lmtrace.records.schema import Record, Status
 from lmtrace.records.store import RunWriter
 from lmtrace.run import open_run
 from lmtrace.signals import resolve
@@ -59,7 +63,7 @@ class Tracer:
     run
         Folder of the run.
     optimizer
-        Read for the learning rate and by signals that look at its state.
+        Read for the learning rate and by signals that look at its state; a list where several train the model.
     budget
         Largest share of the time that measuring may take (0.03), or None for no limit. Intervals are stretched for it,
         then samples made smaller, as events of kind "budget" tell; step 0 and the last step are measured in any case.
@@ -115,7 +119,7 @@ class Tracer:
         run: str | Path,
         signals: str | Sequence[str | Signal] = "standard",
         every: int | Sequence[int] | Schedule = 100,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         budget: float | None = None,
         stop: StopRule | None = None,
         on_error: Literal["disable", "raise"] = "disable",
@@ -161,22 +165,44 @@ class Tracer:
         self._trained_before = 0.0
         self._scalars = TrainingScalars()
         self._called = model  # what training calls: hooks inside a compiled module would be compiled with it
-        self._watch: Any = None
+        self._hooks: list[Any] = []
+        self._life: Literal["new", "open", "closed"] = "new"
         self._alerted = False
+        self._replaced = True
+        """Whether the folder held a run before: then a failed start leaves it."""
+        self._rates: dict[str, Number] = {}
+        """With which learning rates the optimizer has made its last step."""
+        self._weights: Tensor | None = None
+        """What `sample_weights` gave at the last measurement."""
+        self._still_told = False
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Tracer:
-        """Create the run and measure the model as it is: step 0, the first null of every curve."""
+        """Create the run and measure the model as it is: step 0, the first null of every curve.
+
+        Raises
+        ------
+        ConfigError
+            Where it was entered before: a tracer writes one run, once.
+        """
+        if self._life != "new":
+            raise ConfigError("a Tracer is used once", "Make another one, with resume=True to go on with its run")
         self._count, self._measured, self.should_stop = on_main(self._open)
+        self._life = "open"
         self.budget.start()
         if self.instrument.wants_train_batch:
-            self._watch = self._called.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
+            self._hooks.append(self._called.register_forward_pre_hook(self._keep_batch, with_kwargs=True))
+        for optimizer in torch_optimizers(self.optimizer):
+            self._hooks.append(optimizer.register_step_pre_hook(self._note_rates))
         if self._measured is None:
             try:
                 self._measure()
             except BaseException:
+                writer = self._writer
                 self._close("crashed")
+                if writer is not None and not self._replaced:
+                    remove_run(self.folder)
                 raise
         return self
 
@@ -196,6 +222,7 @@ class Tracer:
             self._writer = RunWriter.resume(self.folder, self.current_step, self._header())
             self._continue_from(self._writer)
         else:
+            self._replaced = (self.folder / DATABASE).exists()
             self._writer = RunWriter.create(self.folder, self._header(), overwrite=self.overwrite)
         with generators_kept():
             self.sinks.open(resume=self.resume)
@@ -205,19 +232,29 @@ class Tracer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Measure the last step, where that was not just done, and close the run."""
-        if self._watch is not None:
-            self._watch.remove()
-            self._watch = None
+        if self._life != "open":
+            return
         if kind is None and self._measured != self.current_step and self._failures < ATTEMPTS:
             self._guarded(self._measure)
         if kind is None:
             self._close("stopped early" if self.should_stop else "finished")
         else:
-            self._close("crashed")
+            self._close("interrupted" if issubclass(kind, KeyboardInterrupt) else "crashed")
 
-    def _close(self, status: Any) -> None:
+    def leave_out(self, reason: str) -> None:
+        """Do not measure the step that was told last at the end of the run, and write why: its weights are gone."""
+        if self._measured != self.current_step:
+            self.note("not measured", reason)
+        self._measured = self.current_step
+
+    def _close(self, status: Status) -> None:
+        self._life = "closed"
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
         writer, self._writer = self._writer, None
-        self._guarded(lambda: self._write_scalars(writer, self._drain_scalars(together=status != "crashed")))
+        together = status in ("finished", "stopped early")  # otherwise the other ranks may be gone
+        self._guarded(lambda: self._write_scalars(writer, self._drain_scalars(together=together)))
         if writer is not None:
             self._guarded(lambda: writer.finish(status))
             with generators_kept():
@@ -227,35 +264,46 @@ class Tracer:
 
     def step(
         self,
-        loss: Tensor | float | None = None,
+        loss: Number | None = None,
         *,
-        tokens: int | None = None,
+        tokens: Number | None = None,
         complete: bool = True,
-        **scalars: float,
+        **scalars: Number | None,
     ) -> None:
         """Tell the tracer that the optimizer has made a step.
 
         Parameters
         ----------
         loss
-            Training loss of the step (nats); kept as it is and read only when it is written, so nothing synchronises.
+            Training loss of the step (nats); copied where it lies and read only when it is written, so nothing synchronises.
         tokens
             Number of tokens of the step.
         complete
             False after a micro-batch whose gradients are only accumulated: no step is counted, and the loss of the step
             will be the mean over its micro-batches, its tokens their sum.
         scalars
-            Anything else worth a curve (`grad_norm=...`).
+            Anything else worth a curve (`grad_norm=...`); None is left out.
+
+        Raises
+        ------
+        ConfigError
+            Before the run was opened, and for a value that is not one number.
         """
+        if self._life == "new":
+            raise ConfigError("Tracer.step before the run was opened", "Write the loop inside `with tracer:`")
+        if self._life == "closed":
+            warnings.warn(f"the run {self.folder} is closed: steps after it are not recorded", stacklevel=2)
+            return
         self._scalars.part(loss, tokens)
         if not complete:
             return
         self.current_step += 1
         self._scalars.step(self.current_step)
         if self.optimizer is not None:
-            self._scalars.add(self.current_step, learning_rate=float(self.optimizer.param_groups[0]["lr"]))
+            self._scalars.add(self.current_step, **(self._rates or learning_rates(self.optimizer)))
+            self._rates = {}
         self._scalars.add(self.current_step, **scalars)
-        if self.schedule.due(self.current_step):
+        if self.schedule.due(self.current_step) or self.current_step == self.last_step:
             if self.budget.share is None or self.current_step == self.last_step:
                 self._guarded(self._measure)
             elif chosen := on_main(lambda: self.budget.choose(self._strides, self._due())):
@@ -264,9 +312,21 @@ class Tracer:
             told = self._drain_scalars()
             self._guarded(lambda: on_main(lambda: self._write_scalars(self._writer, told)))
 
-    def tell(self, **scalars: float) -> None:
-        """Add numbers to the step that was told last, which had none of that name."""
-        self._scalars.add(self.current_step, **scalars)
+    def tell(self, step: int | None = None, **scalars: Number | None) -> None:
+        """Add numbers to a step that was told, by default the last one, which had none of that name."""
+        self._scalars.add(self.current_step if step is None else step, **scalars)
+
+    def note(self, kind: str, text: str, data: Mapping[str, Any] | None = None) -> None:
+        """Write an event of the present step."""
+        writer = self._writer
+        if writer is not None:
+            self._guarded(lambda: writer.event(self.current_step, kind, text, dict(data or {})))
+
+    def _note_rates(self, *_: Any) -> None:
+        """Keep the learning rates with which a step is made: a scheduler may move them before the step is told."""
+        if not torch.compiler.is_compiling():
+            rates = learning_rates(self.optimizer)
+            self._rates = {name: r.detach().clone() if isinstance(r, Tensor) else r for name, r in rates.items()}
 
     @property
     def _strides(self) -> list[int]:
@@ -302,7 +362,8 @@ class Tracer:
         records = self.instrument.measure(step, chosen, optimizer, last=step == self.last_step)
         asked, decision = not self.should_stop, self._decide(step, records, scalars)
         if self._writer is not None:
-            events = [*adapted, *self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
+            events = [*adapted, *self.instrument.notes, *self._standing_still()]
+            events += getattr(self.stop, "notes", ()) if asked else ()
             if decision is not None and not hasattr(self.stop, "notes"):
                 events.append(("stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}))
             memory = remember(self.instrument, self.stop, self.budget, self.should_stop)
@@ -312,6 +373,15 @@ class Tracer:
             with generators_kept():
                 self.sinks.log(step, records, self.instrument.fields)
         return self.should_stop
+
+    def _standing_still(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return the event that no weight has changed since the last measurement; once per run."""
+        before, self._weights = self._weights, sample_weights(self.instrument.model)
+        if self._measured in (None, self.current_step) or self._still_told or not same_weights(before, self._weights):
+            return []
+        self._still_told = True
+        text = f"no weight has changed from step {self._measured} to step {self.current_step}: is this the model that is trained?"
+        return [("unchanged weights", text, {"since": self._measured})]
 
     def _decide(self, step: int, records: Sequence[Record], scalars: Scalars) -> Any:
         """Ask the stop rule; it sees the training losses since the last measurement and then the records."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError, SignalError
+from lmtrace.numerics.vectors import dot, norm
 
 Product = Callable[[Tensor], Tensor]
 
@@ -83,7 +84,7 @@ def missing_spectrum(note: str) -> Spectrum:
 def random_start(size: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a Gaussian vector [size] of unit length, the same on every device."""
     x = torch.randn(size, generator=generator, dtype=dtype, device=generator.device).to(device)
-    return x / x.norm()
+    return x / norm(x)
 
 
 def warm_start(vectors: Tensor, generator: torch.Generator) -> Tensor:
@@ -93,9 +94,9 @@ def warm_start(vectors: Tensor, generator: torch.Generator) -> Tensor:
     perhaps no longer of its largest eigenvalue, and Lanczos from an exact eigenvector would never see another.
     """
     total = vectors.sum(0)
-    total = total / total.norm().clamp_min(torch.finfo(total.dtype).tiny)
+    total = total / max(norm(total), torch.finfo(total.dtype).tiny)
     start = total + 0.3 * random_start(total.numel(), generator, total.dtype, total.device)
-    return start / start.norm()
+    return start / norm(start)
 
 
 def lanczos(
@@ -185,12 +186,12 @@ def lanczos(
         # basis takes the rest; a second one, without which the loss of orthogonality doubles at every step, is only
         # needed where that was much (Giraud, Langou and Rozloznik 2005).
         column = pending.norm * pending.owners[:num_basis]
-        column[-1] = float(basis[num_basis - 1] @ image)
+        column[-1] = dot(basis[num_basis - 1], image)
         known = np.flatnonzero(column)
         image = image - torch.as_tensor(column[known], dtype=image.dtype, device=image.device) @ basis[known]
-        before = float(image.norm())
+        before = norm(image)
         correction, rest = _project_out(image, basis[:num_basis])
-        column, beta = column + correction, float(rest.norm())
+        column, beta = column + correction, norm(rest)
         if not (np.isfinite(column).all() and np.isfinite(beta)):  # one bad entry of the image makes all of them so
             raise NotFiniteError("a Hessian-vector product is not finite")
         projected[:num_basis, num_basis - 1] = projected[num_basis - 1, :num_basis] = column
@@ -269,20 +270,20 @@ def _project_out(vector: Tensor, basis: Tensor) -> tuple[np.ndarray, Tensor]:
 
 def _orthonormal(candidate: Tensor, basis: Tensor, generator: torch.Generator) -> Tensor:
     """Return the direction of `candidate` outside `basis`, or a random one where nothing is left of it."""
-    norm = float(candidate.norm())
+    length = norm(candidate)
     for _ in range(5):
-        if norm > 0:
-            rest, before = candidate / norm, 1.0
+        if length > 0:
+            rest, before = candidate / length, 1.0
             for _ in range(3):  # until a pass takes little away: twice is enough (Giraud, Langou and Rozloznik 2005)
                 _, rest = _project_out(rest, basis)
-                left = float(rest.norm())
+                left = norm(rest)
                 if left > LITTLE * before:
                     return rest / left
                 if left < 1e-3:
                     break
                 before = left
         candidate = random_start(candidate.numel(), generator, candidate.dtype, candidate.device)
-        norm = float(candidate.norm())
+        length = norm(candidate)
     raise NotFiniteError("no direction outside the Lanczos basis: the start vector or a product is not finite")
 
 

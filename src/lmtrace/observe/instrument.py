@@ -22,7 +22,8 @@ from lmtrace.observe.forward import Forward, TrainLoss, device_of, objective_of,
 from lmtrace.observe.head import Head
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
-from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap, unwrap_optimizer
+from lmtrace.observe.optimizers import one_optimizer
+from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.records.schema import Field, Record
 from lmtrace.records.wording import OFF
@@ -75,7 +76,7 @@ class Instrument:
     model: nn.Module
     panel: Panel
     signals: list[Signal]
-    optimizer: torch.optim.Optimizer | None = None
+    optimizer: Any = None
     forward: Forward | None = None
     sites: Mapping[str, str] | None = None
     seed: int = 0
@@ -93,7 +94,8 @@ class Instrument:
     _early_notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.model, self.optimizer = unwrap(self.model), unwrap_optimizer(self.optimizer)
+        self.model = unwrap(self.model)
+        self.optimizer = one_optimizer(self.optimizer)
         self.known_sites: dict[str, Site] = find_sites(self.model, self.sites)
         objective = objective_of(self.model)
         config = getattr(self.model, "config", None)

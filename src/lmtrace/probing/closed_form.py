@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.moments import ClassMeans, Moments
+from lmtrace.numerics.moments import ClassMeans, Moments, product
 
 GRID = tuple(10.0 ** (k / 2) for k in range(-14, 3))
 """Penalties per training row, on standardised features: 1e-7 ... 10."""
@@ -123,7 +123,8 @@ def ridge_regressions(basis: Basis, rows: Tensor, targets: RealTargets, grid: tu
     rows : [n, d]
         Those rows, less any origin near their mean.
     """
-    cross = rows.T @ targets.centred.to(rows.dtype) / basis.moments.scale.to(rows.dtype)[:, None]
+    cross = product(rows, targets.centred.to(rows.dtype)) / basis.moments.scale[:, None]
+    cross = cross.to(rows.dtype)
     return _solve(basis, cross, targets.mean, targets.sizes, targets.totals, grid)
 
 
