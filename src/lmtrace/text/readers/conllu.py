@@ -186,32 +186,46 @@ def _joined(surface: Sequence[tuple[str, list[str], str, str]]) -> tuple[str, tu
 
 
 def _fused(surface: str, forms: list[str], start: int) -> list[tuple[int, int]]:
-    """Return the spans of the words of a fused form: the part that each spells, from both ends ("do" + "n't").
+    """Return the spans of the words of a fused form, from `start` on: the part that each spells.
 
-    The words between share what is left ("b" + "ha" + "bait" in "babait": "ha" gets "a"). Where nothing is left for
-    them, all words get the whole form ("du" = "de" + "le").
+    Words that begin the form as they are spelt take their part from its beginning, words that end it from its end ("do" + "n't";
+    "b" and "bait" of "b", "ha", "bait" in "babait"). Where the first of the words left begins the rest and the last of them ends
+    it, the last takes what it has in common with its end ("in" + "dem" in "im": "i" and "m"), and of three and more the first
+    what it has in common with its beginning. What is left is the other word's, or is shared by the others ("de" + "le" in
+    "du"); where nothing is left, they have the place of their neighbours.
     """
-    low, high = 0, len(surface)
+    spans: list[tuple[int, int]] = [(0, 0)] * len(forms)
+    begin, end = 0, len(surface)
     first, last = 0, len(forms)
-    while first < last and surface[low:high].lower().startswith(forms[first].lower()):
-        low += len(forms[first])
+    while first < last and _prefix(forms[first], surface[begin:end]) == len(forms[first]):
+        spans[first] = (begin, begin + len(forms[first]))
+        begin += len(forms[first])
         first += 1
-    while first < last and surface[low:high].lower().endswith(forms[last - 1].lower()):
-        high -= len(forms[last - 1])
+    while first < last and _prefix(forms[last - 1][::-1], surface[begin:end][::-1]) == len(forms[last - 1]):
         last -= 1
-    if (first < last) != (low < high):
-        return [(start, start + len(surface))] * len(forms)
-    spans: list[tuple[int, int]] = []
-    at = 0
-    for form in forms[:first]:
-        spans.append((at, at + len(form)))
-        at += len(form)
-    spans += [(low, high)] * (last - first)
-    at = high
-    for form in forms[last:]:
-        spans.append((at, at + len(form)))
-        at += len(form)
+        spans[last] = (end - len(forms[last]), end)
+        end -= len(forms[last])
+    if last - first > 1:
+        head = _prefix(forms[first], surface[begin:end])
+        tail = _prefix(forms[last - 1][::-1], surface[begin + head : end][::-1])
+        if head and tail:
+            last -= 1
+            spans[last] = (end - tail, end)
+            end -= tail
+            if last - first > 1:
+                spans[first] = (begin, begin + head)
+                begin += head
+                first += 1
+    if begin == end:
+        begin = spans[first - 1][0] if first else 0
+        end = spans[last][1] if last < len(forms) else len(surface)
+    spans[first:last] = [(begin, end)] * (last - first)
     return [(start + a, start + b) for a, b in spans]
+
+
+def _prefix(a: str, b: str) -> int:
+    """Return how many characters two strings have in common at their beginning, whatever their case."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x.lower() != y.lower()), min(len(a), len(b)))
 
 
 def _refuse_withheld(source: Source, words: list[Row]) -> None:
