@@ -133,7 +133,7 @@ def as_annotated(obj: Any) -> AnnotatedSentence:
     if not hasattr(obj, "tokens") or not hasattr(obj, "labels"):
         raise DataError(
             f"a sentence of type {type(obj).__name__} has no .tokens and .labels",
-            "Pass annotated sentences, a corpus of them, or a path (.conllu, .jsonl, .json, .txt)",
+            "Pass annotated sentences, a corpus of them, or a path (docs/formats.md lists the formats)",
         )
     tokens = tuple(str(token) for token in obj.tokens)
     info = {str(k): str(v) for k, v in dict(getattr(obj, "info", None) or {}).items()}

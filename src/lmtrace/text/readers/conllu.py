@@ -18,6 +18,8 @@ SPELLING = ("SpaceAfter", "SpacesAfter", "SpacesBefore", "SpacesInToken")
 
 COLUMNS = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 STREUSLE = (*COLUMNS, "SMWE", "LEXCAT", "LEXLEMMA", "SS", "SS2", "WMWE", "WCAT", "WLEMMA", "LEXTAG")
+KNOWN = frozenset((*COLUMNS, "UP:PRED", "UP:ARGHEADS", "UP:ARGSPANS", "PARSEME:MWE"))
+"""Columns that are read otherwise than as one layer."""
 GLOBAL = "global.columns"
 UNDERSCORE = "\x00"
 """Stands for a lemma that is an underscore, which is not unspecified where the word is one too."""
@@ -145,6 +147,8 @@ def _words(source: Source, rows: list[Row]) -> tuple[list[Row], list[tuple[str, 
 def _white(misc: str) -> tuple[str, str]:
     """Return the white space before and after a token, as MISC tells it."""
     before, after = "", " "
+    if misc == "_":
+        return before, after
     for attribute in misc.split("|"):
         name, _, value = attribute.partition("=")
         if name == "SpacesBefore":
@@ -264,7 +268,8 @@ def _row_labels(source: Source, row: Row) -> dict[str, str]:
         if not sign or not name or not value:
             raise source.broken(number, f"feature {feature!r}, expected Name=Value in column 6 (FEATS)")
         values[name] = value
-    for attribute in columns.get("MISC", "_").split("|"):
+    misc = columns.get("MISC", "_")
+    for attribute in misc.split("|") if misc != "_" else ():
         name, sign, value = attribute.partition("=")
         if not sign or not value or name in SPELLING:
             continue
@@ -274,8 +279,8 @@ def _row_labels(source: Source, row: Row) -> dict[str, str]:
             values.setdefault(name, unquote(value))
         else:
             source.passed_over[f"MISC {name}"] += 1
-    known = (*COLUMNS, "UP:PRED", "UP:ARGHEADS", "UP:ARGSPANS", "PARSEME:MWE")
-    values |= {c.rpartition(":")[2].lower(): v for c, v in columns.items() if c not in known and v}
+    if source.columns:
+        values |= {c.rpartition(":")[2].lower(): v for c, v in columns.items() if c not in KNOWN and v}
     return values
 
 
