@@ -70,6 +70,8 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     every: Annotated[int | None, typer.Option(help="Steps between measurements.")] = None,
     signals: Annotated[str | None, typer.Option(help="light, standard, full, or names with commas.")] = None,
+    pairs: Annotated[str | None, typer.Option(help="A file or folder of minimal pairs.")] = None,
+    suites: Annotated[str | None, typer.Option(help="A suite of SyntaxGym, or a folder of them.")] = None,
     budget: Annotated[float | None, typer.Option(help="Largest share of time for measuring.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="auto, word, bpe, or a folder.")] = None,
     panel_size: Annotated[int | None, typer.Option(help="Sentences in the panel.")] = None,
@@ -89,7 +91,7 @@ def train(
     flags = {
         "data.corpus": corpus, "data.panel": panel, "run": run, "model": model, "size": size, "task": task, "steps": steps,
         "batch_size": batch_size, "accumulate": accumulate, "learning_rate": learning_rate, "every": every,
-        "signals": signals, "budget": budget, "data.tokenizer": tokenizer, "data.panel_size": panel_size,
+        "signals": signals, "pairs": pairs, "suites": suites, "budget": budget, "data.tokenizer": tokenizer, "data.panel_size": panel_size,
         "save_every": save_every, "seed": seed, "data.seed": seed,
         "overwrite": overwrite or None, "resume": resume or None,
     }  # fmt: skip
@@ -107,14 +109,18 @@ def analyze(
     signals: Annotated[str, typer.Option(help="light, standard, full, or names with commas.")] = "standard",
     revision: Annotated[str | None, typer.Option(help="Revision on the Hub.")] = None,
     step: Annotated[int | None, typer.Option(help="The optimizer step that the checkpoint is at.")] = None,
+    pairs: Annotated[str | None, typer.Option(help="A file or folder of minimal pairs.")] = None,
+    suites: Annotated[str | None, typer.Option(help="A suite of SyntaxGym, or a folder of them.")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Measure a saved model once, with the same signals as during training."""
     from lmtrace.jobs.analyze import analyze_checkpoint
+    from lmtrace.jobs.pair_files import with_files
 
+    chosen = with_files(signals, pairs, suites)
     result = analyze_checkpoint(
-        model, run=run, panel=panel, signals=signals, revision=revision, step=step, overwrite=overwrite
+        model, run=run, panel=panel, signals=chosen, revision=revision, step=step, overwrite=overwrite
     )
     _show_findings(result, as_json)
 

@@ -22,6 +22,8 @@ def sweep(
         str | None, typer.Option(help="A file of annotated sentences; default: that of the training.")
     ] = None,
     signals: Annotated[str, typer.Option(help="light, standard, full, or names with commas.")] = "standard",
+    pairs: Annotated[str | None, typer.Option(help="A file or folder of minimal pairs.")] = None,
+    suites: Annotated[str | None, typer.Option(help="A suite of SyntaxGym, or a folder of them.")] = None,
     executor: Annotated[str, typer.Option(help="serial, process or ray.")] = "serial",
     workers: Annotated[int | None, typer.Option(help="Checkpoints at a time.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of each worker; results depend on it in the last bit.")] = 1,
@@ -37,6 +39,7 @@ def sweep(
 ) -> None:
     """Measure many checkpoints: folders, Hub revisions, the checkpoints of runs."""
     from lmtrace.errors import ConfigError
+    from lmtrace.jobs.pair_files import with_files
     from lmtrace.jobs.sweep import sweep as job
 
     try:
@@ -45,7 +48,7 @@ def sweep(
         raise ConfigError(f"--steps {steps!r}: not whole numbers with commas between") from error
     with Progress("sweep", quiet=as_json) as progress:
         result = job(
-            checkpoints, panel, run=run, signals=signals, executor=executor,  # pyright: ignore[reportArgumentType]  checked there
+            checkpoints, panel, run=run, signals=with_files(signals, pairs, suites), executor=executor,  # pyright: ignore[reportArgumentType]  checked there
             workers=workers, threads=threads, steps=numbers, seed=seed, overwrite=overwrite,
             trust_remote_code=trust_remote_code, on_progress=progress,
         )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,21 +11,10 @@ import numpy as np
 import absynth
 from absynth.pairs.interventions import KINDS
 from absynth.sample import BLOCK, part
-from lmtrace.errors import ConfigError, DataError
+from lmtrace.errors import ConfigError
 from lmtrace.text.pairs import MinimalPair
 
 PREFIX = "absynth:"
-
-
-def is_absynth(source: str) -> bool:
-    """Return whether a source names an ABSynth preset, grammar or corpus file."""
-    if source.startswith(PREFIX) or source.endswith(".parquet"):
-        return True
-    path = Path(source)
-    if path.suffix != ".jsonl" or not path.exists():
-        return False
-    with path.open("rb") as file:
-        return b'"absynth"' in file.read(4096)
 
 
 def load_corpus(source: str, *, n: int = 50_000, seed: int = 0) -> Any:
@@ -35,24 +23,21 @@ def load_corpus(source: str, *, n: int = 50_000, seed: int = 0) -> Any:
     Parameters
     ----------
     source
-        "absynth:small" (a preset), "absynth:my.toml" (a grammar), or the path of a saved corpus.
+        "absynth:small" (a preset) or "absynth:my.toml" (a grammar); saved corpora are read by `lmtrace.text.readers`.
     n, seed
-        How many sentences to generate, and from which seed; ignored for saved corpora.
+        How many sentences to generate, and from which seed.
 
     Raises
     ------
-    ConfigError, DataError
-        For a preset that does not exist or a file that is not a corpus.
+    ConfigError
+        For a preset that does not exist.
     """
     try:
-        if not source.startswith(PREFIX):
-            return absynth.load(source)
         name = source.removeprefix(PREFIX)
         grammar = absynth.Grammar.from_toml(name) if name.endswith(".toml") else absynth.Grammar.preset(name)
         return absynth.generate(grammar, n=n, seed=seed)
     except absynth.AbsynthError as error:
-        kind = ConfigError if source.startswith(PREFIX) else DataError
-        raise kind(str(error)) from error
+        raise ConfigError(str(error)) from error
 
 
 def chunks(n: int, size: int) -> list[tuple[int, int]]:

@@ -123,7 +123,11 @@ def _is_model(found: Any) -> bool:
 
 
 def checkpoint_and_panel(
-    path: str, *, panel: str | None = None, signals: str = "standard", revision: str | None = None
+    path: str,
+    *,
+    panel: str | None = None,
+    signals: str | Sequence[str | Signal] = "standard",
+    revision: str | None = None,
 ) -> tuple[nn.Module, Panel, list[Signal]]:
     """Return a saved model, the panel that belongs to it, and the signals asked for.
 
@@ -159,7 +163,7 @@ def analyze_checkpoint(
     *,
     run: str | Path,
     panel: str | None = None,
-    signals: str = "standard",
+    signals: str | Sequence[str | Signal] = "standard",
     revision: str | None = None,
     step: int | None = None,
     seed: int | None = None,

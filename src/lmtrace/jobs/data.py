@@ -17,7 +17,9 @@ from lmtrace.errors import ConfigError, DataError
 from lmtrace.integrations import absynth as synthetic
 from lmtrace.text.panel import Objective, Panel
 from lmtrace.text.readers import read
-from lmtrace.text.sentences import iterate_words
+from lmtrace.text.readers.lines import suffixes
+from lmtrace.text.readers.synthetic import is_synthetic
+from lmtrace.text.sentences import iterate_words, take
 from lmtrace.text.sequences import bidirectional_affixes, causal_affixes, encode_causal, mask_id, target_ids
 from lmtrace.text.tokenizer import FILE as WORD_TOKENIZER_FILE
 from lmtrace.text.tokenizer import WordTokenizer
@@ -49,13 +51,14 @@ class DataConfig(BaseModel):
     vocabulary: int = Field(default=4000, ge=300)
     max_length: int = Field(default=128, ge=4)
     policy: Literal["last", "first", "mean"] = "last"
+    skip_broken: bool = False
 
 
 def load_sentences(source: str, config: DataConfig) -> Any:
     """Return a sequence of annotated sentences: an ABSynth corpus, or what a reader found in a file."""
-    if synthetic.is_absynth(source):
+    if source.startswith(synthetic.PREFIX):
         return synthetic.load_corpus(source, n=config.sentences, seed=config.seed)
-    return list(read(source))
+    return read(source, skip_broken=config.skip_broken)
 
 
 def split(config: DataConfig) -> tuple[Any, Any]:
@@ -85,7 +88,7 @@ def split(config: DataConfig) -> tuple[Any, Any]:
         whole = _with_twins(corpus, order, held_out)
         # One sentence many times cannot be held out: it is drawn, and the run says that its panel was trained on.
         in_panel = in_panel if whole.all() else whole
-    return [corpus[i] for i in order[~in_panel[order]]], [corpus[i] for i in order[in_panel[order]]]
+    return take(corpus, order[~in_panel[order]].tolist()), take(corpus, order[in_panel[order]].tolist())
 
 
 def _with_twins(corpus: Sequence[Any], order: np.ndarray, held_out: int) -> np.ndarray:
@@ -114,13 +117,19 @@ def load_tokenizer(config: DataConfig, sentences: Any, objective: Objective) -> 
     """
     kind = config.tokenizer
     if kind == "auto":
-        words = synthetic.is_absynth(config.corpus) or config.corpus.endswith(".json")
-        kind = "word" if words else "bpe"
+        kind = "word" if _is_synthetic(config.corpus) else "bpe"
     if kind == "word":
         return WordTokenizer.from_corpus(sentences, targets=objective == "seq2seq")
     if kind == "bpe":
         return train_bpe((_text(s) for s in sentences), config.vocabulary)
     return open_tokenizer(kind)
+
+
+def _is_synthetic(source: str) -> bool:
+    """Return whether a corpus is ABSynth's: a preset, a file with its grammar, or the published JSON."""
+    if source.startswith(synthetic.PREFIX) or suffixes(Path(source))[0] == ".json":
+        return True
+    return Path(source).is_file() and is_synthetic(Path(source))
 
 
 def open_tokenizer(folder: str | Path, revision: str | None = None) -> Any:

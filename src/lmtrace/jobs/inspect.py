@@ -22,6 +22,7 @@ from lmtrace.observe.isolation import undisturbed
 from lmtrace.observe.sites import find_sites, unwrap
 from lmtrace.records.layout import DATABASE
 from lmtrace.show.inspection import InspectionTable
+from lmtrace.text.adapted import adapted
 from lmtrace.text.panel import Panel, PanelSettings
 from lmtrace.text.sentences import AnnotatedSentence, as_annotated
 from lmtrace.text.sequences import special_id
@@ -53,7 +54,7 @@ def inspect(
     model
         Any model that `lmtrace.Tracer` takes.
     tokenizer
-        A `WordTokenizer` or any Hugging Face fast tokenizer.
+        A `WordTokenizer` or any other that docs/formats.md names.
     sentence
         Text, or its words.
     panel
@@ -179,7 +180,7 @@ class _Inspector:
         self, sentence: str | Sequence[str], tokenizer: Any, panel: Panel | None, oracle: Any, objective: Any, seed: int
     ) -> None:
         self.words = words_of(sentence, tokenizer)
-        self.tokenizer, self.panel, self.seed = tokenizer, panel, seed
+        self.tokenizer, self.panel, self.seed = adapted(tokenizer), panel, seed
         self.oracle = oracle if oracle is not None or panel is None else panel.oracle
         settings = PanelSettings(objective=objective) if panel is None else panel.settings
         self.settings = replace(settings, objective=objective, layers=None, frequencies=None, max_length=None)

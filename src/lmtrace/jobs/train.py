@@ -28,6 +28,7 @@ from lmtrace.jobs.data import (
     write_card,
 )
 from lmtrace.jobs.models import build_model, check_size
+from lmtrace.jobs.pair_files import with_files
 from lmtrace.jobs.saving import disk_failures, remove_partial, save_whole
 from lmtrace.observe.interface import Signal
 from lmtrace.records.opening import check_free
@@ -61,6 +62,8 @@ class TrainConfig(BaseModel):
     scheduler: Scheduler = "cosine"
     weight_decay: float = Field(default=0.01, ge=0)
     signals: str = "standard"
+    pairs: str | None = None
+    suites: str | None = None
     every: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]] = 100
     budget: float | None = Field(default=None, gt=0, lt=1)
     save_every: Annotated[int, Field(ge=0)] | list[int] = 0
@@ -203,6 +206,7 @@ def prepare(
     config: TrainConfig, task: Any, tell: Callable[[int, int, str], None], signals: Sequence[Signal] | None = None
 ) -> Prepared:
     """Return corpus, panel, tokenizer, a fresh model and the signals."""
+    asked = with_files(signals or config.signals, config.pairs, config.suites)
     resolve(config.signals)
     check_size(config.model, config.size)  # before the work that would be in vain
     tell(0, config.steps, "preparing the corpus")
@@ -220,10 +224,10 @@ def prepare(
         max_length=config.data.max_length,
         seed=config.seed,
     )
-    return Prepared(panel, tokenizer, rows, model, signals_for(signals or config.signals, held_out))
+    return Prepared(panel, tokenizer, rows, model, signals_for(asked, held_out))
 
 
-def signals_for(wanted: str | Sequence[Signal], sentences: Any) -> list[Signal]:
+def signals_for(wanted: str | Sequence[str | Signal], sentences: Any) -> list[Signal]:
     """Return the signals asked for; on a synthetic language, `pairs` gets interventions on the panel's sentences."""
     chosen = resolve(wanted)
     if not hasattr(sentences, "grammar"):

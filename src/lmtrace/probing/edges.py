@@ -16,14 +16,14 @@ def candidates(
     Parameters
     ----------
     layer
-        Its values are places in the sentence, from 1: of the predicate that governs the word.
+        Its values are places in the sentence, from 1: of the predicate that governs the word, or of several ("3,7").
     spans
         The arguments as spans: only words that stand for one are asked about, and predicates inside of a span are no
         candidates for it, because they would answer by their place.
     """
     roles = panel.labels("role").codes if "role" in panel.layers else layer.codes
-    place = np.array([int(name) - 1 if name.isdigit() else -1 for name in layer.names] or [-1])
-    own = np.where(layer.codes >= 0, place[layer.codes], -1)
+    named = [_places(name) for name in layer.names]
+    own = [named[code] if code >= 0 else () for code in layer.codes.tolist()]
     reached = panel.encoder.word_first >= 0
     starts = np.searchsorted(panel.word_sentence, np.arange(panel.num_sentences + 1))
     inside: dict[int, frozenset[int]] = dict.fromkeys(range(panel.num_words), frozenset())
@@ -36,13 +36,19 @@ def candidates(
         }
     rows: list[tuple[int, int, bool]] = []
     for first, last in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        heads = [first + p for p in np.unique(own[first:last]).tolist() if p >= 0 and first + p < last]
+        heads = [first + p for p in sorted({p for places in own[first:last] for p in places}) if first + p < last]
         heads = [p for p in heads if reached[p]]
         for i in range(first, last):
-            if roles[i] < 0 or own[i] < 0 or not reached[i] or i in heads or i not in inside:
+            if roles[i] < 0 or not own[i] or not reached[i] or i in heads or i not in inside:
                 continue
             asked = [p for p in heads if p not in inside[i]]
             if len(asked) > 1:
-                rows += [(i, p, first + int(own[i]) == p) for p in asked]
+                rows += [(i, p, p - first in own[i]) for p in asked]
     table = np.array(rows, np.int64).reshape(-1, 3)
     return table[:, 0], table[:, 1], table[:, 2]
+
+
+def _places(name: str) -> tuple[int, ...]:
+    """Return the places from 0 that a label names; none where it is no place."""
+    parts = name.split(",")
+    return tuple(int(part) - 1 for part in parts) if all(part.isdigit() and part != "0" for part in parts) else ()

@@ -3,7 +3,8 @@
 For every pair the log-probabilities (nats) of both sentences; the pair counts 1 where log p(good) > log p(bad), 1/2 for a tie. They
 are those of the words for pairs from files (BLiMP and others are scored so), and include the end of sentence for other pairs where
 the model is trained on ends; `end=` decides otherwise. Masked models give the pseudo-log-likelihood: the sum over words' tokens of log p(token |
-the rest), each token masked in turn (Salazar et al. 2020).
+the rest), each token masked in turn (Salazar et al. 2020), and with it those of its word that follow (Kauf and Ivanova 2023), because
+a word would give its own pieces away. A context is given, not scored; among several answers the right one must be the most probable.
 
 It misleads where the two sentences differ in length or in the frequency of their words: the margin then holds the cost of a word,
 not of the rule. The matched null is step 0, and 1/2.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +27,10 @@ from lmtrace.numerics.pairs import minimal_pair_accuracy, wilson_interval
 from lmtrace.observe.forward import context_length
 from lmtrace.observe.interface import Needs, Signal, View
 from lmtrace.records.schema import Field, Record
+from lmtrace.text.alignment import encode as place_words
 from lmtrace.text.pairs import MinimalPair, Text, as_pairs, words_only
 from lmtrace.text.panel import Panel
+from lmtrace.text.sentences import AnnotatedSentence
 from lmtrace.text.sequences import bidirectional_affixes, causal_affixes, mask_id
 from lmtrace.text.tokenizer import WordTokenizer
 
@@ -43,17 +46,21 @@ class Pairs(Signal):
     Parameters
     ----------
     pairs
-        A JSONL file, a folder of them, or `MinimalPair` objects.
+        A file of pairs (docs/formats.md), a folder of them, or `MinimalPair` objects.
     per_kind
         At most this many pairs of each kind, drawn at random and the same at every step.
     end
         Whether the end of sentence is part of a sentence's probability (causal models). None: not for pairs from files, and for
         others where the panel's ends are averaged (`Panel.from_annotated(end=)`).
+    masking
+        What a masked model does not see of the word that it scores: "within_word", the token and those of the word after it, or
+        "original", the token alone.
     """
 
     pairs: str | tuple[MinimalPair | str, ...] = ()
     per_kind: int = 200
     end: bool | None = None
+    masking: Literal["within_word", "original"] = "within_word"
 
     name = "pairs"
     cost = "2 forwards of each pair (masked models: one per token)"
@@ -65,7 +72,7 @@ class Pairs(Signal):
             low=0.0,
             high=1.0,
             better="up",
-            null="chance: one half",
+            null="chance: one half, of n answers one in n",
             meaning="Share of pairs whose acceptable sentence has the higher log-probability; ties count one half.",
         ),
         Field(
@@ -73,7 +80,7 @@ class Pairs(Signal):
             title="Minimal pairs right, lower end",
             low=0.0,
             high=1.0,
-            null="chance: one half",
+            null="chance: one half, of n answers one in n",
             meaning="Lower end of the 95 % Wilson interval of the accuracy.",
         ),
         Field(
@@ -81,7 +88,7 @@ class Pairs(Signal):
             title="Minimal pairs right, upper end",
             low=0.0,
             high=1.0,
-            null="chance: one half",
+            null="chance: one half, of n answers one in n",
             meaning="Upper end of the 95 % Wilson interval of the accuracy.",
         ),
         Field(
@@ -119,6 +126,8 @@ class Pairs(Signal):
     def __post_init__(self) -> None:
         if self.per_kind < 1:
             raise ConfigError(f"pairs: per_kind must be at least 1, got {self.per_kind}")
+        if self.masking not in ("within_word", "original"):
+            raise ConfigError(f"pairs: masking is {self.masking!r}", "Choose within_word or original")
 
     def needs(self, panel: Panel) -> Needs:
         """Return the need of the model itself."""
@@ -134,19 +143,31 @@ class Pairs(Signal):
                 yield self.record(view, field.metric, missing=reason)
             return
         pairs, ends = self._chosen(view.panel.end)
-        good, bad = (
-            log_likelihoods(view, [encode(text, view.panel.tokenizer) for text in texts], ends)
-            for texts in ([p.good for p in pairs], [p.bad for p in pairs])
+        texts = [(text, pair.context) for pair in pairs for text in (pair.good, *pair.wrong)]
+        count = np.array([1 + len(pair.wrong) for pair in pairs])
+        sentences = [placed(text, context, view.panel.tokenizer) for text, context in texts]
+        scores = log_likelihoods(
+            view,
+            [s.ids for s in sentences],
+            np.repeat(ends, count).tolist(),
+            [s.start for s in sentences],
+            [s.words for s in sentences] if self.masking == "within_word" else None,
         )
+        first = np.cumsum(count) - count
+        good = scores[first]
+        bad = np.array([scores[i + 1 : i + n].max() for i, n in zip(first, count, strict=True)])
+        chance = 1 / count
         kinds = sorted({p.kind for p in pairs if p.kind})
         groups: list[tuple[str | None, np.ndarray]] = [(None, np.ones(len(pairs), bool))]
         groups += [(f"kind={kind}", np.array([p.kind == kind for p in pairs])) for kind in kinds]
         exact = np.array([math.nan if p.severity is None else p.severity for p in pairs])
         for label, mask in groups:
-            yield from self._group(view, label, good[mask], bad[mask])
+            yield from self._group(view, label, good[mask], bad[mask], chance[mask])
             yield from self._severity(view, label, (good - bad)[mask], exact[mask])
 
-    def _group(self, view: View, label: str | None, good: np.ndarray, bad: np.ndarray) -> Iterator[Record]:
+    def _group(
+        self, view: View, label: str | None, good: np.ndarray, bad: np.ndarray, chance: np.ndarray
+    ) -> Iterator[Record]:
         share = minimal_pair_accuracy(good, bad)
         usable = np.isfinite(good) & np.isfinite(bad)
         margin = (good - bad)[usable]
@@ -155,10 +176,11 @@ class Pairs(Signal):
             for metric in ("accuracy", "accuracy_low", "accuracy_high", "margin"):
                 yield self.record(view, metric, label=label, missing=share.note)
             return
+        null = float(chance[usable].mean())
         interval = wilson_interval(share.value, share.n)
         for metric, end in zip(("accuracy_low", "accuracy_high"), interval, strict=True):
-            yield self.record(view, metric, end, label=label, n=share.n, null=0.5)
-        yield self.record(view, "accuracy", share.value, label=label, stderr=share.stderr, n=share.n, null=0.5)
+            yield self.record(view, metric, end, label=label, n=share.n, null=null)
+        yield self.record(view, "accuracy", share.value, label=label, stderr=share.stderr, n=share.n, null=null)
         stderr = float(margin.std(ddof=1) / math.sqrt(len(margin))) if len(margin) > 1 else None
         yield self.record(view, "margin", float(margin.mean()), label=label, stderr=stderr, n=len(margin), null=0.0)
 
@@ -210,12 +232,54 @@ def encode(text: Text, tokenizer: Any) -> list[int]:
     return list(tokenizer(joined, add_special_tokens=False)["input_ids"])
 
 
-def log_likelihoods(view: View, sentences: Sequence[Sequence[int]], ends: Sequence[bool]) -> np.ndarray:
+class Placed(NamedTuple):
+    """A sentence after its context: token ids, how many of them are context, and the word of each token."""
+
+    ids: list[int]
+    start: int
+    words: np.ndarray
+
+
+def placed(text: Text, context: Text, tokenizer: Any) -> Placed:
+    """Return a sentence with its context before it, a space between them; words are what stands between spaces."""
+    parts = [part if isinstance(part, tuple) else tuple(part.split()) for part in (context, text)]
+    given = len(parts[0])
+    if isinstance(tokenizer, WordTokenizer):
+        ids = tokenizer.encode([*parts[0], *parts[1]])
+        return Placed(ids, given, np.arange(len(ids)))
+    shown = [part if isinstance(part, str) else " ".join(part) for part in (context, text)]
+    whole = shown[1] if not given else f"{shown[0].rstrip()} {shown[1].lstrip()}"
+    words = tuple(whole.split())
+    if not words:
+        return Placed([], 0, np.zeros(0, np.int64))
+    (found,) = place_words([AnnotatedSentence(tokens=words, text=whole)], tokenizer)
+    owner = found.owner.copy()
+    for t in range(len(owner) - 2, -1, -1):  # a space mark of its own belongs to the word after it
+        if owner[t] < 0:
+            owner[t] = owner[t + 1]
+    return Placed(found.ids.tolist(), int((owner < given).sum()) if given else 0, owner)
+
+
+def log_likelihoods(
+    view: View,
+    sentences: Sequence[Sequence[int]],
+    ends: Sequence[bool],
+    starts: Sequence[int] | None = None,
+    words: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
     """Return [sentences] log-probabilities (nats); NaN where a sentence is longer than the model's context.
 
     Causal models: sum of log p(token | before) after [bos] as the panel has it, with [eos] where `ends` says so. Masked models:
     pseudo-log-likelihood over the sentence's own tokens.
+
+    Parameters
+    ----------
+    starts : [sentences]
+        Tokens at the beginning that are given and not scored; none by default.
+    words : [sentences]
+        The word of every token: a masked model is not shown what follows in the word that it scores. None: it is.
     """
+    starts = [0] * len(sentences) if starts is None else starts
     masked = view.panel.objective == "masked"
     begin, end = (bidirectional_affixes if masked else causal_affixes)(view.panel.tokenizer)
     rows = [[*begin, *ids, *(end if masked or whole else [])] for ids, whole in zip(sentences, ends, strict=True)]
@@ -223,35 +287,48 @@ def log_likelihoods(view: View, sentences: Sequence[Sequence[int]], ends: Sequen
     result = np.full(len(rows), np.nan)
     fits = [i for i, row in enumerate(rows) if (limit is None or len(row) <= limit) and sentences[i]]
     if masked:
-        _masked(view, rows, sentences, fits, len(begin), result)
+        hidden = [_hidden(ids, None if words is None else words[i]) for i, ids in enumerate(sentences)]
+        _masked(view, rows, hidden, starts, fits, len(begin), result)
     else:
-        _causal(view, rows, fits, result)
+        _causal(view, rows, [len(begin) + start if start else 0 for start in starts], fits, result)
     return result
 
 
-def _causal(view: View, rows: list[list[int]], fits: list[int], result: np.ndarray) -> None:
+def _hidden(ids: Sequence[int], words: np.ndarray | None) -> list[range]:
+    """Return, for every token, the tokens that are masked while it is scored: itself, and the rest of its word."""
+    if words is None:
+        return [range(j, j + 1) for j in range(len(ids))]
+    ends = np.searchsorted(words, words, side="right")
+    return [range(j, int(end)) for j, end in enumerate(ends)]
+
+
+def _causal(view: View, rows: list[list[int]], given: Sequence[int], fits: list[int], result: np.ndarray) -> None:
     for chunk in _chunks(view, rows, fits):
         ids, mask = _padded(view, [rows[i] for i in chunk])
         log_probs = view.logits({"input_ids": ids, "attention_mask": mask})[:, :-1].float().log_softmax(-1)
         chosen = log_probs.gather(2, ids[:, 1:, None])[..., 0].double()
-        result[chunk] = (chosen * mask[:, 1:]).sum(1).cpu().numpy()
+        column = torch.arange(1, ids.shape[1], device=ids.device)
+        scored = mask[:, 1:] * (column >= torch.tensor([given[i] for i in chunk], device=ids.device)[:, None])
+        result[chunk] = (chosen * scored).sum(1).cpu().numpy()
 
 
 def _masked(
     view: View,
     rows: list[list[int]],
-    sentences: Sequence[Sequence[int]],
+    hidden: Sequence[Sequence[range]],
+    starts: Sequence[int],
     fits: list[int],
     skip: int,
     result: np.ndarray,
 ) -> None:
-    """Score every token of every sentence with that token masked: one row per token."""
+    """Score every token of every sentence with that token, and what `hidden` says, masked: one row per token."""
     mask_token = mask_id(view.panel.tokenizer)
     expanded, owner, position = [], [], []
     for i in fits:
-        for j in range(len(sentences[i])):
+        for j in range(starts[i], len(hidden[i])):
             row = list(rows[i])
-            row[skip + j] = mask_token
+            for k in hidden[i][j]:
+                row[skip + k] = mask_token
             expanded.append(row)
             owner.append(i)
             position.append(skip + j)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmtrace.errors import DataError
+from lmtrace.text.adapted import adapted
 from lmtrace.text.sentences import AnnotatedSentence
 from lmtrace.text.tokenizer import WordTokenizer
 
@@ -77,7 +77,7 @@ def encode(sentences: Sequence[AnnotatedSentence], tokenizer: Any, chunk: int = 
     Parameters
     ----------
     tokenizer
-        A `WordTokenizer` (one token per word), or any Hugging Face fast tokenizer (it reads `sentence.text`).
+        A `WordTokenizer` (one token per word), or any that `lmtrace.text.adapted` takes (it reads `sentence.text`).
 
     Raises
     ------
@@ -86,11 +86,8 @@ def encode(sentences: Sequence[AnnotatedSentence], tokenizer: Any, chunk: int = 
     """
     if isinstance(tokenizer, WordTokenizer):
         return [_word_encoding(np.asarray(tokenizer.encode(s.tokens), np.int64)) for s in sentences]
-    if not callable(tokenizer) or not getattr(tokenizer, "is_fast", False):
-        raise DataError(
-            f"the tokenizer {type(tokenizer).__name__} gives no character offsets, which align words with its tokens",
-            "Load a fast tokenizer (AutoTokenizer does by default) or use lmtrace.WordTokenizer",
-        )
+    tokenizer = adapted(tokenizer)
+    marks = space_marks(tokenizer)
     result = []
     for at in range(0, len(sentences), chunk):
         part = sentences[at : at + chunk]
@@ -105,9 +102,35 @@ def encode(sentences: Sequence[AnnotatedSentence], tokenizer: Any, chunk: int = 
             verbose=False,
         )
         for sentence, ids, offsets in zip(part, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            first, last, owner = align(sentence.spans, offsets)
+            placed = _without_marks(ids, offsets, marks, sentence.text)
+            first, last, owner = align(sentence.spans, placed)
             result.append(Encoding(np.asarray(ids, np.int64).reshape(-1), first, last, owner))
     return result
+
+
+SPACE_MARK = "\u2581"
+"""What stands for a space in SentencePiece's tokens; byte-level tokens hold the space itself."""
+
+
+def space_marks(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of the tokens that are nothing but a space mark."""
+    vocabulary = getattr(tokenizer, "get_vocab", dict)()
+    return frozenset(i for piece, i in vocabulary.items() if piece and not str(piece).strip(SPACE_MARK))
+
+
+def _without_marks(
+    ids: Sequence[int], offsets: Sequence[tuple[int, int]], marks: frozenset[int], text: str
+) -> Sequence[tuple[int, int]]:
+    """Return the offsets, empty for a lone space mark: a tokenizer gives one that it adds those of the word's beginning.
+
+    A mark that the text itself holds keeps its place.
+    """
+    if marks.isdisjoint(ids):
+        return offsets
+    return [
+        (0, 0) if i in marks and SPACE_MARK not in text[start:end] else (start, end)
+        for i, (start, end) in zip(ids, offsets, strict=True)
+    ]
 
 
 def _word_encoding(ids: np.ndarray) -> Encoding:

@@ -2,71 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lmtrace.errors import DataError
+from lmtrace.text.minimal_pair import MinimalPair, Text
+from lmtrace.text.pair_files import read_pairs
 
-Text = str | tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MinimalPair:
-    """Two sentences of which a model that knows the rule finds the first more probable.
-
-    Attributes
-    ----------
-    good, bad
-        Text, or words where the words are known.
-    kind
-        What the pair tests ("role_violation", BLiMP's UID).
-    severity
-        Exact difference of the log-probabilities in nats, where a law is known; None otherwise.
-    """
-
-    good: Text
-    bad: Text
-    kind: str = ""
-    severity: float | None = None
-
-
-def read_pairs(path: str | Path) -> list[MinimalPair]:
-    """Read a JSONL file with `sentence_good`, `sentence_bad` and, where there is one, `UID` (BLiMP's keys).
-
-    Raises
-    ------
-    DataError
-        With file and line, where a line is not such an object; nothing half-read is returned.
-    """
-    path = Path(path)
-    pairs: list[MinimalPair] = []
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"cannot read the pairs {path}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            pairs.append(_pair(json.loads(line.decode("utf-8")), path.stem))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(
-                f"{path} line {number}: expected a JSON object with the texts sentence_good and sentence_bad ({error})"
-            ) from error
-    if not pairs:
-        raise DataError(f"{path} holds no pairs", "Expected one JSON object per line")
-    return pairs
-
-
-def _pair(row: Any, name: str) -> MinimalPair:
-    good, bad = row["sentence_good"], row["sentence_bad"]
-    if not (isinstance(good, str) and isinstance(bad, str) and good.strip() and bad.strip()):
-        raise ValueError("the sentences must be texts that are not empty")
-    severity = row.get("severity")
-    return MinimalPair(good, bad, str(row.get("UID", name)), None if severity is None else float(severity))
+__all__ = ["MinimalPair", "Text", "as_pairs", "read_pairs"]
 
 
 def words_only(source: str | Path | Iterable[MinimalPair | str | Path]) -> list[bool]:
@@ -80,11 +22,9 @@ def words_only(source: str | Path | Iterable[MinimalPair | str | Path]) -> list[
 
 
 def as_pairs(source: str | Path | Iterable[MinimalPair | str | Path]) -> list[MinimalPair]:
-    """Return pairs from a file, a folder of .jsonl files, pairs, or a mix of them."""
+    """Return pairs from a file, a folder of files, pairs, or a mix of them (`lmtrace.text.pair_files`)."""
     if isinstance(source, (str, Path)):
-        path = Path(source)
-        files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-        return [pair for file in files for pair in read_pairs(file)]
+        return read_pairs(source)
     found: list[MinimalPair] = []
     for item in source:
         found.extend([item] if isinstance(item, MinimalPair) else as_pairs(item))

@@ -16,10 +16,11 @@ import numpy as np
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.text import layers as label_layers
 from lmtrace.text import lexicon, overlap, references, streams
+from lmtrace.text.adapted import adapted
 from lmtrace.text.alignment import Encoding, coverage, encode, unknown_share
 from lmtrace.text.lexicon import Lexicon
 from lmtrace.text.panel_parts import LabelLayer, Objective, PanelBatch, PanelSettings, Policy
-from lmtrace.text.readers import read
+from lmtrace.text.readers import is_readable, read
 from lmtrace.text.references import Reference
 from lmtrace.text.sentences import AnnotatedSentence, as_annotated, iterate_words, take
 from lmtrace.text.sequences import ends_of_itself, special_id
@@ -144,6 +145,7 @@ class Panel:
         decoder_start_id: int | None = None,
         min_coverage: float = 0.9,
         training: Iterable[Any] | None = None,
+        skip_broken: bool = False,
         end: bool | None = None,
     ) -> Panel:
         """Sample a panel from annotated sentences.
@@ -151,10 +153,11 @@ class Panel:
         Parameters
         ----------
         source
-            A path (.conllu, .jsonl, .json, .txt, also .gz and .xz), a corpus, or any iterable of objects with
+            A path in any format of docs/formats.md, a `datasets.Dataset`, a corpus, or any iterable of objects with
             `.tokens` and `.labels`. A corpus with an `oracle` gives the panel its `truth`.
         tokenizer
-            A `WordTokenizer` or any Hugging Face fast tokenizer.
+            A `WordTokenizer`, or any that `lmtrace.text.adapted.adapted` takes: Hugging Face's, `tokenizers.Tokenizer`,
+            tiktoken's encodings, objects with `encode` and `decode`, callables that return ids and offsets.
         size
             Sentences to sample; all of them where the source has fewer.
         seed
@@ -167,7 +170,7 @@ class Panel:
         objective
             "causal", "masked" or "seq2seq".
         layers
-            Label layers to keep; all of them by default.
+            Label layers to keep; all of them by default. Attributes of CoNLL-U's MISC are read where they are named.
         frequencies
             Word -> count in the training corpus, for the layer "frequency"; by default the panel's own counts.
         decoder_start_id
@@ -177,6 +180,8 @@ class Panel:
         training
             The annotated training corpus, for the reference predictors of the signal `ladder` and for the share of the
             panel that was trained on (`in_training`); read when they are first asked for.
+        skip_broken
+            Leave sentences of a file out that break its format; they are counted and told in `describe()["notes"]`.
         end
             Whether the model is trained on an end after every sentence (causal models). Where it is not, as after training on
             packed text, ends are predicted but not averaged: loss and perplexity are those of the words, and those of the end
@@ -195,7 +200,8 @@ class Panel:
         )  # fmt: skip
         if size < 1:
             raise ConfigError(f"panel: size is {size}", "Ask for at least one sentence")
-        corpus: Any = read(source) if isinstance(source, (str, Path)) else source
+        corpus: Any = read(source, layers=layers, skip_broken=skip_broken) if is_readable(source) else source
+        tokenizer = adapted(tokenizer)
         items: Any = corpus if hasattr(corpus, "__getitem__") and hasattr(corpus, "__len__") else list(corpus)
         chosen, skipped = [], 0
         for i in np.random.default_rng(seed).permutation(len(items)).tolist():

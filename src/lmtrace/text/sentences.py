@@ -133,7 +133,7 @@ def as_annotated(obj: Any) -> AnnotatedSentence:
     if not hasattr(obj, "tokens") or not hasattr(obj, "labels"):
         raise DataError(
             f"a sentence of type {type(obj).__name__} has no .tokens and .labels",
-            "Pass annotated sentences, a corpus of them, or a path (.conllu, .jsonl, .json, .txt)",
+            "Pass annotated sentences, a corpus of them, or a path (docs/formats.md lists the formats)",
         )
     tokens = tuple(str(token) for token in obj.tokens)
     info = {str(k): str(v) for k, v in dict(getattr(obj, "info", None) or {}).items()}
@@ -147,7 +147,8 @@ def as_annotated(obj: Any) -> AnnotatedSentence:
             info[str(name)] = str(values)
         else:
             labels[str(name)] = _values(values)
-    heads, deprels = getattr(obj, "heads", None), getattr(obj, "deprels", None)
+    # An imported corpus of absynth has heads and relations of no words where it has no tree.
+    heads, deprels = (_unless_empty(getattr(obj, name, None), tokens) for name in ("heads", "deprels"))
     target = getattr(obj, "target", None) or getattr(obj, "logical_form", None)
     return AnnotatedSentence(
         tokens=tokens,
@@ -159,6 +160,10 @@ def as_annotated(obj: Any) -> AnnotatedSentence:
         sent_id=str(getattr(obj, "sent_id", None) or getattr(obj, "id", None) or ""),
         info=info,
     )
+
+
+def _unless_empty(values: Any, tokens: tuple[str, ...]) -> Any:
+    return None if values is None or (tokens and hasattr(values, "__len__") and len(values) == 0) else values
 
 
 def _values(values: Iterable[Any]) -> Labels:

@@ -89,14 +89,12 @@ def test_a_truncated_file_is_said_to_be_one(call, tmp_path, name, where):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-def test_a_tokenizer_without_offsets(call, tmp_path):
+def test_a_byte_tokenizer_needs_no_offsets(call, tmp_path):
     (tmp_path / "good.conllu").write_bytes(GOOD)
     ByT5Tokenizer().save_pretrained(tmp_path / "slow")
-    code, err = call("train", "--corpus", "good.conllu", "--tokenizer", "slow", "--run", "r", *QUICK)
-    assert code == 1
-    assert "ByT5Tokenizer gives no character offsets" in err[-1]
-    assert "Load a fast tokenizer" in err[-1]
-    assert not (tmp_path / "r").exists()
+    code, _ = call("train", "--corpus", "good.conllu", "--tokenizer", "slow", "--run", "r", *QUICK)
+    assert code == 0
+    assert any((tmp_path / "r").iterdir())
 
 
 @pytest.mark.parametrize(

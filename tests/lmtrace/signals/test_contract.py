@@ -18,8 +18,10 @@ from lmtrace.observe.interface import Needs, Signal
 from lmtrace.records.schema import Field, Record
 from lmtrace.signals import available
 from lmtrace.signals.pairs import Pairs
+from lmtrace.signals.suites import Suites
 from lmtrace.testing import check_signal
 from lmtrace.text.panel import Panel
+from lmtrace.text.suites import Item, Suite, parse
 from lmtrace.text.tokenizer import WordTokenizer
 from lmtrace_helpers import tiny
 
@@ -52,7 +54,13 @@ NOT_YET = re.compile("nothing to compare with yet|no well-formed sentence was ge
 @pytest.mark.parametrize("name", NAMES)
 def test_every_metric_is_a_number_where_everything_is_known(name, known):
     panel, tokenizer, pairs = known
-    signal = Pairs(pairs=pairs) if name == "pairs" else available()[name]()
+    signal = available()[name]()
+    if name == "pairs":
+        signal = Pairs(pairs=pairs)
+    elif name == "suites":
+        regions = {c: (("1", " ".join(words)),) for c, words in (("good", pairs[0].good), ("bad", pairs[0].bad))}
+        claims = (parse("(1;%good%) < (1;%bad%)"), parse("(*;%bad%) > 0"))
+        signal = Suites(suites=(Suite("pair", "sum", claims, (Item("1", regions),)),))
     model = tiny("gpt2", tokenizer)
     records = check_signal(signal, model, panel, torch.optim.AdamW(model.parameters(), lr=1e-3))
     numbers = {r.metric for r in records if r.missing is None}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmtrace.errors import DataError
+from lmtrace.errors import ConfigError, DataError
 from lmtrace.jobs.data import train_bpe
 from lmtrace.numerics import pairs as F
 from lmtrace.numerics.pairs import wilson_interval
@@ -152,8 +152,9 @@ def test_severity_is_that_of_the_law_and_the_margin_follows_it(panel, tokenizer,
     pairs = tuple(MinimalPair(g, g[::-1], "order", float(x)) for g, x in zip(good, exact, strict=True))
     pairs += (MinimalPair(good[0], good[1], "order"), MinimalPair(good[0], good[1], "no law"))
     signal = Pairs(pairs=pairs)
-    margins = iter([np.append(2 * exact + 0.1, [0.0, 0.0]), np.zeros(32)])
-    monkeypatch.setattr("lmtrace.signals.pairs.log_likelihoods", lambda view, rows, ends: next(margins))
+    margins = np.append(2 * exact + 0.1, [0.0, 0.0])
+    scores = np.stack([margins, np.zeros(32)], axis=1).ravel()  # good and bad in turn
+    monkeypatch.setattr("lmtrace.signals.pairs.log_likelihoods", lambda *_: scores)
     by = {(r.metric, r.label): r for r in signal.measure(view_of(tiny("gpt2", tokenizer), panel, signal))}
     assert by["severity", "kind=order"].value == pytest.approx(exact.mean())
     assert by["severity", "kind=order"].n == 30
@@ -239,3 +240,99 @@ def test_all_blimp_files_run(data_dir, sentences):
                         masked = torch.tensor([[*full[:j], tokenizer.mask_token_id, *full[j + 1 :]]])
                         expected += float(model(input_ids=masked).logits[0, j].log_softmax(-1)[full[j]])
             assert value == pytest.approx(expected, rel=1e-6, abs=1e-5)
+
+
+def scored(model, tokenizer, ids, start, hidden):
+    """Return log p of tokens from `start`, one forward for each: causal where `hidden` is None, else masked as it says."""
+    begin = (
+        [tokenizer.cls_token_id]
+        if hidden is not None and tokenizer.cls_token_id is not None
+        else [tokenizer.bos_token_id]
+    )
+    end = [] if hidden is None else [tokenizer.eos_token_id]
+    full = [*begin, *ids, *end]
+    total = 0.0
+    for j in range(start, len(ids)):
+        shown = list(full)
+        for k in hidden[j] if hidden is not None else ():
+            shown[1 + k] = tokenizer.mask_token_id
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([shown])).logits[0].log_softmax(-1)
+        total += float(logits[j if hidden is None else 1 + j, full[1 + j]])
+    return total
+
+
+def files_of(tmp_path, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("style", ["gpt2", "bert"])
+def test_contexts_are_given_and_of_several_answers_the_best_counts(style, panel, tokenizer, sentences, tmp_path):
+    model = tiny(style, tokenizer).eval()
+    rng = np.random.default_rng(1)
+    texts = [" ".join(rng.choice(tokenizer.words[5:], n)) for n in rng.integers(2, 6, 60)]
+    ewok = [
+        {"Context1": a, "Context2": b, "Target1": c, "Target2": d, "Domain": "x"}
+        for a, b, c, d in zip(*[iter(texts[:40])] * 4, strict=True)
+    ]
+    boxes = [{"input_prefix": a, "options": [b, c, d]} for a, b, c, d in zip(*[iter(texts)] * 4, strict=True)]
+    panel = panel if style == "gpt2" else panel.with_objective("masked")
+
+    def of(context, text):
+        ids = tokenizer.encode(f"{context} {text}")
+        hidden = None if style == "gpt2" else [[j] for j in range(len(ids))]
+        return scored(model, tokenizer, ids, len(context.split()), hidden)
+
+    found = {}
+    for rows in (ewok, boxes):
+        signal = Pairs(pairs=files_of(tmp_path, rows), end=False)
+        records = signal.measure(view_of(model, panel, signal))
+        found[len(rows[0])] = {(r.metric, r.label): r for r in records}
+    margins = []
+    for row in ewok:
+        (c1, c2), (t1, t2) = (row["Context1"], row["Context2"]), (row["Target1"], row["Target2"])
+        margins += [of(c1, t1) - of(c1, t2), of(c2, t2) - of(c2, t1)]
+    record = found[5]["accuracy", None]
+    assert (record.value, record.null, record.n) == (np.mean(np.array(margins) > 0), 0.5, 20)
+    assert found[5]["margin", "kind=x"].value == pytest.approx(np.mean(margins), abs=1e-4)
+    margins = [
+        of(r["input_prefix"], r["options"][0]) - max(of(r["input_prefix"], o) for o in r["options"][1:]) for r in boxes
+    ]
+    record = found[2]["accuracy", None]
+    assert (record.value, record.n) == (np.mean(np.array(margins) > 0), 15)
+    assert record.null == pytest.approx(1 / 3)
+    assert found[2]["margin", None].value == pytest.approx(np.mean(margins), abs=1e-4)
+
+
+@pytest.mark.parametrize("masking", ["within_word", "original"])
+def test_a_word_does_not_give_its_own_pieces_away(masking, sentences):
+    texts = [" ".join(s.tokens) for s in sentences]
+    tokenizer = train_bpe(texts, 262)  # bytes, nearly
+    panel = Panel.from_annotated(sentences[:8], tokenizer, objective="masked")
+    model = tiny("bert", tokenizer).eval()
+    short = [" ".join(t.split()[:3]) for t in texts[:12]]
+    pairs = tuple(MinimalPair(a, b) for a, b in zip(short[::2], short[1::2], strict=True) if a != b)
+    signal = Pairs(pairs=pairs, masking=masking)
+    records = {(r.metric, r.label): r for r in signal.measure(view_of(model, panel, signal))}
+    margins = []
+    for pair in pairs:
+        both = []
+        for text in (pair.good, pair.bad):
+            parts = [
+                tokenizer.encode((" " if i else "") + w, add_special_tokens=False) for i, w in enumerate(text.split())
+            ]
+            ids = [i for part in parts for i in part]
+            word = [k for k, part in enumerate(parts) for _ in part]
+            later = [[k for k in range(j, len(ids)) if word[k] == word[j]] for j in range(len(ids))]
+            hidden = later if masking == "within_word" else [[j] for j in range(len(ids))]
+            both.append(scored(model, tokenizer, ids, 0, hidden))
+        margins.append(both[0] - both[1])
+    assert records["margin", None].value == pytest.approx(np.mean(margins), abs=1e-3)
+    assert records["accuracy", None].value == np.mean(np.array(margins) > 0)
+
+
+def test_masking_has_two_names():
+    with pytest.raises(ConfigError, match="masking is 'all'. Choose within_word or original"):
+        Pairs(masking="all")

@@ -69,3 +69,10 @@ def test_heads_may_be_numpy_integers():
         SimpleNamespace(tokens=["a", "b"], labels={}, heads=np.array([2, 0]), deprels=["det", "root"])
     )
     assert sentence.heads == (2, 0)
+
+
+def test_no_heads_are_no_tree():
+    bare = as_annotated(SimpleNamespace(tokens=["a", "b"], labels={}, heads=(), deprels=[]))
+    assert (bare.heads, bare.deprels) == (None, None)
+    with pytest.raises(DataError, match="layer 'heads' has 1 values for 2 words"):
+        as_annotated(SimpleNamespace(tokens=["a", "b"], labels={}, heads=[0]))

@@ -1,54 +1,37 @@
-"""JSON lines: one sentence a line, an object with `tokens` and `labels`."""
+"""JSON lines: one sentence a line, an object with words and, under other keys, their labels."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-from lmtrace.errors import DataError
-from lmtrace.text.readers.lines import numbered
-from lmtrace.text.sentences import AnnotatedSentence, as_annotated
+from lmtrace.text.readers import records
+from lmtrace.text.readers.lines import Line, numbered
+from lmtrace.text.readers.source import Reader, Source
+from lmtrace.text.sentences import AnnotatedSentence
 
 
-def sentences(path: Path) -> Iterator[AnnotatedSentence]:
-    """Yield the sentences. Keys as the attributes of `as_annotated`: tokens, labels, heads, deprels, text, target, ...
+def units(source: Source) -> Iterator[Line]:
+    """Yield the lines that are not empty."""
+    return ((number, line) for number, line in numbered(source.path) if line.strip())
 
-    A first line without `tokens` that says of itself that it is a header (`{"format": ...}`) is passed over.
+
+def sentence(source: Source, unit: Line) -> AnnotatedSentence | None:
+    """Return a sentence, by the keys that `lmtrace.text.readers.records` knows.
+
+    A first line without words that says of itself that it is a header (`{"format": ...}`) is passed over.
     """
-    for number, line in numbered(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            where = (
-                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
-            )
-            raise DataError(
-                f"{path}, line {number}: not JSON ({where}), expected one object a line",
-                "The file is truncated or damaged",
-            ) from error
-        if number == 1 and isinstance(row, dict) and "tokens" not in row and "format" in row:
-            continue
-        yield sentence(row, f"{path}, line {number}")
-
-
-def sentence(row: Any, where: str) -> AnnotatedSentence:
-    """Return one JSON object as a sentence; `where` begins its errors."""
-    if not isinstance(row, dict) or not isinstance(row.get("tokens"), list):
-        raise DataError(f"{where}: expected an object with a list 'tokens', got {str(row)[:60]!r}")
-    labels = row.get("labels", {})
-    if not isinstance(labels, dict):
-        raise DataError(f"{where}: 'labels' is a {type(labels).__name__}, expected an object of layers")
-    if not all(isinstance(token, str) and token for token in row["tokens"]):
-        raise DataError(f"{where}: 'tokens' must hold words, got {str(row['tokens'])[:60]}")
-    for name, values in labels.items():
-        if not isinstance(values, (list, str, int, float)):
-            raise DataError(f"{where}: layer {name!r} is a {type(values).__name__}, expected one value per word")
+    number, line = unit
     try:
-        return as_annotated(SimpleNamespace(**{**row, "labels": labels}))
-    except (DataError, TypeError, ValueError) as error:
-        raise DataError(f"{where}: {error}") from error
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        raise source.broken(
+            number, f"not JSON ({where}), expected one object a line", "The file is truncated or damaged"
+        ) from error
+    if number == 1 and isinstance(row, dict) and "tokens" not in row and "format" in row:
+        return None
+    return records.sentence(source, row, f"{source.path}, line {number}")
+
+
+READER = Reader("JSON lines", units, sentence)

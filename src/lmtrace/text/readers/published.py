@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lmtrace.errors import DataError
-from lmtrace.text.readers import json_lines
+from lmtrace.text.readers import records
 from lmtrace.text.readers.lines import whole
+from lmtrace.text.readers.source import Reader, Source
 from lmtrace.text.sentences import AnnotatedSentence
 
 NOTES = {
@@ -24,6 +25,7 @@ UPOS = {
     "intransitive_verb": "VERB", "communication_verb": "VERB", "motion_verb": "VERB", "change_verb": "VERB",
     "transfer_verb": "VERB", "perception_verb": "VERB", "complementizer": "SCONJ", "relativizer": "PRON",
 }  # fmt: skip
+_KEYS = (*records.WORDS, *records.TEXTS)
 _WORD = re.compile(r"([A-Za-z_]+?)_?(\d+)[a-z]*")
 _ATOM = re.compile(r"(\w+)\s*\(\s*(\w+)\s*,\s*(\w+)\s*\)")
 
@@ -35,11 +37,9 @@ def category(word: str) -> str | None:
     return name if name in UPOS else None
 
 
-def sentences(path: Path) -> Iterator[AnnotatedSentence]:
-    """Yield the sentences: layers "category", "upos" and "role", the semantics as target.
-
-    Also reads a JSON list of objects with `tokens` and `labels`.
-    """
+def units(source: Source) -> Iterator[tuple[int, Any]]:
+    """Yield (number from 1, record) of a JSON list of records, or of the list that an object holds."""
+    path = source.path
     text = whole(path)
     try:
         content = json.loads(text)
@@ -48,21 +48,40 @@ def sentences(path: Path) -> Iterator[AnnotatedSentence]:
             f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})",
             "The file is truncated or damaged",
         ) from error
-    except RecursionError:
-        raise DataError(f"{path}: not JSON of ABSynth (nested too deep)", "The file is damaged") from None
-    for i, record in enumerate(_records(path, content)):
-        where = f"{path}, record {i + 1}"
-        if isinstance(record, dict) and "tokens" in record:
-            yield json_lines.sentence(record, where)
-        else:
-            yield _sentence(record, where)
+    except (RecursionError, ValueError):
+        raise DataError(f"{path}: not JSON of sentences (nested too deep)", "The file is damaged") from None
+    return enumerate(_records(path, content), 1)
+
+
+def sentence(source: Source, unit: tuple[int, Any]) -> AnnotatedSentence:
+    """Return a sentence: of the published ABSynth layers "category", "upos" and "role", the semantics as target.
+
+    Records with other keys are read as JSON lines are.
+    """
+    number, record = unit
+    where = f"{source.path}, record {number}"
+    if not _is_published(record):
+        return records.sentence(source, record, where)
+    source.notes |= NOTES
+    return _sentence(record, where)
+
+
+READER = Reader("JSON: a list of records, or that of the published ABSynth", units, sentence)
+
+
+def _is_published(record: Any) -> bool:
+    """Return whether a record is one of the published ABSynth: it has semantics, or all its words name a category."""
+    if not isinstance(record, dict) or "sentence" not in record or "tokens" in record:
+        return isinstance(record, dict) and "semantics" in record and "tokens" not in record
+    words = str(record["sentence"]).split()
+    return "semantics" in record or bool(words and all(category(word) for word in words))
 
 
 def _records(path: Path, content: Any) -> list[Any]:
     if isinstance(content, list):
         return content
     lists = [v for v in content.values() if isinstance(v, list)] if isinstance(content, dict) else []
-    found = [v for v in lists if v and isinstance(v[0], dict) and ("sentence" in v[0] or "tokens" in v[0])]
+    found = [v for v in lists if v and isinstance(v[0], dict) and any(key in v[0] for key in _KEYS)]
     if len(found) != 1:
         raise DataError(
             f"{path}, line 1: expected a list of records with 'sentence' and 'semantics', or an object that holds one",
