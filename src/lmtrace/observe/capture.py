@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from lmtrace.errors import ModelError, SignalError
 from lmtrace.numerics.prediction import Cells, Entries, Laws
 from lmtrace.numerics.sparse_rows import SparseRows
-from lmtrace.observe.forward import Forward, default_forward, device_of, eager_attention, inputs_of, logits_of
+from lmtrace.observe.forward import (
+    Forward,
+    check_vocabulary,
+    default_forward,
+    device_of,
+    eager_attention,
+    inputs_of,
+    logits_of,
+)
 from lmtrace.observe.head import Head
 from lmtrace.observe.interface import UNDECLARED, Batch, Needs, Signal
 from lmtrace.observe.sites import Site
@@ -44,12 +52,15 @@ class Captured:
         Signal position -> the exception its `reduce` raised.
     seconds
         Time of the pass without the reductions, and of each signal's reductions.
+    lost
+        Site -> why it could not be read in this pass.
     """
 
     activations: dict[str, Tensor] = field(default_factory=dict)
     reduced: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     failures: dict[int, Exception] = field(default_factory=dict)
     seconds: dict[int | str, float] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -59,7 +70,7 @@ class PassBatch:
     Attributes
     ----------
     logits : [positions, vocabulary]
-        Of all positions, flattened, or of the predictions.
+        Of all positions, flattened, or of the predictions; without columns where no signal reads them.
     rows : [predictions] or None
         int64, which of them are the predictions; None is all, and the logits may then be overwritten.
     """
@@ -168,6 +179,7 @@ def capture(
     forward: Forward | None = None,
     head: Head | None = None,
     batch_size: int = 64,
+    same_length: bool = False,
 ) -> Captured:
     """Run the panel through the model once and keep what the signals need.
 
@@ -183,12 +195,15 @@ def capture(
         (model, inputs) -> logits, for models that are not called as Hugging Face models are.
     head
         Their output layer, which then reads predictions only, or nothing where no signal reads logits; see `head_of`.
+    same_length
+        Whether a batch holds sequences of one length only, for models that see padding.
 
     Raises
     ------
+    LogitsError
+        Where a signal reads logits and the model gives none over its vocabulary.
     ModelError
-        Where a site did not fire, fired with another shape than its stream's tokens, or maps are missing or are not those
-        of the model's own attention.
+        Where maps are missing or are not those of the model's own attention.
     """
     device = device_of(model)
     result = Captured()
@@ -208,7 +223,9 @@ def capture(
         stack.enter_context(recorder.hooked())
         if head is not None:
             stack.enter_context(head.hooked())
-        for panel_batch in panel.batches(batch_size, price=BATCH_PRICE.get(device.type, 2048)):
+        price = BATCH_PRICE.get(device.type, 2048)
+        batches = batches_alike(panel, batch_size) if same_length else panel.batches(batch_size, price=price)
+        for panel_batch in batches:
             start = time.perf_counter()
             inputs = inputs_of(panel_batch, device)
             recorder.begin(panel_batch)
@@ -218,11 +235,14 @@ def capture(
             if head is not None:
                 head.choose(shape, chosen)
             if forward is not None:
-                logits, maps = logits_of(forward(model, inputs), inputs), None
+                output, maps = forward(model, inputs), None
             else:
                 output = default_forward(model, inputs, **({"output_attentions": True} if attention else {}))
                 maps = attention_maps(output, model) if attention else None
-                logits = logits_of(output, inputs, None if head is None else len(chosen))
+            logits = torch.empty(0, 0, 0)
+            if predicts:
+                logits = logits_of(output, inputs, None if head is None or forward is not None else len(chosen))
+                check_vocabulary(logits, panel_batch.targets)
             recorder.finish_batch()
             batch = PassBatch(
                 panel, panel_batch, logits.flatten(0, 1), rows if head is None else None, maps, device, room=room
@@ -239,10 +259,20 @@ def capture(
                 except Exception as error:  # noqa: BLE001  the isolation boundary: one signal's failure is its own
                     result.failures[i] = error
                 seconds[i] += time.perf_counter() - start
-    result.activations = recorder.buffers
+    result.lost = recorder.lost
+    result.activations = {name: kept for name, kept in recorder.buffers.items() if name not in recorder.lost}
     result.reduced = {i: parts.tensors() for i, parts in joined.items() if i not in result.failures}
     result.seconds = seconds
     return result
+
+
+def batches_alike(panel: Panel, size: int, indices: np.ndarray | None = None) -> Iterator[PanelBatch]:
+    """Yield the sequences in batches of up to `size` in which nothing is padded."""
+    rows = np.arange(panel.num_sentences) if indices is None else np.asarray(indices)
+    sides = [side for side in (panel.encoder, panel.decoder) if side is not None]
+    lengths = np.stack([np.diff(side.offsets)[rows] for side in sides], axis=1)
+    for alike in np.unique(lengths, axis=0):
+        yield from panel.batches(size, indices=rows[(lengths == alike).all(axis=1)])
 
 
 def head_of(model: nn.Module, panel: Panel) -> Head | None:
@@ -280,6 +310,7 @@ class _Recorder:
         self.rows: dict[str, tuple[Tensor, Tensor | None]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.fired: dict[str, int] = {}
+        self.lost: dict[str, str] = {}
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
@@ -312,10 +343,21 @@ class _Recorder:
         positions = None if mask.all() else torch.as_tensor(np.flatnonzero(mask), device=self.device)
         return torch.as_tensor(rows, device=self.device), positions
 
-    def _write(self, site: Site, hidden: Any) -> None:
-        hidden = hidden[0] if isinstance(hidden, (tuple, list)) else hidden
+    def _write(self, site: Site, value: Any) -> None:
+        """Keep what passes a site; a site that cannot be read is lost, and nothing else."""
+        self.fired[site.name] += 1
+        if site.name in self.lost or self.fired[site.name] != site.call + 1:
+            return
+        try:
+            self._keep(site, site.pick(value))
+        except (ModelError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            self.lost[site.name] = " ".join(str(error).split())
+
+    def _keep(self, site: Site, hidden: Any) -> None:
         (rows, positions), shape = self.rows[site.stream], self.shapes[site.stream]
-        if not isinstance(hidden, Tensor) or hidden.shape[:2] != shape:
+        if isinstance(hidden, Tensor) and hidden.dim() == 3:
+            hidden = site.layout.read(hidden, shape[1])
+        if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[:2] != shape:
             got = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
             raise ModelError(f"site {site.name} gave {got}, expected {shape} positions and d_model")
         if site.name not in self.buffers:
@@ -325,11 +367,10 @@ class _Recorder:
         real = hidden.flatten(0, 1)
         real = real if positions is None else real.index_select(0, positions)
         self.buffers[site.name].index_copy_(0, rows, real.float())
-        self.fired[site.name] += 1
 
     def _before(self, site: Site) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._write(site, args[0] if args else kwargs.get("hidden_states"))
+            self._write(site, {**dict(enumerate(args)), **kwargs})
 
         return hook
 
@@ -340,13 +381,13 @@ class _Recorder:
         return hook
 
     def finish_batch(self) -> None:
-        """Prove that every site fired exactly once."""
-        silent = [name for name, count in self.fired.items() if count != 1]
-        if silent:
-            raise ModelError(
-                f"sites {', '.join(silent)} fired {[self.fired[name] for name in silent]} times in one pass, expected 1",
-                "Pass forward= so that the model runs each block once, or name the blocks with sites=",
-            )
+        """See that the module of every site ran as often as it did in the trial pass."""
+        for name, site in self.sites.items():
+            if self.fired[name] != site.calls and name not in self.lost:
+                self.lost[name] = (
+                    f"site {name} fired {self.fired[name]} times in one pass, expected {site.calls}: "
+                    "which parts of the model run depends on what it reads"
+                )
 
 
 class _Joined:

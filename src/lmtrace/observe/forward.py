@@ -23,6 +23,15 @@ TrainLoss = Callable[[nn.Module, dict[str, Any]], Tensor]
 """(model, the arguments of its last training forward by name) -> mean loss of that batch (nats)."""
 
 
+FIX = "Pass forward=lambda model, inputs: logits of shape [sequences, length, vocabulary]"
+LOGITS = ("logits", "prediction_logits", "lm_logits")
+"""Names under which models return logits over their vocabulary."""
+
+
+class LogitsError(ModelError):
+    """The model gives no logits over its vocabulary; what needs none can be measured."""
+
+
 def objective_of(model: nn.Module) -> Objective:
     """Return what the model is trained to predict, read off its configuration and class name."""
     if bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)):
@@ -34,6 +43,24 @@ def _inner(model: nn.Module) -> nn.Module:
     """Return the model inside a PEFT-style wrapper, whose class tells the task."""
     base = getattr(model, "get_base_model", None)
     return base() if callable(base) else model  # pyright: ignore[reportReturnType]
+
+
+def text_config(model: nn.Module) -> Any:
+    """Return the configuration of the part that reads text, the model's own where it has no parts, None where it has none."""
+    config = getattr(model, "config", None)
+    inner = getattr(config, "get_text_config", None)
+    if not callable(inner):
+        return config
+    try:
+        return inner()
+    except (ValueError, AttributeError):  # several parts read text
+        return config
+
+
+def vocabulary_of(model: nn.Module) -> int | None:
+    """Return the size of the vocabulary that the configuration states; None where none does."""
+    size = getattr(text_config(model), "vocab_size", None)
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -63,13 +90,31 @@ def accepted(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_forward(model: nn.Module, inputs: dict[str, Tensor], **extra: Any) -> Any:
-    """Call the model as Hugging Face models are called; a plain module gets the input ids as its one argument."""
+    """Call the model as Hugging Face models are called; a plain module gets the input ids as its one argument.
+
+    Raises
+    ------
+    ModelError
+        Where its forward wants arguments that nobody knows of.
+    """
     arguments = accepted(model, {**inputs, "use_cache": False, **extra})
-    return model(**arguments) if "input_ids" in arguments else model(inputs["input_ids"])
+    if "input_ids" in arguments:
+        return model(**arguments)
+    signature = inspect.signature(model.forward)
+    first = next(iter(signature.parameters.values()), None)
+    by_name = first is not None and first.kind is inspect.Parameter.KEYWORD_ONLY
+    given = {first.name: inputs["input_ids"]} if by_name else {}
+    try:
+        signature.bind(*(() if by_name else (inputs["input_ids"],)), **given)
+    except TypeError as error:
+        raise ModelError(
+            f"{type(model).__name__}.forward cannot be called with input ids alone: {error}", FIX
+        ) from error
+    return model(**given) if by_name else model(inputs["input_ids"])
 
 
 def logits_of(output: Any, inputs: Mapping[str, Tensor], chosen: int | None = None) -> Tensor:
-    """Return the logits [sequences, length, vocabulary] of an output: itself, its `.logits`, or the first of a tuple.
+    """Return the logits [sequences, length, vocabulary] of an output: itself, its `.logits`, or one of a tuple.
 
     Parameters
     ----------
@@ -80,22 +125,47 @@ def logits_of(output: Any, inputs: Mapping[str, Tensor], chosen: int | None = No
 
     Raises
     ------
-    ModelError
+    LogitsError
         Where there are none, or there are logits for some positions only.
     """
-    fix = "Pass forward=lambda model, inputs: logits of shape [sequences, length, vocabulary]"
-    logits = getattr(output, "logits", None)
-    if logits is None:
-        logits = output[0] if isinstance(output, (tuple, list)) and output else output
-    if isinstance(output, Mapping) and "logits" in output:
-        logits = output["logits"]
+    read = inputs.get("decoder_input_ids", inputs["input_ids"]).shape if chosen is None else torch.Size((1, chosen))
+    logits = _logits_in(output, inputs, read)
     if not isinstance(logits, Tensor) or logits.dim() != 3:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
-        raise ModelError(f"expected logits of three dimensions from the model, got {shape}", fix)
-    read = inputs.get("decoder_input_ids", inputs["input_ids"]).shape if chosen is None else (1, chosen)
+        raise LogitsError(f"expected logits of three dimensions from the model, got {shape}", FIX)
     if logits.shape[:2] != read:
-        raise ModelError(f"expected logits for all {tuple(read)} positions, got {tuple(logits.shape)}", fix)
+        raise LogitsError(f"expected logits for all {tuple(read)} positions, got {tuple(logits.shape)}", FIX)
     return logits
+
+
+def _logits_in(output: Any, inputs: Mapping[str, Tensor], read: torch.Size) -> Any:
+    """Return what looks like logits in an output: by name, or the first of a tuple that is as wide as the ids need."""
+    for name in LOGITS:
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if found is not None:
+            return found
+    if not isinstance(output, (tuple, list)) or not output:
+        return output
+    fitting = [part for part in output if isinstance(part, Tensor) and part.dim() == 3 and part.shape[:2] == read]
+    if len(fitting) < 2:
+        return output[0]
+    largest = int(inputs["input_ids"].max())
+    return next((part for part in fitting if part.shape[2] > largest), output[0])
+
+
+def check_vocabulary(logits: Tensor, targets: Any) -> None:
+    """Refuse logits over fewer classes than the panel has tokens: those of a classifier.
+
+    Raises
+    ------
+    LogitsError
+        Where a target has no logit.
+    """
+    largest = int(targets.max()) if len(targets) else -1
+    if logits.shape[-1] <= largest:
+        raise LogitsError(
+            f"the model's logits are over {logits.shape[-1]} classes but token {largest} is predicted", FIX
+        )
 
 
 def loss_of(output: Any) -> Tensor | None:
@@ -129,6 +199,7 @@ def named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 def mean_loss(logits: Tensor, batch: PanelBatch) -> Tensor:
     """Return the mean negative log-likelihood (nats) over the batch's predictions, in float32 or better."""
+    check_vocabulary(logits, batch.targets)
     chosen = logits[
         torch.as_tensor(batch.predict_row, device=logits.device),
         torch.as_tensor(batch.predict_column, device=logits.device),
@@ -178,6 +249,6 @@ def context_length(model: nn.Module) -> int | None:
 
 
 def _stated_length(model: nn.Module) -> int | None:
-    config = getattr(model, "config", None)
+    config = text_config(model)
     stated = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
     return next((n for n in stated if isinstance(n, int) and n > 0), None)

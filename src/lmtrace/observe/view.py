@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import DataError, ModelError, SignalError
-from lmtrace.observe.capture import Captured, attention_maps
+from lmtrace.observe.capture import Captured, attention_maps, batches_alike
 from lmtrace.observe.forward import (
     Forward,
     TrainLoss,
@@ -47,6 +47,7 @@ class Measurement:
     notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     loss: TrainLoss | None = None
     last: bool = False
+    same_length: bool = False
 
 
 @dataclass(eq=False)
@@ -177,15 +178,21 @@ class MeasurementView:
         """Closure: mean loss over the valid predictions of `num_sequences` panel sequences, in the order of `shuffled`."""
         model, measurement = self.model, self.measurement
         rows = self.panel.shuffled[start : start + num_sequences]
-        batches = list(self.panel.batches(num_sequences, indices=rows)) if len(rows) else []
-        if len(batches) != 1 or len(batches[0].index) == 0:
+        cut = batches_alike if measurement.same_length else Panel.batches
+        batches = [b for b in cut(self.panel, num_sequences, indices=rows) if len(b.index)] if len(rows) else []
+        if not batches:
             raise DataError(f"the {num_sequences} panel sequences from {start} on hold nothing to predict")
-        inputs = inputs_of(batches[0], device_of(model))
+        parts = [(inputs_of(batch, device_of(model)), batch) for batch in batches]
+        whole = sum(len(batch.index) for batch in batches)
 
         def closure() -> Tensor:
+            forward = measurement.forward or default_forward
             with torch.enable_grad():
-                forward = measurement.forward or default_forward
-                return mean_loss(logits_of(forward(model, inputs), inputs), batches[0])
+                losses = [mean_loss(logits_of(forward(model, inputs), inputs), batch) for inputs, batch in parts]
+                if len(parts) == 1:
+                    return losses[0]
+                shares = [len(batch.index) / whole for batch in batches]
+                return torch.stack([loss * share for loss, share in zip(losses, shares, strict=True)]).sum()
 
         return closure
 

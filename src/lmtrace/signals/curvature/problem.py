@@ -17,6 +17,7 @@ from lmtrace.numerics.hessian_operator import HessianOperator, Loss, Method, Par
 from lmtrace.numerics.hutchinson import quadratic_forms
 from lmtrace.numerics.lanczos import NotFiniteError, Spectrum, random_start, warm_start
 from lmtrace.observe.components import Part, parts_of
+from lmtrace.observe.forward import vocabulary_of
 from lmtrace.observe.interface import View
 from lmtrace.signals.curvature.preconditioner import common_setting
 
@@ -87,8 +88,8 @@ class CurvatureBatch:
     @property
     def micro_batch(self) -> int:
         """Return how many sequences may be read at once."""
-        vocabulary = getattr(getattr(self.view.model, "config", None), "vocab_size", None)
-        if not isinstance(vocabulary, int):
+        vocabulary = vocabulary_of(self.view.model)
+        if vocabulary is None:
             return self.sequences
         panel = self.view.panel
         side = panel.encoder if panel.decoder is None else panel.decoder
