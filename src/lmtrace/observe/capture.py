@@ -18,6 +18,7 @@ from lmtrace.numerics.prediction import Cells, Entries, Laws
 from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.observe.forward import (
     Forward,
+    LogitsError,
     check_vocabulary,
     default_forward,
     device_of,
@@ -27,7 +28,8 @@ from lmtrace.observe.forward import (
 )
 from lmtrace.observe.head import Head
 from lmtrace.observe.interface import UNDECLARED, Batch, Needs, Signal
-from lmtrace.observe.sites import Site
+from lmtrace.observe.maps import Maps, find_maps
+from lmtrace.observe.sites import Site, trial_inputs
 from lmtrace.text.panel import Panel, PanelBatch
 
 MAX_LOGITS = 2**25
@@ -54,6 +56,8 @@ class Captured:
         Time of the pass without the reductions, and of each signal's reductions.
     lost
         Site -> why it could not be read in this pass.
+    no_maps
+        Block -> why it has no attention map.
     """
 
     activations: dict[str, Tensor] = field(default_factory=dict)
@@ -61,6 +65,7 @@ class Captured:
     failures: dict[int, Exception] = field(default_factory=dict)
     seconds: dict[int | str, float] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
+    no_maps: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -180,6 +185,7 @@ def capture(
     head: Head | None = None,
     batch_size: int = 64,
     same_length: bool = False,
+    maps: Maps | None = None,
 ) -> Captured:
     """Run the panel through the model once and keep what the signals need.
 
@@ -197,6 +203,8 @@ def capture(
         Their output layer, which then reads predictions only, or nothing where no signal reads logits; see `head_of`.
     same_length
         Whether a batch holds sequences of one length only, for models that see padding.
+    maps
+        Where the attention maps are made, where a signal reads them; see `maps_of`.
 
     Raises
     ------
@@ -216,10 +224,14 @@ def capture(
     seconds: dict[int | str, float] = {"pass": 0.0, **{i: 0.0 for i, _, _ in reducers}}
     with contextlib.ExitStack() as stack:
         if attention:
-            own = None if forward is not None else _at_tokens(model, panel)
+            if forward is not None or maps is None:
+                raise ModelError("a model that is called through forward= gives no attention maps")
+            own = _at_tokens(model, panel)
             stack.enter_context(eager_attention(model))
             if own is not None:
                 check_eager(own, _at_tokens(model, panel, output_attentions=True))
+            stack.enter_context(maps.hooked())
+            result.no_maps = dict(maps.lost)
         stack.enter_context(recorder.hooked())
         if head is not None:
             stack.enter_context(head.hooked())
@@ -234,18 +246,21 @@ def capture(
             chosen = rows if predicts else rows[:0]
             if head is not None:
                 head.choose(shape, chosen)
+            weights = None
             if forward is not None:
-                output, maps = forward(model, inputs), None
+                output = forward(model, inputs)
             else:
                 output = default_forward(model, inputs, **({"output_attentions": True} if attention else {}))
-                maps = attention_maps(output, model) if attention else None
+            if maps is not None and attention:
+                weights = maps.read(output)
+                maps.begin()
             logits = torch.empty(0, 0, 0)
             if predicts:
                 logits = logits_of(output, inputs, None if head is None or forward is not None else len(chosen))
                 check_vocabulary(logits, panel_batch.targets)
             recorder.finish_batch()
             batch = PassBatch(
-                panel, panel_batch, logits.flatten(0, 1), rows if head is None else None, maps, device, room=room
+                panel, panel_batch, logits.flatten(0, 1), rows if head is None else None, weights, device, room=room
             )
             if predicts and len(panel_batch.index):
                 _ = batch.laws
@@ -287,15 +302,36 @@ def _two_sequences(model: nn.Module, panel: Panel) -> dict[str, Tensor]:
     return inputs_of(next(panel.batches(2, indices=np.unique([lengths.argmin(), lengths.argmax()]))), device_of(model))
 
 
-def _at_tokens(model: nn.Module, panel: Panel, **extra: Any) -> Tensor:
-    """Return the logits at the real tokens of two sequences."""
+def maps_of(model: nn.Module, panel: Panel, blocks: Mapping[str, Site]) -> Maps:
+    """Return where the attention maps of a Hugging Face model are made.
+
+    Raises
+    ------
+    ModelError
+        Where it gives none.
+    """
+    inputs = trial_inputs(model, panel)
+    if inputs is None:
+        raise ModelError(f"{type(model).__name__} returned no attention maps: no trial pass can be run")
+    with eager_attention(model):
+        return find_maps(model, lambda batch: default_forward(model, batch, output_attentions=True), inputs, blocks)
+
+
+def _at_tokens(model: nn.Module, panel: Panel, **extra: Any) -> Tensor | None:
+    """Return the logits at the real tokens of two sequences; None for a model without an output layer."""
     inputs = _two_sequences(model, panel)
-    logits = logits_of(default_forward(model, inputs, **extra), inputs)
+    output = default_forward(model, inputs, **extra)
+    try:
+        logits = logits_of(output, inputs)
+    except LogitsError:
+        return None
     return logits[inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()]
 
 
-def check_eager(own: Tensor, eager: Tensor) -> None:
+def check_eager(own: Tensor, eager: Tensor | None) -> None:
     """Refuse maps of an attention that is not the model's: the eager one of some families has no causal mask."""
+    if eager is None:
+        raise ModelError("with eager attention the model gives no logits")
     difference = float((eager.float() - own.float()).norm() / own.float().norm().clamp(min=1e-30))
     if difference > (0.02 if own.dtype in (torch.float32, torch.float64) else 0.1):
         raise ModelError(f"eager attention is not the model's own: its logits differ by {difference:.0%}")
@@ -409,20 +445,3 @@ class _Joined:
 
     def tensors(self) -> dict[str, Tensor]:
         return self.parts
-
-
-def attention_maps(output: Any, model: nn.Module) -> dict[str, Tensor]:
-    """Return site -> attention map; encoder-decoder models give both streams' self-attention."""
-    found: dict[str, Tensor] = {}
-    for attribute, prefix in (
-        ("attentions", ""),
-        ("encoder_attentions", "encoder."),
-        ("decoder_attentions", "decoder."),
-    ):
-        maps = getattr(output, attribute, None)
-        for i, attention in enumerate(maps or ()):
-            if isinstance(attention, Tensor):
-                found[f"{prefix}block.{i}"] = attention.float()
-    if not found:
-        raise ModelError(f"{type(model).__name__} returned no attention maps even with eager attention")
-    return found

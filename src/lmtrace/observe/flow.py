@@ -54,6 +54,8 @@ class Call:
         Floating-point tensors among its arguments and in its output.
     total
         The sum of the first two tensors of an output of several, where they have one shape.
+    kept
+        The tensors themselves, where they were asked for.
     """
 
     path: str
@@ -65,6 +67,7 @@ class Call:
     outputs: dict[Key, Seen] = field(default_factory=dict)
     end: int = 0
     total: Seen | None = None
+    kept: dict[Key, Tensor] = field(default_factory=dict)
 
     @property
     def place(self) -> tuple[str, int]:
@@ -104,7 +107,9 @@ class Trial:
         return {call.place: call for call in self.calls}
 
 
-def trial(model: nn.Module, run: Callable[[dict[str, Tensor]], Any], inputs: dict[str, Tensor]) -> Trial:
+def trial(
+    model: nn.Module, run: Callable[[dict[str, Tensor]], Any], inputs: dict[str, Tensor], keep: int | None = None
+) -> Trial:
     """Run the model on inputs and return what every module read and gave.
 
     Parameters
@@ -115,17 +120,19 @@ def trial(model: nn.Module, run: Callable[[dict[str, Tensor]], Any], inputs: dic
         Calls the model.
     inputs
         `input_ids` [sequences, length] and what else the model reads.
+    keep
+        Number of axes of the tensors of which copies are kept.
     """
     lengths = {"encoder": int(inputs["input_ids"].shape[1])}
     if "decoder_input_ids" in inputs:
         lengths["decoder"] = int(inputs["decoder_input_ids"].shape[1])
-    with _watched(model) as calls:
+    with _watched(model, keep) as calls:
         run(inputs)
     return Trial(len(inputs["input_ids"]), lengths, calls)
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module) -> Iterator[list[Call]]:
+def _watched(model: nn.Module, keep: int | None) -> Iterator[list[Call]]:
     """Collect the calls of all modules in the body."""
     calls: list[Call] = []
     open_calls: list[Call] = []
@@ -153,6 +160,7 @@ def _watched(model: nn.Module) -> Iterator[list[Call]]:
         call.end = tick()
         call.outputs = _seen(entries(output))
         call.total = _total(output)
+        call.kept = {key: entries(output)[key].clone() for key, seen in call.outputs.items() if len(seen.shape) == keep}
 
     handles = []
     try:

@@ -220,14 +220,35 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
     switch = getattr(model, "set_attn_implementation", None)
     if switch is None:
         raise ModelError(f"{type(model).__name__} has no set_attn_implementation, so its attention maps cannot be read")
-    before = getattr(model.config, "_attn_implementation", None)
-    switch("eager")
+    configs = attention_configs(model)
+    before = [(config, dict(vars(config))) for config in configs]
     try:
+        # The switch itself is used where there is nothing else: some parts of a model refuse to be put back (the towers of
+        # composite ones), and some models (Falcon) do not listen to it.
+        for config in configs:
+            config._attn_implementation = "eager"
+        if not configs:
+            switch("eager")
         with captures_removed(model):
             yield
     finally:
-        if before is not None:
-            switch(before)
+        for config, values in before:
+            for name in ("_attn_implementation", "_attn_implementation_internal"):
+                if name in values:
+                    vars(config)[name] = values[name]
+
+
+def attention_configs(model: nn.Module) -> list[Any]:
+    """Return every configuration of a model and its parts that names an attention implementation."""
+    waiting = [getattr(module, "config", None) for module in model.modules()]
+    found: dict[int, Any] = {}
+    while waiting:
+        config = waiting.pop()
+        if config is None or id(config) in found or not hasattr(config, "_attn_implementation"):
+            continue
+        found[id(config)] = config
+        waiting += [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
+    return list(found.values())
 
 
 def table_length(model: nn.Module) -> int | None:

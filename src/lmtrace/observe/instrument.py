@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, TraceError
-from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture, head_of
+from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture, head_of, maps_of
 from lmtrace.observe.causality import future_seen, padding_seen
 from lmtrace.observe.forward import (
     Forward,
@@ -30,6 +30,7 @@ from lmtrace.observe.forward import (
 from lmtrace.observe.head import Head
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
+from lmtrace.observe.maps import Maps
 from lmtrace.observe.sites import (
     Found,
     Site,
@@ -107,9 +108,12 @@ class Instrument:
     loss: TrainLoss | None = None
     lost_sites: dict[str, str] = field(default_factory=dict, init=False)
     """Site -> why it cannot be read; "" -> why there is none at all."""
+    blocks: dict[str, Site] = field(default_factory=dict, init=False)
+    """All blocks that run, those whose output cannot be read included."""
     same_length: bool = field(default=False, init=False)
     """Whether the model sees padding, so that batches hold sequences of one length."""
     _looked_ahead: bool = field(default=False, init=False, repr=False)
+    _said_sinks: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.model, self.optimizer = unwrap(self.model), unwrap_optimizer(self.optimizer)
@@ -147,6 +151,7 @@ class Instrument:
                 found = Found(find_sites(self.model, self.sites))
             except ModelError as error:
                 found.reason = reason or str(error)
+        self.blocks = found.blocks or {name: site for name, site in found.sites.items() if "block." in name}
         self.lost_sites = {**found.lost, **({"": found.reason} if found.reason else {})}
         for name, why in found.lost.items():
             logger.warning("site %s cannot be read: %s", name, why)
@@ -214,8 +219,9 @@ class Instrument:
             measurement = Measurement(
                 step, self.model, self.panel, readable, captured, self.seed, self.forward,
                 optimizer or self.optimizer, self.train_batches, loss=self.loss, last=last, notes=notes,
-                same_length=self.same_length,
+                same_length=self.same_length, maps=vars(self).get("_maps"),
             )  # fmt: skip
+            self._say_sinks(measurement)
             seconds: dict[str, float] = {"pass": float(captured.seconds.get("pass", 0.0))}
             for i, (found, spent) in self._run(active, measurement).items():
                 records.extend(found)
@@ -255,10 +261,28 @@ class Instrument:
             logger.warning("step %d: %s", step, text)
         return notes
 
+    def _say_sinks(self, measurement: Measurement) -> None:
+        """Say once which blocks give attention to something that is no token."""
+        sinks = measurement.maps.sinks if measurement.maps is not None else []
+        if sinks and not self._said_sinks:
+            self._said_sinks = True
+            text = (
+                f"The attention of {', '.join(sinks)} gives a part of its weight to a sink that is no token. "
+                "Its rows are divided by the rest, so that they are weights among tokens, as the null's are."
+            )
+            measurement.notes.append(("sinks", text, {"blocks": sinks}))
+
     @cached_property
     def _head(self) -> Head | None:
         """The model's output layer, looked for at the first pass."""
         return None if self.forward is not None else head_of(self.model, self.panel)
+
+    @cached_property
+    def _maps(self) -> Maps:
+        """Where the attention maps are made, looked for at the first pass that wants them."""
+        if self.forward is not None:
+            raise ModelError("a model that is called through forward= gives no attention maps")
+        return maps_of(self.model, self.panel, self.blocks)
 
     def _capture(self, active: list[int], step: int, records: list[Record]) -> Captured:
         """Run the shared pass; where attention maps cannot be had, run it without those that need them."""
@@ -280,6 +304,7 @@ class Instrument:
                     head=self._head if self._head is not None and self._head.alone else None,
                     batch_size=batch_size_for(vocabulary, longest, self.max_logits),
                     same_length=self.same_length,
+                    maps=self._maps if union.attention else None,
                 )
                 self._check_lost(captured)
             except Exception as error:

@@ -193,6 +193,11 @@ class View(Protocol):
         """Return site -> attention map for inputs of the signal's own (no gradient); needs `model` and `attention`."""
         ...
 
+    @property
+    def no_maps(self) -> Mapping[str, str]:
+        """Return block -> why it has no attention map, for those that have none."""
+        ...
+
     def loss(self, num_sequences: int, start: int = 0) -> Callable[[], Tensor]:
         """Return a closure: mean loss (nats) over the predictions of `num_sequences` panel sequences from `start` on, in a random order."""
         ...

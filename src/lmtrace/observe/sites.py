@@ -105,11 +105,14 @@ class Found:
         Name -> why it cannot be read.
     reason
         Why there is no site at all; empty where there are some.
+    blocks
+        Name -> block, those that run but cannot be read included.
     """
 
     sites: dict[str, Site] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     reason: str = ""
+    blocks: dict[str, Site] = field(default_factory=dict)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -289,6 +292,7 @@ def trace_sites(
         if norm is not None:
             name = f"{prefix}final"
             found.sites[name] = _site(name, norm, "output", stream, first, None)
+    found.blocks = {name: site for name, site in found.sites.items() if "block." in name}
     _read_layouts(found, first, second)
     _find_positions(found, model, run, inputs[0])
     return found

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import DataError, ModelError, SignalError
-from lmtrace.observe.capture import Captured, attention_maps, batches_alike
+from lmtrace.observe.capture import Captured, batches_alike
 from lmtrace.observe.forward import (
     Forward,
     TrainLoss,
@@ -26,6 +26,7 @@ from lmtrace.observe.forward import (
     mean_loss,
 )
 from lmtrace.observe.interface import UNDECLARED, Needs, Signal, seed_of
+from lmtrace.observe.maps import Maps
 from lmtrace.observe.sites import Site
 from lmtrace.text.panel import LabelLayer, Panel
 
@@ -48,6 +49,7 @@ class Measurement:
     loss: TrainLoss | None = None
     last: bool = False
     same_length: bool = False
+    maps: Maps | None = None
 
 
 @dataclass(eq=False)
@@ -164,8 +166,17 @@ class MeasurementView:
         """Site -> [sequences, heads, queries, keys] for inputs of the signal's own."""
         if not self.needs.attention:
             raise SignalError(f"{self.signal.name} reads attention maps without having declared it", UNDECLARED)
-        with torch.no_grad(), eager_attention(self.model):
-            return attention_maps(default_forward(self.model, inputs, output_attentions=True), self.model)
+        maps = self.measurement.maps
+        if maps is None:
+            raise ModelError("the model's attention maps were not looked for")
+        with torch.no_grad(), eager_attention(self.model), maps.hooked():
+            maps.begin()
+            return maps.read(default_forward(self.model, inputs, output_attentions=True))
+
+    @property
+    def no_maps(self) -> Mapping[str, str]:
+        """Block -> why it has no attention map."""
+        return self.measurement.captured.no_maps
 
     def module(self, site: str) -> nn.Module:
         """The module whose output a site is."""
