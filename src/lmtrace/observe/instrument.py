@@ -35,7 +35,7 @@ from lmtrace.observe.sites import (
     Found,
     Site,
     check_names,
-    find_sites,
+    structural_sites,
     sub_site,
     trace_sites,
     trial_inputs,
@@ -148,7 +148,7 @@ class Instrument:
                 reason = f"a trial pass failed: {_one_line(error)}"
         if inputs is None or reason:
             try:
-                found = Found(find_sites(self.model, self.sites))
+                found = Found(structural_sites(self.model, self.sites))
             except ModelError as error:
                 found.reason = reason or str(error)
         self.blocks = found.blocks or {name: site for name, site in found.sites.items() if "block." in name}

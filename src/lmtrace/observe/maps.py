@@ -230,7 +230,11 @@ def _block(call: Call, spans: list[tuple[str, int, int]], stream: str, seen: Tri
 def _by_order(output: Any, seen: Trial, blocks: Mapping[str, Site]) -> dict[str, list[str]]:
     """Return attribute -> names of the blocks, where an output holds one map for every block."""
     found = {}
-    for attribute, prefix in (("attentions", ""), ("encoder_attentions", "encoder."), ("decoder_attentions", "decoder.")):
+    for attribute, prefix in (
+        ("attentions", ""),
+        ("encoder_attentions", "encoder."),
+        ("decoder_attentions", "decoder."),
+    ):
         names = [name for name in blocks if name.startswith(f"{prefix}block.")]
         maps = [m for m in getattr(output, attribute, None) or () if isinstance(m, Tensor)]
         length = seen.lengths.get("decoder" if prefix == "decoder." else "encoder")

@@ -10,8 +10,9 @@ Where no trial pass can be run, the blocks are the entries of the outermost `Mod
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from lmtrace.errors import ModelError
 from lmtrace.observe.flow import AS_IS, Call, Key, Layout, Trial, entries, layout, trial
-from lmtrace.observe.forward import device_of, table_length, text_config
+from lmtrace.observe.forward import default_forward, device_of, table_length, text_config, vocabulary_of
+from lmtrace.observe.isolation import undisturbed
 from lmtrace.text.panel import Panel
 
 Stream = Literal["encoder", "decoder"]
@@ -194,28 +196,42 @@ def _entries(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
 # By the flow of data
 
 
-def trial_inputs(model: nn.Module, panel: Panel) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
-    """Return two batches of the panel's tokens, of other sizes and lengths; None where no trial pass can be run."""
+def trial_inputs(
+    model: nn.Module, panel: Panel, rows: int = 2 * LENGTH
+) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    """Return two batches of the panel's tokens, of other sizes and lengths; None where no trial pass can be run.
+
+    Parameters
+    ----------
+    rows
+        About how many tokens the first is to hold.
+    """
+    sides = [side for side in (panel.encoder, panel.decoder) if side is not None]
+    ids = [np.concatenate([np.asarray(row) for row in side.ids]) for side in sides if len(side.ids)]
+    return made_inputs(model, ids, rows)
+
+
+def made_inputs(
+    model: nn.Module, ids: Sequence[np.ndarray], rows: int = 2 * LENGTH
+) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    """Return `trial_inputs` of these tokens: of the input, and of the decoder's where there is one."""
     parameter = next(model.parameters(), None)
     divided = parameter is not None and hasattr(parameter, "placements")
     limit = table_length(model)
     longest = LENGTH if limit is None else min(LENGTH, limit)
-    if divided or (parameter is not None and parameter.is_meta) or longest < 4 or not panel.num_sentences:
+    if divided or (parameter is not None and parameter.is_meta) or longest < 4 or not any(len(i) for i in ids):
         return None
     device = device_of(model)
-    sizes = ((2, longest, longest - 2), (3, longest - 1, longest - 3))
-    return tuple(_tokens(panel, *size, device) for size in sizes)  # pyright: ignore[reportReturnType]
+    first = max(1, rows // longest)
+    return _tokens(ids, first, longest, device), _tokens(ids, first + 1, longest - 1, device)
 
 
-def _tokens(panel: Panel, batch: int, length: int, second: int, device: torch.device) -> dict[str, Tensor]:
-    """Return a batch of the panel's tokens, without padding."""
-    sides = {"": (panel.encoder, length)}
-    if panel.decoder is not None:
-        sides["decoder_"] = (panel.decoder, second)
+def _tokens(ids: Sequence[np.ndarray], batch: int, length: int, device: torch.device) -> dict[str, Tensor]:
+    """Return a batch without padding; the decoder reads two tokens fewer."""
     found = {}
-    for prefix, (side, width) in sides.items():
-        ids = np.resize(np.concatenate([np.asarray(row) for row in side.ids]), (batch, width))
-        found[f"{prefix}input_ids"] = torch.as_tensor(ids, dtype=torch.int64, device=device)
+    for prefix, row, width in zip(("", "decoder_"), ids, (length, length - 2), strict=False):
+        tokens = np.resize(row, (batch, width))
+        found[f"{prefix}input_ids"] = torch.as_tensor(tokens, dtype=torch.int64, device=device)
         found[f"{prefix}attention_mask"] = torch.ones(batch, width, dtype=torch.int64, device=device)
     return found
 
@@ -645,10 +661,41 @@ def _value(site: Site, run: Callable[[dict[str, Tensor]], Any], inputs: dict[str
     return kept[site.call].permute(site.layout.axes)
 
 
+def find_sites(
+    model: nn.Module, overrides: Mapping[str, str] | None = None, ids: Sequence[np.ndarray] = ()
+) -> dict[str, Site]:
+    """Return name -> `Site`, by two trial passes, or by structure where none can be run. The model is left as it was.
+
+    Parameters
+    ----------
+    model
+        An unwrapped model.
+    overrides
+        As for `trace_sites`.
+    ids
+        Tokens to read, of the input and of the decoder's; the first of the vocabulary by default.
+
+    Raises
+    ------
+    ModelError
+        Where no blocks can be found, or a path names nothing.
+    """
+    check_names(model, overrides)
+    made = np.arange(min(vocabulary_of(model) or 16, 64))
+    streams = 2 if _is_encoder_decoder(model) else 1
+    inputs = made_inputs(model, ids or [made] * streams)
+    if inputs is not None:
+        with contextlib.suppress(Exception), undisturbed(model):
+            found = trace_sites(model, lambda batch: default_forward(model, batch), inputs, overrides)
+            if found.sites:
+                return found.sites
+    return structural_sites(model, overrides)
+
+
 # By structure, where no pass can be run
 
 
-def find_sites(model: nn.Module, overrides: Mapping[str, str] | None = None) -> dict[str, Site]:
+def structural_sites(model: nn.Module, overrides: Mapping[str, str] | None = None) -> dict[str, Site]:
     """Return name -> `Site`, in the order in which data walks through the model.
 
     Parameters

@@ -27,7 +27,8 @@ from lmtrace.observe.forward import (
 )
 from lmtrace.observe.interface import UNDECLARED, Needs, Signal, seed_of
 from lmtrace.observe.maps import Maps
-from lmtrace.observe.sites import Site
+from lmtrace.observe.replay import Replay
+from lmtrace.observe.sites import Site, trial_inputs
 from lmtrace.text.panel import LabelLayer, Panel
 
 
@@ -177,6 +178,23 @@ class MeasurementView:
     def no_maps(self) -> Mapping[str, str]:
         """Block -> why it has no attention map."""
         return self.measurement.captured.no_maps
+
+    def after(self, site: str, rows: int) -> Replay:
+        """What the model does after a block, as a function of rows [rows, d_model]; read so many rows at a time."""
+        measurement = self.measurement
+        forward = measurement.forward or default_forward
+        blocks = {name: other for name, other in measurement.sites.items() if "block." in name}
+        inputs = trial_inputs(self.model, self.panel, rows)
+        if inputs is None:
+            raise ModelError("no pass over a few tokens can be run")
+        return Replay(
+            lambda batch: logits_of(forward(self.model, batch), batch), measurement.sites[site], blocks, inputs[0]
+        )
+
+    @property
+    def known_sites(self) -> Mapping[str, Site]:
+        """All sites of the model that can be read."""
+        return self.measurement.sites
 
     def module(self, site: str) -> nn.Module:
         """The module whose output a site is."""

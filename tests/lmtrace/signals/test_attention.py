@@ -316,7 +316,9 @@ def test_a_block_with_scores_costs_its_own_maps_and_heads_may_differ_in_number(p
     assert isinstance(found["block.0"], float)
     assert isinstance(found["block.2"], float)
     assert "no weights" in found["block.1"]
-    arrays = [r for r in Instrument(Mixed(len(tokenizer)), panel, [Attention()]).measure(0) if r.metric == "first_heads"]
+    arrays = [
+        r for r in Instrument(Mixed(len(tokenizer)), panel, [Attention()]).measure(0) if r.metric == "first_heads"
+    ]
     assert {r.site: r.array.shape for r in arrays} == {"block.0": (4, 1), "block.2": (2, 1)}
 
 

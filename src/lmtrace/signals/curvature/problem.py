@@ -149,7 +149,8 @@ class CurvatureBatch:
     def parts(self) -> list[Part]:
         """Where every entry of the parameters belongs."""
         if "parts" not in self._done:
-            self._done["parts"] = self.like.parts if self.like else parts_of(self.view.model, self.operator.params)
+            view, like = self.view, self.like
+            self._done["parts"] = like.parts if like else parts_of(view.model, self.operator.params, view.known_sites)
         return self._done["parts"]
 
     @property
