@@ -24,6 +24,8 @@ TrainLoss = Callable[[nn.Module, dict[str, Any]], Tensor]
 
 
 FIX = "Pass forward=lambda model, inputs: logits of shape [sequences, length, vocabulary]"
+MASKS = ("src_key_padding_mask", "key_padding_mask", "padding_mask", "input_mask", "mask")
+"""Names under which forwards take what is padding, or what is not."""
 LOGITS = ("logits", "prediction_logits", "lm_logits")
 """Names under which models return logits over their vocabulary."""
 
@@ -111,6 +113,41 @@ def default_forward(model: nn.Module, inputs: dict[str, Tensor], **extra: Any) -
             f"{type(model).__name__}.forward cannot be called with input ids alone: {error}", FIX
         ) from error
     return model(**given) if by_name else model(inputs["input_ids"])
+
+
+def masked_forward(model: nn.Module, inputs: dict[str, Tensor]) -> Forward | None:
+    """Return how to call a model whose argument for padding has another name than `attention_mask`; None for all others.
+
+    PyTorch's masks are True at padding, others at what is real: with the right one a batch without padding reads as it does
+    without a mask.
+
+    Parameters
+    ----------
+    inputs
+        A batch without padding.
+    """
+    names = inspect.signature(model.forward).parameters
+    kinds = {parameter.kind for parameter in names.values()}
+    name = next((name for name in MASKS if name in names), None)
+    if name is None or "attention_mask" in names or inspect.Parameter.VAR_KEYWORD in kinds:
+        return None
+
+    def calling(at_padding: bool) -> Forward:
+        def forward(model: nn.Module, inputs: dict[str, Tensor]) -> Any:
+            mask = inputs["attention_mask"] == (0 if at_padding else 1)
+            if "input_ids" in names:
+                return model(input_ids=inputs["input_ids"], **{name: mask})
+            return model(inputs["input_ids"], **{name: mask})
+
+        return forward
+
+    plain = logits_of(default_forward(model, inputs), inputs).float()
+    for at_padding in (True, False):
+        with contextlib.suppress(RuntimeError, TypeError, ValueError, ModelError):
+            found = logits_of(calling(at_padding)(model, inputs), inputs).float()
+            if torch.allclose(found, plain, rtol=1e-3, atol=1e-4):
+                return calling(at_padding)
+    return None
 
 
 def logits_of(output: Any, inputs: Mapping[str, Tensor], chosen: int | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from lmtrace.observe.forward import (
     TrainLoss,
     default_forward,
     device_of,
+    masked_forward,
     objective_of,
     table_length,
     vocabulary_of,
@@ -137,8 +139,11 @@ class Instrument:
     def _find_sites(self) -> dict[str, Site]:
         """Return the sites that a trial pass shows; where none can be run, those of the model's structure."""
         check_names(self.model, self.sites)
-        run = self.forward or default_forward
         inputs = trial_inputs(self.model, self.panel)
+        if self.forward is None and inputs is not None:
+            with contextlib.suppress(Exception), undisturbed(self.model, self.optimizer):
+                self.forward = masked_forward(self.model, inputs[0])
+        run = self.forward or default_forward
         found, reason = Found(), ""
         if inputs is not None:
             try:

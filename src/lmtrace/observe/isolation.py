@@ -175,12 +175,15 @@ def _put_back(module: nn.Module, before: dict[str, Any]) -> None:
         if type(value) not in _CONTAINERS:
             if now is not value:
                 state[name] = value
-        elif now is None or len(now) != len(value) or any(a is not b for a, b in zip(_flat(now), _flat(value))):
+        elif now is None or _identities(now) != _identities(value):
             state[name] = value
 
 
-def _flat(values: Any) -> list[Any]:
-    return [*values, *values.values()] if isinstance(values, dict) else list(values)
+def _identities(values: Any) -> Any:
+    """Return what a container holds, to tell whether it holds the same objects."""
+    if isinstance(values, dict):
+        return [(key, id(value)) for key, value in values.items()]
+    return {id(value) for value in values} if isinstance(values, set) else [id(value) for value in values]
 
 
 def _keep_rwkv_whole(model: nn.Module) -> None:
