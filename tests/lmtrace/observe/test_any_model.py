@@ -255,7 +255,10 @@ def test_a_weight_that_is_changed_is_named(gpt2):
     from lmtrace.errors import SignalError
 
     model = copy.deepcopy(gpt2)
-    with pytest.raises(SignalError, match=r"the weight transformer\.h\.1\.ln_2\.weight was changed"), undisturbed(model):
+    with (
+        pytest.raises(SignalError, match=r"the weight transformer\.h\.1\.ln_2\.weight was changed"),
+        undisturbed(model),
+    ):
         model.transformer.h[1].ln_2.weight.add_(1)
 
 

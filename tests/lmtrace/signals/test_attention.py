@@ -276,7 +276,7 @@ def test_a_head_that_looks_everywhere_alike_but_at_a_sink_is_the_null(panel, tok
                 p.zero_()
             if "sink" in name:
                 p.fill_(2.0)
-    found, notes, records = entropies(model, panel)
+    _, notes, records = entropies(model, panel)
     for record in records:
         assert record.value == pytest.approx(record.null, rel=1e-5)
     assert [kind for kind, _, _ in notes] == ["sinks"]
