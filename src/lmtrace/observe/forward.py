@@ -104,15 +104,16 @@ def default_forward(model: nn.Module, inputs: dict[str, Tensor], **extra: Any) -
         return model(**arguments)
     signature = inspect.signature(model.forward)
     first = next(iter(signature.parameters.values()), None)
-    by_name = first is not None and first.kind is inspect.Parameter.KEYWORD_ONLY
-    given = {first.name: inputs["input_ids"]} if by_name else {}
+    args, given = (inputs["input_ids"],), {}
+    if first is not None and first.kind is inspect.Parameter.KEYWORD_ONLY:
+        args, given = (), {first.name: inputs["input_ids"]}
     try:
-        signature.bind(*(() if by_name else (inputs["input_ids"],)), **given)
+        signature.bind(*args, **given)
     except TypeError as error:
         raise ModelError(
             f"{type(model).__name__}.forward cannot be called with input ids alone: {error}", FIX
         ) from error
-    return model(**given) if by_name else model(inputs["input_ids"])
+    return model(*args, **given)
 
 
 def masked_forward(model: nn.Module, inputs: dict[str, Tensor]) -> Forward | None:

@@ -9,6 +9,8 @@ import torch
 import transformers
 from torch import nn
 
+import lmtrace
+from lmtrace.errors import ModelError
 from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.isolation import undisturbed
 from lmtrace.signals.dimension import Dimension
@@ -82,6 +84,23 @@ def test_a_model_without_blocks_gives_what_needs_none(panel, tokenizer):
     records = instrument.measure(0)
     assert loss_of(records).value == pytest.approx(alone(model, instrument.panel), abs=1e-5)
     assert {r.missing for r in records if r.signal in ("dimension", "lens")} == {instrument.lost_sites[""]}
+
+
+def test_a_model_that_cannot_be_called_costs_what_needs_a_pass_and_not_the_run(panel, tokenizer, tmp_path):
+    class Wants(PlainModel):
+        def forward(self, ids, other):
+            return super().forward(ids + other)
+
+    model = Wants(len(tokenizer))
+    with lmtrace.Tracer(model, panel, run=tmp_path / "run", every=1, signals=[Output(), Weights(), Dimension()]):
+        pass
+    with lmtrace.open_run(tmp_path / "run") as run:
+        records = list(run.records())
+    assert "missing a required argument: 'other'" in loss_of(records).missing
+    assert any(r.value is not None for r in records if r.signal == "weights")
+    assert all(r.missing for r in records if r.signal == "dimension")
+    with pytest.raises(ModelError, match="missing a required argument"):
+        Instrument(model, panel, [Output()], on_error="raise").measure(0)
 
 
 def test_a_lost_site_has_its_reason_in_every_signal_that_reads_it(panel, tokenizer):
