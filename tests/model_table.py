@@ -142,6 +142,30 @@ def cell(run: Any, signal: str) -> float | str:
     return reasons[0] if reasons else ""
 
 
+RULES = [
+    "## How a model is read",
+    "",
+    "- Two trial passes over a few tokens show which module's output becomes which module's input. Blocks are the repeated modules "
+    "on the residual path, wherever they are kept (ModuleList, ModuleDict, Sequential, numbered attributes, one block in a loop: a "
+    "site for every time it runs); `final` is the norm that reads the last block's output; encoder and decoder are told apart by "
+    "the length of what they read. Blocks that give (hidden, residual) are read as the sum. Sequence-first layouts, prompts in "
+    "front and padding inside are recognised because the two passes differ in the number and the length of the sequences.",
+    "- A site that cannot be read (several streams side by side, other lengths, a block that does not run) is missing with its "
+    "reason; the other sites and all signals that need no site are measured.",
+    '- `sites={"block": "path", "final": "path"}` overrides all of it; `layers` and `ln_final` are understood too.',
+    "- Attention maps belong to the block whose attention made them. Rows must be weights: scores and linear states are refused "
+    "per block; rows that give a part to a sink that is no token are divided by the rest, and the run says so.",
+    "- The lens is the model's own code after its last block (projection, transform, scale, bias, soft cap). Where that does not "
+    "give the model's logits to 1e-5, it is missing.",
+    "- A model that sees padding is read in batches of one length, and the run says so. Masks may be called `padding_mask`, "
+    "`src_key_padding_mask`, `key_padding_mask`, `input_mask` or `mask`.",
+    '- Models without logits over the vocabulary give what needs none. A panel made with `objective="masked"` is read so by every '
+    "model that is no encoder-decoder.",
+    "",
+    "## Every signal on every kind of model",
+]
+
+
 def render(table: dict[str, dict[str, float | str]]) -> str:
     """Return the page."""
     names = sorted(available())
@@ -154,6 +178,8 @@ def render(table: dict[str, dict[str, float | str]]) -> str:
         f"{STEPS} steps of training on a small ABSynth language, one measurement. A number is the signal's first metric at "
         "its last site; a letter is the reason why there is none. The numbers mean nothing by themselves: they show that the "
         "path works. `python tests/model_table.py` writes this page, and the tests check that no cell has become empty.",
+        "",
+        *RULES,
         "",
         "| model | " + " | ".join(f"{name}" for name in names) + " |",
         "| --- |" + " ---: |" * len(names),

@@ -80,7 +80,7 @@ def _measure(signal: Signal, model: nn.Module, panel: Panel, optimizer: torch.op
                 raise captured.failures[0]
             measurement = Measurement(
                 0, instrument.model, instrument.panel, instrument.known_sites, captured, 0, None,
-                optimizer, instrument.train_batches,
+                optimizer, instrument.train_batches, maps=vars(instrument).get("_maps"),
             )  # fmt: skip
             view = MeasurementView(measurement, signal, 0, instrument.needs[0])
             records = list(signal.measure(view))

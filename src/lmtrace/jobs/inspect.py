@@ -244,9 +244,9 @@ class _Inspector:
         model = unwrap(model)
         self.model = type(model).__name__
         with undisturbed(model):
-            sites = find_sites(model)
             oracle = self.oracle if self.settings.objective == "causal" else None
             reading = read(self.sentence, self.tokenizer, self.settings, oracle, model)
+            sites = find_sites(model, ids=[ids.cpu().numpy() for ids in reading.streams().values()])
             seen = look(model, sites, reading, self.tokenizer, self.settings.policy)
             probes = {}
             if self.panel is not None:

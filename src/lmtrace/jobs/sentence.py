@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import DataError, ModelError
-from lmtrace.observe.capture import attention_maps, check_eager
+from lmtrace.observe.capture import check_eager
 from lmtrace.observe.forward import context_length, default_forward, device_of, eager_attention, inputs_of, logits_of
-from lmtrace.observe.sites import Site
+from lmtrace.observe.maps import find_maps
+from lmtrace.observe.replay import Replay
+from lmtrace.observe.sites import Site, made_inputs
 from lmtrace.observe.view import pool
-from lmtrace.signals.lens import tail_of
+from lmtrace.signals.lens import checked, tail_of
 from lmtrace.text.alignment import Encoding, encode
 from lmtrace.text.panel import Panel, PanelSettings
 from lmtrace.text.sentences import AnnotatedSentence
@@ -178,18 +180,24 @@ def _plain_pass(
     """Return the residual stream at every site, and the attention maps or why there are none."""
     try:
         own = logits_of(default_forward(model, reading.plain), reading.plain)
-        with eager_attention(model), _kept(sites) as hidden:
-            output = default_forward(model, reading.plain, output_attentions=True)
-            maps = attention_maps(output, model)
+        inputs = made_inputs(model, [ids.cpu().numpy() for ids in reading.streams().values()])
+        if inputs is None:
+            raise ModelError("no pass over a few tokens can be run")
+        blocks = {name: site for name, site in sites.items() if "block." in name}
+        with eager_attention(model):
+            maps = find_maps(model, lambda ids: default_forward(model, ids, output_attentions=True), inputs, blocks)
+            with maps.hooked(), _kept(sites, reading.plain) as hidden:
+                output = default_forward(model, reading.plain, output_attentions=True)
+                weights = maps.read(output)
         check_eager(own, logits_of(output, reading.plain))
     except (ModelError, ValueError, TypeError) as error:
         # Models without attention refuse the switch or the argument, each in its own way.
-        with _kept(sites) as hidden:
+        with _kept(sites, reading.plain) as hidden:
             default_forward(model, reading.plain)
         return hidden, None, str(error).splitlines()[0]
-    streams = ["decoder" if name.startswith("decoder.") else "encoder" for name in maps]
-    values = [np.round(m[0].float().cpu().numpy(), 3) for m in maps.values()]
-    return hidden, {"sites": list(maps), "streams": streams, "maps": [v.tolist() for v in values]}, ""
+    streams = ["decoder" if name.startswith("decoder.") else "encoder" for name in weights]
+    values = [np.round(m[0].float().cpu().numpy(), 3) for m in weights.values()]
+    return hidden, {"sites": list(weights), "streams": streams, "maps": [v.tolist() for v in values]}, ""
 
 
 def _score_pass(model: nn.Module, sites: Mapping[str, Site], reading: Reading) -> tuple[Tensor, dict[str, Tensor]]:
@@ -201,7 +209,7 @@ def _score_pass(model: nn.Module, sites: Mapping[str, Site], reading: Reading) -
         part = {k: v[start : start + CHUNK] for k, v in reading.score.items()}
         here = (reading.row >= start) & (reading.row < start + CHUNK)
         row, column = (torch.as_tensor(x[here]) for x in (reading.row - start, reading.column))
-        with _kept(blocks) as found:
+        with _kept(blocks, part) as found:
             logits.append(logits_of(default_forward(model, part), part)[row, column])
         for name in blocks:
             hidden[name].append(found[name][row, column])
@@ -209,7 +217,7 @@ def _score_pass(model: nn.Module, sites: Mapping[str, Site], reading: Reading) -
 
 
 @contextlib.contextmanager
-def _kept(sites: Mapping[str, Site]) -> Iterator[dict[str, Tensor]]:
+def _kept(sites: Mapping[str, Site], inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Keep what passes the sites inside the block: site -> [rows, length, d_model].
 
     Raises
@@ -217,14 +225,19 @@ def _kept(sites: Mapping[str, Site]) -> Iterator[dict[str, Tensor]]:
     ModelError
         Where a site did not fire.
     """
+    lengths = {name: ids.shape[1] for name, ids in inputs.items()}
     found: dict[str, Tensor] = {}
+    counts = dict.fromkeys(sites, 0)
     handles = []
 
     def keep(name: str, value: Any) -> None:
-        found[name] = (value[0] if isinstance(value, (tuple, list)) else value).detach()
+        counts[name] += 1
+        if counts[name] == sites[name].call + 1:
+            stream = "decoder_input_ids" if sites[name].stream == "decoder" else "input_ids"
+            found[name] = sites[name].layout.read(sites[name].pick(value), lengths[stream]).detach()
 
     def before(name: str) -> Any:
-        return lambda module, args, kwargs: keep(name, args[0] if args else kwargs.get("hidden_states"))
+        return lambda module, args, kwargs: keep(name, {**dict(enumerate(args)), **kwargs})
 
     def after(name: str) -> Any:
         return lambda module, args, output: keep(name, output)
@@ -257,6 +270,11 @@ def _lens(
     last = list(residual)[-1]
     norm = sites.get(last.split("block.")[0] + "final")
     tail, reason = tail_of(model, None if norm is None else norm.module, residual[last], logits)
+    if tail is None:
+        inputs = made_inputs(model, [ids.cpu().numpy() for ids in reading.streams().values()], len(reading.target))
+        if inputs is not None:
+            run = Replay(lambda batch: logits_of(default_forward(model, batch), batch), sites[last], sites, inputs[0])
+            tail, reason = checked(run, residual[last], logits, reason)
     if tail is None:
         return {"missing": reason}
     target = torch.as_tensor(reading.target, device=logits.device)

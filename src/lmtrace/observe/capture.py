@@ -16,10 +16,20 @@ from torch import Tensor, nn
 from lmtrace.errors import ModelError, SignalError
 from lmtrace.numerics.prediction import Cells, Entries, Laws
 from lmtrace.numerics.sparse_rows import SparseRows
-from lmtrace.observe.forward import Forward, default_forward, device_of, eager_attention, inputs_of, logits_of
+from lmtrace.observe.forward import (
+    Forward,
+    LogitsError,
+    check_vocabulary,
+    default_forward,
+    device_of,
+    eager_attention,
+    inputs_of,
+    logits_of,
+)
 from lmtrace.observe.head import Head
 from lmtrace.observe.interface import UNDECLARED, Batch, Needs, Signal
-from lmtrace.observe.sites import Site
+from lmtrace.observe.maps import Maps, find_maps
+from lmtrace.observe.sites import Site, trial_inputs
 from lmtrace.text.panel import Panel, PanelBatch
 
 MAX_LOGITS = 2**25
@@ -46,6 +56,10 @@ class Captured:
         Signal position -> the exception its `reduce` raised.
     seconds
         Time of the pass without the reductions, and of each signal's reductions.
+    lost
+        Site -> why it could not be read in this pass.
+    no_maps
+        Block -> why it has no attention map.
     """
 
     activations: dict[str, Tensor] = field(default_factory=dict)
@@ -53,6 +67,8 @@ class Captured:
     reduced: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     failures: dict[int, Exception] = field(default_factory=dict)
     seconds: dict[int | str, float] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+    no_maps: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -62,7 +78,7 @@ class PassBatch:
     Attributes
     ----------
     logits : [positions, vocabulary]
-        Of all positions, flattened, or of the predictions.
+        Of all positions, flattened, or of the predictions; without columns where no signal reads them.
     rows : [predictions] or None
         int64, which of them are the predictions; None is all, and the logits may then be overwritten.
     """
@@ -171,6 +187,8 @@ def capture(
     forward: Forward | None = None,
     head: Head | None = None,
     batch_size: int = 64,
+    same_length: bool = False,
+    maps: Maps | None = None,
 ) -> Captured:
     """Run the panel through the model once and keep what the signals need.
 
@@ -189,12 +207,17 @@ def capture(
         (model, inputs) -> logits, for models that are not called as Hugging Face models are.
     head
         Their output layer, which then reads predictions only, or nothing where no signal reads logits; see `head_of`.
+    same_length
+        Whether a batch holds sequences of one length only, for models that see padding.
+    maps
+        Where the attention maps are made, where a signal reads them; see `maps_of`.
 
     Raises
     ------
+    LogitsError
+        Where a signal reads logits and the model gives none over its vocabulary.
     ModelError
-        Where a site did not fire, fired with another shape than its stream's tokens, or maps are missing or are not those
-        of the model's own attention.
+        Where maps are missing or are not those of the model's own attention.
     """
     device = device_of(model)
     result = Captured()
@@ -206,19 +229,25 @@ def capture(
     seconds: dict[int | str, float] = {"pass": 0.0, **{i: 0.0 for i, _, _ in reducers}}
     with contextlib.ExitStack() as stack:
         if attention:
-            own = None if forward is not None else _at_tokens(model, panel)
+            if forward is not None or maps is None:
+                raise ModelError("a model that is called through forward= gives no attention maps")
+            own = _at_tokens(model, panel)
             stack.enter_context(eager_attention(model))
             if own is not None:
                 check_eager(own, _at_tokens(model, panel, output_attentions=True))
+            stack.enter_context(maps.hooked())
+            result.no_maps = dict(maps.lost)
         for reading in readings:
             stack.enter_context(reading.recorder.hooked())
         if head is not None:
             stack.enter_context(head.hooked())
-        for panel_batch in panel.batches(batch_size, price=BATCH_PRICE.get(device.type, 2048)):
+        price = BATCH_PRICE.get(device.type, 2048)
+        batches = batches_alike(panel, batch_size) if same_length else panel.batches(batch_size, price=price)
+        for panel_batch in batches:
             start = time.perf_counter()
             batch = PassBatch(panel, panel_batch, torch.empty(0, 0, device=device), None, None, device, room=room)
             for reading in readings:
-                reading.read(batch, model, forward, head)
+                reading.read(batch, model, forward, head, maps)
             seconds["pass"] += time.perf_counter() - start
             for i, signal, needs in reducers:
                 if i in result.failures:
@@ -230,10 +259,13 @@ def capture(
                     result.failures[i] = error
                 seconds[i] += time.perf_counter() - start
     for reading in readings:
+        lost = reading.recorder.lost
+        kept = {name: buffer for name, buffer in reading.recorder.buffers.items() if name not in lost}
+        result.lost |= lost
         if reading.plain:
-            result.activations = reading.recorder.buffers
+            result.activations = kept
         if reading.predicts:
-            result.masked = reading.recorder.buffers
+            result.masked = kept
     result.reduced = {i: parts.tensors() for i, parts in joined.items() if i not in result.failures}
     result.seconds = seconds
     return result
@@ -257,7 +289,9 @@ class _Reading:
     attention: bool
     logits: bool
 
-    def read(self, batch: PassBatch, model: nn.Module, forward: Forward | None, head: Head | None) -> None:
+    def read(
+        self, batch: PassBatch, model: nn.Module, forward: Forward | None, head: Head | None, maps: Maps | None
+    ) -> None:
         """Run the model over the batch, and leave in it the maps and the logits that are wanted."""
         panel_batch, device = batch.panel_batch, batch.device
         inputs = inputs_of(panel_batch, device, plain=not self.predicts)
@@ -267,16 +301,21 @@ class _Reading:
         chosen = rows if self.logits else rows[:0]
         if head is not None:
             head.choose(shape, chosen)
+        if maps is not None and self.attention:
+            maps.begin()
         if forward is not None:
-            logits = logits_of(forward(model, inputs), inputs)
+            output = forward(model, inputs)
         else:
             output = default_forward(model, inputs, **({"output_attentions": True} if self.attention else {}))
-            if self.attention:
-                batch.maps = attention_maps(output, model)
-            logits = logits_of(output, inputs, None if head is None else len(chosen))
+        if maps is not None and self.attention:
+            batch.maps = maps.read(output)
+            maps.begin()
+        if self.logits:
+            logits = logits_of(output, inputs, None if head is None or forward is not None else len(chosen))
+            check_vocabulary(logits, panel_batch.targets)
+            batch.logits = logits.flatten(0, 1)
         self.recorder.finish_batch()
         if self.predicts:
-            batch.logits = logits.flatten(0, 1)
             batch.rows = rows if head is None else None
             if self.logits and len(panel_batch.index):
                 _ = batch.laws
@@ -303,6 +342,15 @@ def _readings(panel: Panel, sites: Mapping[str, Site], needs: list[Needs], devic
     return readings
 
 
+def batches_alike(panel: Panel, size: int, indices: np.ndarray | None = None) -> Iterator[PanelBatch]:
+    """Yield the sequences in batches of up to `size` in which nothing is padded."""
+    rows = np.arange(panel.num_sentences) if indices is None else np.asarray(indices)
+    sides = [side for side in (panel.encoder, panel.decoder) if side is not None]
+    lengths = np.stack([np.diff(side.offsets)[rows] for side in sides], axis=1)
+    for alike in np.unique(lengths, axis=0):
+        yield from panel.batches(size, indices=rows[(lengths == alike).all(axis=1)])
+
+
 def head_of(model: nn.Module, panel: Panel) -> Head | None:
     """Return the output layer of a Hugging Face model, if it gives chosen positions the logits that they get among all."""
     inputs = _two_sequences(model, panel)
@@ -315,15 +363,36 @@ def _two_sequences(model: nn.Module, panel: Panel) -> dict[str, Tensor]:
     return inputs_of(next(panel.batches(2, indices=np.unique([lengths.argmin(), lengths.argmax()]))), device_of(model))
 
 
-def _at_tokens(model: nn.Module, panel: Panel, **extra: Any) -> Tensor:
-    """Return the logits at the real tokens of two sequences."""
+def maps_of(model: nn.Module, panel: Panel, blocks: Mapping[str, Site]) -> Maps:
+    """Return where the attention maps of a Hugging Face model are made.
+
+    Raises
+    ------
+    ModelError
+        Where it gives none.
+    """
+    inputs = trial_inputs(model, panel)
+    if inputs is None:
+        raise ModelError(f"{type(model).__name__} returned no attention maps: no trial pass can be run")
+    with eager_attention(model):
+        return find_maps(model, lambda batch: default_forward(model, batch, output_attentions=True), inputs, blocks)
+
+
+def _at_tokens(model: nn.Module, panel: Panel, **extra: Any) -> Tensor | None:
+    """Return the logits at the real tokens of two sequences; None for a model without an output layer."""
     inputs = _two_sequences(model, panel)
-    logits = logits_of(default_forward(model, inputs, **extra), inputs)
+    output = default_forward(model, inputs, **extra)
+    try:
+        logits = logits_of(output, inputs)
+    except LogitsError:
+        return None
     return logits[inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()]
 
 
-def check_eager(own: Tensor, eager: Tensor) -> None:
+def check_eager(own: Tensor, eager: Tensor | None) -> None:
     """Refuse maps of an attention that is not the model's: the eager one of some families has no causal mask."""
+    if eager is None:
+        raise ModelError("with eager attention the model gives no logits")
     difference = float((eager.float() - own.float()).norm() / own.float().norm().clamp(min=1e-30))
     if difference > (0.02 if own.dtype in (torch.float32, torch.float64) else 0.1):
         raise ModelError(f"eager attention is not the model's own: its logits differ by {difference:.0%}")
@@ -338,6 +407,7 @@ class _Recorder:
         self.rows: dict[str, tuple[Tensor, Tensor | None]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.fired: dict[str, int] = {}
+        self.lost: dict[str, str] = {}
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
@@ -370,12 +440,23 @@ class _Recorder:
         positions = None if mask.all() else torch.as_tensor(np.flatnonzero(mask), device=self.device)
         return torch.as_tensor(rows, device=self.device), positions
 
-    def _write(self, site: Site, hidden: Any) -> None:
+    def _write(self, site: Site, value: Any) -> None:
+        """Keep what passes a site; a site that cannot be read is lost, and nothing else."""
         if not self.rows:  # another reading of the batch is under way
             return
-        hidden = hidden[0] if isinstance(hidden, (tuple, list)) else hidden
+        self.fired[site.name] += 1
+        if site.name in self.lost or self.fired[site.name] != site.call + 1:
+            return
+        try:
+            self._keep(site, site.pick(value))
+        except (ModelError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            self.lost[site.name] = " ".join(str(error).split())
+
+    def _keep(self, site: Site, hidden: Any) -> None:
         (rows, positions), shape = self.rows[site.stream], self.shapes[site.stream]
-        if not isinstance(hidden, Tensor) or hidden.shape[:2] != shape:
+        if isinstance(hidden, Tensor) and hidden.dim() == 3:
+            hidden = site.layout.read(hidden, shape[1])
+        if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[:2] != shape:
             got = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
             raise ModelError(f"site {site.name} gave {got}, expected {shape} positions and d_model")
         if site.name not in self.buffers:
@@ -385,11 +466,10 @@ class _Recorder:
         real = hidden.flatten(0, 1)
         real = real if positions is None else real.index_select(0, positions)
         self.buffers[site.name].index_copy_(0, rows, real.float())
-        self.fired[site.name] += 1
 
     def _before(self, site: Site) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._write(site, args[0] if args else kwargs.get("hidden_states"))
+            self._write(site, {**dict(enumerate(args)), **kwargs})
 
         return hook
 
@@ -400,13 +480,13 @@ class _Recorder:
         return hook
 
     def finish_batch(self) -> None:
-        """Prove that every site fired exactly once."""
-        silent = [name for name, count in self.fired.items() if count != 1]
-        if silent:
-            raise ModelError(
-                f"sites {', '.join(silent)} fired {[self.fired[name] for name in silent]} times in one pass, expected 1",
-                "Pass forward= so that the model runs each block once, or name the blocks with sites=",
-            )
+        """See that the module of every site ran as often as it did in the trial pass."""
+        for name, site in self.sites.items():
+            if self.fired[name] != site.calls and name not in self.lost:
+                self.lost[name] = (
+                    f"site {name} fired {self.fired[name]} times in one pass, expected {site.calls}: "
+                    "which parts of the model run depends on what it reads"
+                )
         self.rows = {}
 
 
@@ -429,20 +509,3 @@ class _Joined:
 
     def tensors(self) -> dict[str, Tensor]:
         return self.parts
-
-
-def attention_maps(output: Any, model: nn.Module) -> dict[str, Tensor]:
-    """Return site -> attention map; encoder-decoder models give both streams' self-attention."""
-    found: dict[str, Tensor] = {}
-    for attribute, prefix in (
-        ("attentions", ""),
-        ("encoder_attentions", "encoder."),
-        ("decoder_attentions", "decoder."),
-    ):
-        maps = getattr(output, attribute, None)
-        for i, attention in enumerate(maps or ()):
-            if isinstance(attention, Tensor):
-                found[f"{prefix}block.{i}"] = attention.float()
-    if not found:
-        raise ModelError(f"{type(model).__name__} returned no attention maps even with eager attention")
-    return found

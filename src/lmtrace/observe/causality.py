@@ -43,3 +43,32 @@ def future_seen(model: nn.Module, panel: Panel, forward: Forward | None = None) 
     first, second = logits.float()
     change = float((second - first).norm() / first.norm().clamp(min=1e-30))
     return change if change > MAX_CHANGE.get(logits.dtype, 0.05) else None
+
+
+def padding_seen(model: nn.Module, panel: Panel, forward: Forward | None = None) -> float | None:
+    """Return how much the logits of a short sequence change beside a long one; None where it is rounding only.
+
+    Relative to the norm of the logits of the sequence alone. None as well where all sequences have one length.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode, gradients off.
+    panel, forward
+        As for `capture`.
+    """
+    sides = [side for side in (panel.encoder, panel.decoder) if side is not None]
+    total = np.sum([[len(ids) for ids in side.ids] for side in sides], axis=0)
+    short, long = int(total.argmin()), int(total.argmax())
+    if all(len(side.ids[short]) == len(side.ids[long]) for side in sides):
+        return None
+    call = forward or default_forward
+    alone = inputs_of(next(panel.batches(1, indices=[short])), device_of(model))
+    [both] = panel.batches(2, indices=[short, long])
+    row = int(np.flatnonzero(both.sequences == short)[0])
+    together = inputs_of(both, device_of(model))
+    first = logits_of(call(model, alone), alone)[0]
+    mask = together.get("decoder_attention_mask", together["attention_mask"])[row].bool()
+    second = logits_of(call(model, together), together)[row][mask]
+    change = float((second.float() - first.float()).norm() / first.float().norm().clamp(min=1e-30))
+    return change if change > MAX_CHANGE.get(first.dtype, 0.05) else None  # a model that diverged gives NaN: not told

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError
-from lmtrace.observe.sites import Site, find_sites
+from lmtrace.observe.sites import Site, structural_sites
 
 COMPONENTS = (
     "embedding",
@@ -74,15 +74,18 @@ def parts_of(model: nn.Module, params: Mapping[str, Tensor], sites: Mapping[str,
     params
         Name -> parameter, names as in `model.named_parameters()`.
     sites
-        As from `find_sites`, where blocks are named by the user; found here by default. A model without a list of
+        Of the model, as the measurement knows them; by the model's structure by default. A model without a list of
         blocks has none.
     """
     if sites is None:
         try:
-            sites = find_sites(model)
+            sites = structural_sites(model)
         except ModelError:
             sites = {}
-    blocks = {site.path: name for name, site in sites.items() if site.when == "output" and "block." in name}
+    blocks: dict[str, str] = {}
+    for name, site in sites.items():
+        if site.when == "output" and "block." in name:
+            blocks.setdefault(site.path, name)  # a block that runs several times has its parameters once
     parts = []
     for name, p in params.items():
         path, _, leaf = name.rpartition(".")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,15 +16,35 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from lmtrace.errors import ModelError, TraceError
-from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture, head_of
-from lmtrace.observe.causality import future_seen
+from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture, head_of, maps_of
+from lmtrace.observe.causality import future_seen, padding_seen
 from lmtrace.observe.ends import end_losses
-from lmtrace.observe.forward import Forward, TrainLoss, device_of, objective_of, table_length
+from lmtrace.observe.forward import (
+    Forward,
+    LogitsError,
+    TrainLoss,
+    default_forward,
+    device_of,
+    masked_forward,
+    objective_of,
+    table_length,
+    vocabulary_of,
+)
 from lmtrace.observe.head import Head
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
+from lmtrace.observe.maps import Maps
 from lmtrace.observe.optimizers import one_optimizer
-from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap
+from lmtrace.observe.sites import (
+    Found,
+    Site,
+    check_names,
+    structural_sites,
+    sub_site,
+    trace_sites,
+    trial_inputs,
+    unwrap,
+)
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.observe.weights import measured_weights
 from lmtrace.records.schema import Field, Record
@@ -91,34 +112,68 @@ class Instrument:
     loss: TrainLoss | None = None
     end_known: bool | None = field(default=None, init=False)
     """What a measurement has shown of the ends of sentences; None before, and where the panel was told."""
+    lost_sites: dict[str, str] = field(default_factory=dict, init=False)
+    """Site -> why it cannot be read; "" -> why there is none at all."""
+    blocks: dict[str, Site] = field(default_factory=dict, init=False)
+    """All blocks that run, those whose output cannot be read included."""
+    same_length: bool = field(default=False, init=False)
+    """Whether the model sees padding, so that batches hold sequences of one length."""
     _looked_ahead: bool = field(default=False, init=False, repr=False)
+    _said_sinks: bool = field(default=False, init=False, repr=False)
     _early_notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.model = unwrap(self.model)
         self.optimizer = one_optimizer(self.optimizer)
-        self.known_sites: dict[str, Site] = find_sites(self.model, self.sites)
         objective = objective_of(self.model)
+        if objective == "causal":  # that is what a class says that says nothing: the panel holds
+            objective = self.panel.objective if self.panel.objective == "masked" else objective
         config = getattr(self.model, "config", None)
         if self.panel.objective != objective or objective == "seq2seq":
             start = getattr(config, "decoder_start_token_id", None)
             self.panel = self.panel.with_objective(objective, decoder_start_id=start)
+        self._check_sizes()
+        self.known_sites: dict[str, Site] = self._find_sites()
         self.needs: list[Needs] = [signal.needs(self.panel) for signal in self.signals]
         for needs in self.needs:
             for layer in needs.labels:
                 self.panel.labels(layer)
             for name in needs.sites if needs.sites != "all" else ():
-                if name not in self.known_sites:
+                if name not in self.known_sites and name not in self.lost_sites and self.known_sites:
                     self.known_sites[name] = sub_site(self.known_sites, name)
-        self._check_sizes()
+
+    def _find_sites(self) -> dict[str, Site]:
+        """Return the sites that a trial pass shows; where none can be run, those of the model's structure."""
+        check_names(self.model, self.sites)
+        inputs = trial_inputs(self.model, self.panel)
+        if self.forward is None and inputs is not None:
+            with contextlib.suppress(Exception), undisturbed(self.model, self.optimizer):
+                self.forward = masked_forward(self.model, inputs[0])
+        run = self.forward or default_forward
+        found, reason = Found(), ""
+        if inputs is not None:
+            try:
+                with undisturbed(self.model, self.optimizer):
+                    found = trace_sites(self.model, lambda batch: run(self.model, batch), inputs, self.sites)
+            except Exception as error:  # noqa: BLE001  whatever the model raises: what needs no pass can be measured
+                reason = f"a trial pass failed: {_one_line(error)}"
+        if inputs is None or reason:
+            try:
+                found = Found(structural_sites(self.model, self.sites))
+            except ModelError as error:
+                found.reason = reason or str(error)
+        self.blocks = found.blocks or {name: site for name, site in found.sites.items() if "block." in name}
+        self.lost_sites = {**found.lost, **({"": found.reason} if found.reason else {})}
+        for name, why in found.lost.items():
+            logger.warning("site %s cannot be read: %s", name, why)
+        return found.sites
 
     def _check_sizes(self) -> None:
         """Say before the first pass what would be an index error in it (and on a GPU the end of the process)."""
-        config = getattr(self.model, "config", None)
-        size = getattr(config, "vocab_size", None)
+        size = vocabulary_of(self.model)
         streams = [side for side in (self.panel.encoder, self.panel.decoder) if side is not None]
         largest = max((int(ids.max()) for side in streams for ids in side.ids if len(ids)), default=0)
-        if isinstance(size, int) and largest >= size:
+        if size is not None and largest >= size:
             raise ModelError(
                 f"the panel holds token id {largest} but the model's vocabulary has {size}",
                 "Build the panel with the model's own tokenizer",
@@ -169,14 +224,17 @@ class Instrument:
         begin = time.perf_counter()
         records: list[Record] = []
         with undisturbed(self.model, self.optimizer), _one_thread_pool():
+            notes = self._look_ahead(step)
             self._look_at_ends(active, step)
             captured = self._capture(active, step, records)
+            readable = {name: site for name, site in self.known_sites.items() if name not in captured.lost}
             measurement = Measurement(
-                step, self.model, self.panel, self.known_sites, captured, self.seed, self.forward,
+                step, self.model, self.panel, readable, captured, self.seed, self.forward,
                 optimizer or self.optimizer, self.train_batches, loss=self.loss, last=last,
-                notes=self._early_notes,
+                notes=[*notes, *self._early_notes],
+                same_length=self.same_length, maps=vars(self).get("_maps"),
             )  # fmt: skip
-            self._look_ahead(measurement, step)
+            self._say_sinks(measurement)
             seconds: dict[str, float] = {"pass": float(captured.seconds.get("pass", 0.0))}
             for i, (found, spent) in self._run(active, measurement).items():
                 records.extend(found)
@@ -218,24 +276,55 @@ class Instrument:
         if self.panel.end != end:
             self.panel = self.panel.with_end(end)
 
-    def _look_ahead(self, measurement: Measurement, step: int) -> None:
-        """Say once, at the first measurement, when the model sees the tokens that it is asked to predict."""
+    def _look_ahead(self, step: int) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return what is to be said once, at the first measurement: what the model sees that it should not, what is lost."""
         if self._looked_ahead:
-            return
+            return []
         self._looked_ahead = True
-        change = future_seen(self.model, self.panel, self.forward)
+        notes: list[tuple[str, str, dict[str, Any]]] = []
+        change = _asked(lambda: future_seen(self.model, self.panel, self.forward))
         if change is not None:
             text = (
-                f"The model sees the future: another last token changes what it predicts before it by {change:.0%}. "
+                f"The model sees the future: another last token changes what it predicts before it by {change:.2g}. "
                 "Its losses and accuracies are not those of a language model; look at its attention mask."
             )
+            notes.append(("leak", text, {"change": change}))
+        padding = _asked(lambda: padding_seen(self.model, self.panel, self.forward))
+        self.same_length = padding is not None
+        if padding is not None:
+            text = (
+                f"The model sees padding: beside a longer sentence, what it gives for a shorter one changes by {padding:.2g}. "
+                "The panel is read in batches of one length, without padding."
+            )
+            notes.append(("padding", text, {"change": padding}))
+        for name, why in self.lost_sites.items():
+            notes.append(("warning", f"site {name} cannot be read: {why}" if name else why, {"site": name}))
+        for _, text, _ in notes:
             logger.warning("step %d: %s", step, text)
-            measurement.notes.append(("leak", text, {"change": change}))
+        return notes
+
+    def _say_sinks(self, measurement: Measurement) -> None:
+        """Say once which blocks give attention to something that is no token."""
+        sinks = measurement.maps.sinks if measurement.maps is not None else []
+        if sinks and not self._said_sinks:
+            self._said_sinks = True
+            text = (
+                f"The attention of {', '.join(sinks)} gives a part of its weight to a sink that is no token. "
+                "Its rows are divided by the rest, so that they are weights among tokens, as the null's are."
+            )
+            measurement.notes.append(("sinks", text, {"blocks": sinks}))
 
     @cached_property
     def _head(self) -> Head | None:
         """The model's output layer, looked for at the first pass."""
         return None if self.forward is not None else head_of(self.model, self.panel)
+
+    @cached_property
+    def _maps(self) -> Maps:
+        """Where the attention maps are made, looked for at the first pass that wants them."""
+        if self.forward is not None:
+            raise ModelError("a model that is called through forward= gives no attention maps")
+        return maps_of(self.model, self.panel, self.blocks)
 
     def _capture(self, active: list[int], step: int, records: list[Record]) -> Captured:
         """Run the shared pass; where attention maps cannot be had, run it without those that need them."""
@@ -245,10 +334,10 @@ class Instrument:
                 return Captured()
             names = tuple(self.known_sites) if union.sites == "all" else union.sites
             chosen = {name: site for name, site in self.known_sites.items() if name in names}
-            vocabulary = int(getattr(getattr(self.model, "config", None), "vocab_size", 0) or 1024)
+            vocabulary = vocabulary_of(self.model) or len(self.panel.tokenizer)
             longest = self.panel.longest
             try:
-                return capture(
+                captured = capture(
                     self.model,
                     self.panel,
                     chosen,
@@ -256,14 +345,34 @@ class Instrument:
                     forward=self.forward,
                     head=self._head if self._head is not None and self._head.alone else None,
                     batch_size=batch_size_for(vocabulary, longest, self.max_logits),
+                    same_length=self.same_length,
+                    maps=self._maps if union.attention else None,
                 )
-            except (ModelError, RuntimeError, ValueError, NotImplementedError) as error:
-                culprits = [i for i in active if self.needs[i].attention]
+                self._check_lost(captured)
+            except Exception as error:
+                culprits, reason = self._culprits(active, error)
                 if self.on_error == "raise" or not culprits:
                     raise
                 for i in culprits:
-                    records.extend(self._missing(i, step, f"no attention maps: {_one_line(error)}"))
+                    records.extend(self._missing(i, step, reason))
                     active.remove(i)
+            else:
+                return captured
+
+    def _culprits(self, active: Sequence[int], error: Exception) -> tuple[list[int], str]:
+        """Return the signals without which the pass may succeed, and why they are missing."""
+        reason = _one_line(error)
+        attention = [i for i in active if self.needs[i].attention]
+        if isinstance(error, LogitsError):
+            return [i for i in active if self.needs[i].logits], reason
+        if attention:
+            return attention, f"no attention maps: {reason}"
+        return [i for i in active if self.needs[i].sites or self.needs[i].logits], reason
+
+    def _check_lost(self, captured: Captured) -> None:
+        """Raise for a site that was lost in a pass, where errors are to be raised."""
+        if self.on_error == "raise" and captured.lost:
+            raise ModelError("; ".join(captured.lost.values()))
 
     def _run(self, active: Sequence[int], measurement: Measurement) -> dict[int, tuple[list[Record], float]]:
         """Return the records and the seconds of every signal.
@@ -303,9 +412,12 @@ class Instrument:
         try:
             if i in measurement.captured.failures:
                 raise measurement.captured.failures[i]
+            if self.needs[i].sites and not view.sites:
+                raise ModelError(self._no_sites(measurement))
             found = list(signal.measure(view))
             for record in found:
                 record.check(fields)
+            found += self._lost_records(i, measurement, found)
         except Exception as error:
             if self.on_error == "raise":
                 raise
@@ -323,6 +435,25 @@ class Instrument:
         for name, kept in view.memory.items():
             view.memory[name] = (kept.float() if kept.dtype == torch.bfloat16 else kept).contiguous()
         yield from found
+
+    def _no_sites(self, measurement: Measurement) -> str:
+        lost = {**self.lost_sites, **measurement.captured.lost}
+        name, why = next(iter(lost.items()), ("", "the model has no site of this name"))
+        return f"no site can be read: {name}: {why}" if name else why
+
+    def _lost_records(self, i: int, measurement: Measurement, found: list[Record]) -> list[Record]:
+        """Return missing records at the sites that cannot be read, of what the signal gives at the others."""
+        lost = {name: why for name, why in {**self.lost_sites, **measurement.captured.lost}.items() if name}
+        wanted = [name for name in lost if self.needs[i].sites == "all" or name in self.needs[i].sites]
+        kinds = dict.fromkeys((r.metric, r.split, r.label) for r in found if r.site is not None)
+        return [
+            Record(
+                step=measurement.step, signal=self.signals[i].name, metric=metric, site=name, split=split, label=label,
+                missing=lost[name],
+            )
+            for name in wanted
+            for metric, split, label in kinds
+        ]  # fmt: skip
 
     def _missing(self, i: int, step: int, reason: str) -> list[Record]:
         signal = self.signals[i]
@@ -358,6 +489,15 @@ class Instrument:
 def _one_thread_pool() -> Any:
     """Keep NumPy's BLAS to one thread meanwhile: its pool and torch's, spinning on the same cores, cost up to 3 times."""
     return ThreadpoolController().select(internal_api="openblas").limit(limits=1)
+
+
+def _asked(question: Callable[[], float | None]) -> float | None:
+    """Return the answer of a check of the model; None where the model gives no logits to ask."""
+    try:
+        return question()
+    except (ModelError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        logger.info("not checked: %s", _one_line(error))
+        return None
 
 
 def _limit_cores(cores: int) -> None:

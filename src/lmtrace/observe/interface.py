@@ -18,6 +18,7 @@ from lmtrace.numerics.sparse_rows import SparseRows
 from lmtrace.records.schema import Field, Record
 
 if TYPE_CHECKING:
+    from lmtrace.observe.sites import Site
     from lmtrace.text.panel import LabelLayer, Panel
 
 Sites = tuple[str, ...] | Literal["all"]
@@ -189,12 +190,26 @@ class View(Protocol):
         """Return [sequences, length, vocabulary] for inputs of the signal's own (no gradient); needs `model`."""
         ...
 
+    def after(self, site: str, rows: int) -> Callable[[Tensor], Tensor]:
+        """Return what the model does after a block: [n, d_model] -> [n, vocabulary], some `rows` at a time; needs `model`."""
+        ...
+
+    @property
+    def known_sites(self) -> Mapping[str, Site]:
+        """Return all sites of the model that can be read, by name."""
+        ...
+
     def module(self, site: str) -> torch.nn.Module:
         """Return the module whose output a site is (the final norm for "final"); needs `model`."""
         ...
 
     def attentions(self, inputs: dict[str, Tensor]) -> Mapping[str, Tensor]:
         """Return site -> attention map for inputs of the signal's own (no gradient); needs `model` and `attention`."""
+        ...
+
+    @property
+    def no_maps(self) -> Mapping[str, str]:
+        """Return block -> why it has no attention map, for those that have none."""
         ...
 
     def loss(self, num_sequences: int, start: int = 0) -> Callable[[], Tensor]:

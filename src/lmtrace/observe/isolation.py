@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import copy
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +26,11 @@ _HOOKS = (
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
 )
+_APART = {*_HOOKS, "training", "forward", "_state_dict_hooks", "_load_state_dict_pre_hooks"}
+"""Attributes of modules that are put back in their own way, or that the body's tools put back themselves."""
+_CONTAINERS = (dict, list, set, collections.OrderedDict)
+RESCALES = "rescale_every"
+"""The setting by which RWKV divides the weights of its later blocks in evaluation mode."""
 _CAPTURES = "_output_capturing_hooks_installed"
 """How transformers 5 marks a model that has its hooks for hidden states, maps and router logits."""
 
@@ -52,7 +59,8 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 
     Saved and restored: the training flag of every module, the state of every generator (Python, NumPy, torch on every
     device), `.grad` and `requires_grad` of every parameter, grad and autocast mode, buffers, the attention
-    implementation and the cache flag of every configuration, and hooks, those that transformers puts on by itself
+    implementation and the cache flag of every configuration, every attribute of every module (some models keep caches and
+    counters in them, or put other submodules in the place of theirs), and hooks, those that transformers puts on by itself
     included. Inside, gradients are enabled only where
     the body enables them, autocast is off (the autocast that accelerate wraps around a forward as well), and
     `torch.compile`d code runs eagerly.
@@ -63,16 +71,21 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
         Where the body changed weights or optimizer state, or left a hook behind (the hook is removed).
     """
     parameters = list(model.parameters())
+    names = {id(p): name for name, p in model.named_parameters()}
     saved_parameters = [(p, p.grad, p.requires_grad, p._version, p.data_ptr()) for p in parameters]
     training = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     hooks = [(module, name, dict(getattr(module, name, {}))) for module in model.modules() for name in _HOOKS]
+    attributes = [(module, _attributes(module)) for module in model.modules() if not _of_the_library(module)]
     configs = _configurations(model)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     optimizer_versions = _optimizer_versions(optimizer)
     generators = _generator_states()
     problem = ""
     try:
         model.eval()
+        torch.backends.mha.set_fastpath_enabled(False)  # its nested tensors have no positions
+        _keep_rwkv_whole(model)
         for p in parameters:
             p.grad = None
         with (
@@ -85,6 +98,9 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
         ):
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, before in attributes:
+            _put_back(module, before)
         for module, flag in training:
             module.training = flag
         for module, name, before in hooks:
@@ -97,7 +113,7 @@ def undisturbed(model: nn.Module, optimizer: torch.optim.Optimizer | None = None
             p.requires_grad_(requires_grad)
             p.grad = grad
             if p._version != version or p.data_ptr() != pointer:
-                problem = f"a weight of shape {tuple(p.shape)} was changed during the measurement"
+                problem = f"the weight {names.get(id(p))} was changed during the measurement"
         for buffer, copy in buffers:
             if buffer.shape == copy.shape and not torch.equal(_bits(buffer), _bits(copy)):
                 with torch.no_grad():
@@ -123,12 +139,59 @@ def _configurations(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
     found: dict[int, tuple[Any, dict[str, Any]]] = {}
     for module in model.modules():
         for owner in (module, getattr(module, "config", None), getattr(module, "generation_config", None)):
-            names = ("_attn_implementation", "_attn_implementation_internal", "use_cache", "output_attentions")
+            names = (
+                "_attn_implementation",
+                "_attn_implementation_internal",
+                "use_cache",
+                "output_attentions",
+                RESCALES,
+            )
             state = getattr(owner, "__dict__", {})
             values = {name: state[name] for name in names if name in state}
             if values:
                 found[id(owner)] = (owner, values)
     return list(found.values())
+
+
+def _of_the_library(module: nn.Module) -> bool:
+    """Whether a module is a wrapper of torch's own, which keeps track of itself."""
+    return type(module).__module__.startswith(("torch.distributed", "torch.nn.parallel", "torch._dynamo"))
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Return a module's attributes; dictionaries, lists and sets among them are copied."""
+    state = vars(module)
+    kept = {name: value for name, value in state.items() if name not in _APART}
+    return {name: copy.copy(value) if type(value) in _CONTAINERS else value for name, value in kept.items()}
+
+
+def _put_back(module: nn.Module, before: dict[str, Any]) -> None:
+    """Give a module back the attributes that it had."""
+    state = vars(module)
+    for name in [name for name in state if name not in before and name not in _APART]:
+        del state[name]
+    for name, value in before.items():
+        now = state.get(name)
+        if type(value) not in _CONTAINERS:
+            if now is not value:
+                state[name] = value
+        elif now is None or _identities(now) != _identities(value):
+            state[name] = value
+
+
+def _identities(values: Any) -> Any:
+    """Return what a container holds, to tell whether it holds the same objects."""
+    if isinstance(values, dict):
+        return [(key, id(value)) for key, value in values.items()]
+    return {id(value) for value in values} if isinstance(values, set) else [id(value) for value in values]
+
+
+def _keep_rwkv_whole(model: nn.Module) -> None:
+    """Keep RWKV from dividing its weights in place at the first forward in evaluation mode; the function stays the same."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if getattr(module, "layers_are_rescaled", True) is False and getattr(config, RESCALES, 0):
+            setattr(config, RESCALES, 0)
 
 
 def _optimizer_versions(optimizer: torch.optim.Optimizer | None) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtrace.errors import DataError, ModelError, SignalError
-from lmtrace.observe.capture import Captured, attention_maps
+from lmtrace.observe.capture import Captured, batches_alike
 from lmtrace.observe.forward import (
     Forward,
     TrainLoss,
@@ -26,7 +26,9 @@ from lmtrace.observe.forward import (
     mean_loss,
 )
 from lmtrace.observe.interface import UNDECLARED, Needs, Signal, seed_of
-from lmtrace.observe.sites import Site
+from lmtrace.observe.maps import Maps
+from lmtrace.observe.replay import Replay
+from lmtrace.observe.sites import Site, trial_inputs
 from lmtrace.text.panel import LabelLayer, Panel
 from lmtrace.text.panel_parts import PanelBatch
 
@@ -48,6 +50,8 @@ class Measurement:
     notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     loss: TrainLoss | None = None
     last: bool = False
+    same_length: bool = False
+    maps: Maps | None = None
 
 
 @dataclass(eq=False)
@@ -166,8 +170,34 @@ class MeasurementView:
         """Site -> [sequences, heads, queries, keys] for inputs of the signal's own."""
         if not self.needs.attention:
             raise SignalError(f"{self.signal.name} reads attention maps without having declared it", UNDECLARED)
-        with torch.no_grad(), eager_attention(self.model):
-            return attention_maps(default_forward(self.model, inputs, output_attentions=True), self.model)
+        maps = self.measurement.maps
+        if maps is None:
+            raise ModelError("the model's attention maps were not looked for")
+        with torch.no_grad(), eager_attention(self.model), maps.hooked():
+            maps.begin()
+            return maps.read(default_forward(self.model, inputs, output_attentions=True))
+
+    @property
+    def no_maps(self) -> Mapping[str, str]:
+        """Block -> why it has no attention map."""
+        return self.measurement.captured.no_maps
+
+    def after(self, site: str, rows: int) -> Replay:
+        """What the model does after a block, as a function of rows [rows, d_model]; read so many rows at a time."""
+        measurement = self.measurement
+        forward = measurement.forward or default_forward
+        blocks = {name: other for name, other in measurement.sites.items() if "block." in name}
+        inputs = trial_inputs(self.model, self.panel, rows)
+        if inputs is None:
+            raise ModelError("no pass over a few tokens can be run")
+        return Replay(
+            lambda batch: logits_of(forward(self.model, batch), batch), measurement.sites[site], blocks, inputs[0]
+        )
+
+    @property
+    def known_sites(self) -> Mapping[str, Site]:
+        """All sites of the model that can be read."""
+        return self.measurement.sites
 
     def module(self, site: str) -> nn.Module:
         """The module whose output a site is."""
@@ -180,15 +210,22 @@ class MeasurementView:
         """Closure: mean loss over the valid predictions of `num_sequences` panel sequences, in the order of `shuffled`."""
         model, measurement = self.model, self.measurement
         rows = self.panel.shuffled[start : start + num_sequences]
-        batches = [self._averaged(b) for b in self.panel.batches(num_sequences, indices=rows)] if len(rows) else []
-        if len(batches) != 1 or len(batches[0].index) == 0:
+        cut = batches_alike if measurement.same_length else Panel.batches
+        cut_up = [self._averaged(b) for b in cut(self.panel, num_sequences, indices=rows)] if len(rows) else []
+        batches = [b for b in cut_up if len(b.index)]
+        if not batches:
             raise DataError(f"the {num_sequences} panel sequences from {start} on hold nothing to predict")
-        inputs = inputs_of(batches[0], device_of(model))
+        parts = [(inputs_of(batch, device_of(model)), batch) for batch in batches]
+        whole = sum(len(batch.index) for batch in batches)
 
         def closure() -> Tensor:
+            forward = measurement.forward or default_forward
             with torch.enable_grad():
-                forward = measurement.forward or default_forward
-                return mean_loss(logits_of(forward(model, inputs), inputs), batches[0])
+                losses = [mean_loss(logits_of(forward(model, inputs), inputs), batch) for inputs, batch in parts]
+                if len(parts) == 1:
+                    return losses[0]
+                shares = [len(batch.index) / whole for batch in batches]
+                return torch.stack([loss * share for loss, share in zip(losses, shares, strict=True)]).sum()
 
         return closure
 

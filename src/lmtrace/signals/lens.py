@@ -5,7 +5,9 @@ with the model's own most probable token, and the depth from which this agreemen
 number of blocks; nostalgebraist 2020, Geva et al. 2022).
 
 What follows the last block is checked on one sequence: where norm and head do not give the model's own logits (up to a
-constant factor), the signal is missing with that reason. A masked model is read at its masks, where it predicts. When it misleads: early blocks write in directions that the final norm
+constant factor), the model itself runs with the block's output replaced (`observe.replay`); where that does not give them
+either, because what follows reads more than the last block's output, the signal is missing with that reason. A masked model is
+read at its masks, where it predicts. When it misleads: early blocks write in directions that the final norm
 was never trained on, so a high loss at a block is not absence of information (compare a probe).
 """
 
@@ -97,6 +99,10 @@ class Lens(Signal):
     def measure(self, view: View) -> Iterator[Record]:
         """Yield loss, accuracy and agreement of every block, and the mean depth."""
         blocks = [s for s in view.sites if "block." in s and not s.startswith("encoder.")]
+        if not blocks:
+            for field in self.fields:
+                yield self.record(view, field.metric, missing="no block that leads to a prediction can be read")
+            return
         rows, targets, sentence = self._sample(view)
         tail, reason = find_tail(view, blocks[-1])
         if not reason and len(targets) < 2:
@@ -185,7 +191,37 @@ def find_tail(view: View, last: str) -> tuple[Tail | None, str]:
         norm = view.module(last.split("block.")[0] + "final")
     except ModelError:
         norm = None
-    return tail_of(view.model, norm, view.tokens(last)[side.offsets[0] : side.offsets[1]], expected)
+    hidden = view.tokens(last)[side.offsets[0] : side.offsets[1]]
+    tail, reason = tail_of(view.model, norm, hidden, expected)
+    if tail is not None:
+        return tail, ""
+    after = view.after(last, max(1, MAX_LOGITS.get(device.type, 2**23) // expected.shape[1]))
+    return checked(after, hidden, expected, reason)
+
+
+def checked(after: Tail, hidden: Tensor, expected: Tensor, reason: str) -> tuple[Tail | None, str]:
+    """Return the rest of a model as a tail, where it gives the model's own logits; else why not, after another reason.
+
+    Parameters
+    ----------
+    after
+        What the model does after its last block.
+    hidden, expected
+        As for `tail_of`.
+    """
+    with torch.no_grad():
+        found = after(hidden.flip(0)).flip(0)  # in the place of other tokens, at other positions
+    if found.shape != expected.shape:
+        return None, reason
+    error = float((found.double() - expected.double()).norm() / expected.double().norm())
+    if not error < _bound(expected.dtype):
+        return None, f"{reason}; nor does what follows depend on the last block alone: logits differ by {error:.1%}"
+    return (lambda x: after(x).float()), ""
+
+
+def _bound(dtype: torch.dtype) -> float:
+    """Return how far rounding moves logits, relative to their norm."""
+    return 1e-5 if dtype in (torch.float32, torch.float64) else 5e-3
 
 
 def tail_of(model: nn.Module, norm: nn.Module | None, hidden: Tensor, expected: Tensor) -> tuple[Tail | None, str]:
@@ -210,19 +246,22 @@ def tail_of(model: nn.Module, norm: nn.Module | None, hidden: Tensor, expected: 
         x = x.to(dtype)
         return head(x if norm is None else norm(x))
 
-    with torch.no_grad():
-        found = plain(hidden)
+    try:
+        with torch.no_grad():
+            found = plain(hidden)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
+        found = None
     if not isinstance(found, Tensor) or found.shape != expected.shape:
         return None, f"what follows the last block is not norm and {type(head).__name__}"
     found = found.double()
     factor = float((found * expected).sum() / found.square().sum())  # T5 and Cohere scale before or after the head
     error = float((factor * found - expected).norm() / expected.norm())
-    if not error < (1e-3 if dtype == torch.float32 else 3e-2):
+    if not error < _bound(dtype):
         return (
             None,
             f"what follows the last block is more than a norm and {type(head).__name__}: logits differ by {error:.1%}",
         )
-    factor = 1.0 if abs(factor - 1) < 1e-2 else factor
+    factor = 1.0 if abs(factor - 1) < _bound(dtype) else factor
     return (lambda x: plain(x).float() * factor), ""
 
 

@@ -87,7 +87,7 @@ def test_the_signals_disturb_nothing(style, tokenizer, panel):
     ("signal", "what"),
     [
         (Behind(), "weight transformer.wte.weight"),
-        (InPlace(), "a weight of shape"),
+        (InPlace(), "the weight "),
         (Rate(), "optimizer settings"),
         (Threads(), "threads"),
     ],

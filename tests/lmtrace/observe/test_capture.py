@@ -102,14 +102,32 @@ def test_a_plain_module_is_observed_as_it_is(panel, tokenizer):
     torch.testing.assert_close(result.activations["embed"][: len(side.ids[0])], x, atol=1e-5, rtol=1e-5)
 
 
-def test_a_block_that_does_not_run_is_an_error(panel, tokenizer):
+def test_a_block_that_does_not_run_costs_its_site_and_no_other(panel, tokenizer):
     class Skips(PlainModel):
         def forward(self, ids):
             x = self.transformer["wte"](ids)
             return self.lm_head(self.transformer["h"][0](x))
 
-    with pytest.raises(ModelError, match=r"sites block.1, final fired \[0, 0\] times in one pass, expected 1"):
-        captured(Skips(len(tokenizer)), panel)
+    instrument, result = captured(Skips(len(tokenizer)), panel)
+    assert list(result.activations) == ["embed", "block.0"]
+    assert instrument.lost_sites == {"block.1": "the block does not run when the model reads the panel"}
+
+
+def test_a_block_that_runs_for_some_sentences_only_costs_its_site(panel, tokenizer):
+    class Moody(PlainModel):
+        calls = 0
+
+        def forward(self, ids):
+            self.calls += 1
+            x = self.transformer["wte"](ids)
+            for i, block in enumerate(self.transformer["h"]):
+                if i == 0 or self.calls < 3:
+                    x = block(x)
+            return self.lm_head(x)
+
+    _, result = captured(Moody(len(tokenizer)), panel, batch_size=8)
+    assert list(result.activations) == ["embed", "block.0"]
+    assert "site block.1 fired 0 times in one pass, expected 1" in result.lost["block.1"]
 
 
 def test_logits_of_the_last_position_only_are_refused(panel, tokenizer):

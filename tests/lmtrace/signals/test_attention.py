@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import FalconConfig, FalconForCausalLM
+import transformers
 
 import lmtrace
 from lmtrace.errors import ConfigError
@@ -180,11 +180,16 @@ def test_maps_that_are_not_finite_are_a_reason(panel, tokenizer):
 def test_an_eager_attention_that_is_not_the_models_own_is_refused_and_changes_no_other_number(
     panel, tokenizer, tmp_path
 ):
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0, "bos_token_id": 2}
-    model = FalconForCausalLM(
-        FalconConfig(vocab_size=len(tokenizer), eos_token_id=3, **size)
-    )  # its eager maps see the future
+    class Careless(Handmade):
+        """Its eager attention forgets the mask."""
+
+        def forward(self, input_ids, attention_mask=None, output_attentions=False):
+            output = super().forward(input_ids, attention_mask, output_attentions)
+            if self.config._attn_implementation == "eager":
+                output.logits = output.logits + output.logits.mean(dim=1, keepdim=True)
+            return output
+
+    model = Careless(len(tokenizer))
     first = lmtrace.analyze(model, panel, run=tmp_path / "first", signals="output")
     second = lmtrace.analyze(model, panel, run=tmp_path / "second", signals="output,attention")
     loss = [run.series(signal="output", metric="loss", label=None).values.item() for run in (first, second)]
@@ -229,3 +234,101 @@ def test_same_role_words(sentences, tokenizer, panel):
 def test_wrong_settings_are_errors():
     with pytest.raises(ConfigError, match="num_sequences and period must be at least 2, got 16 and 1"):
         Attention(period=1)
+
+
+# Each map at the block whose attention made it
+
+SMALL = {
+    "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 32, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3
+}  # fmt: skip
+
+
+def entropies(model, panel):
+    """Return site -> value or reason of the attention's entropy, and what was said."""
+    instrument = Instrument(model, panel, [Attention()])
+    found = [r for r in instrument.measure(0) if r.signal == "attention" and r.metric == "entropy"]
+    return {r.site: r.missing or r.value for r in found}, instrument.notes, found
+
+
+def test_a_hybrid_has_maps_at_the_blocks_with_attention_and_a_reason_at_the_others(panel, tokenizer):
+    config = transformers.Lfm2Config(
+        vocab_size=len(tokenizer), num_hidden_layers=3, num_key_value_heads=2,
+        layer_types=["conv", "full_attention", "conv"], **SMALL,
+    )  # fmt: skip
+    found, _, _ = entropies(transformers.Lfm2ForCausalLM(config), panel)
+    assert isinstance(found["block.1"], float)
+    assert "no module of this block gives attention weights" in found["block.0"]
+    assert "no module of this block gives attention weights" in found["block.2"]
+
+
+def test_a_head_that_looks_everywhere_alike_but_at_a_sink_is_the_null(panel, tokenizer):
+    config = transformers.MiMoV2FlashConfig(
+        vocab_size=len(tokenizer), num_hidden_layers=2, num_key_value_heads=2, head_dim=8, v_head_dim=8, swa_head_dim=8,
+        swa_v_head_dim=8, swa_num_attention_heads=4, swa_num_key_value_heads=2, n_routed_experts=2, num_experts_per_tok=1,
+        moe_intermediate_size=8, sliding_window=64, **SMALL,
+    )  # fmt: skip
+    model = transformers.MiMoV2FlashForCausalLM(config)
+    sinks = [p for name, p in model.named_parameters() if "sink" in name]
+    assert sinks
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "q_proj" in name:
+                p.zero_()
+            if "sink" in name:
+                p.fill_(2.0)
+    _, notes, records = entropies(model, panel)
+    for record in records:
+        assert record.value == pytest.approx(record.null, rel=1e-5)
+    assert [kind for kind, _, _ in notes] == ["sinks"]
+
+
+class Mixed(PlainModel):
+    """Blocks whose attention gives maps of 4 heads, scores before the softmax, and maps of 2 heads."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__(vocabulary, layers=3)
+        self.config = SimpleNamespace(_attn_implementation="sdpa")
+        for block, heads in zip(self.transformer["h"], (4, 3, 2)):
+            block.look = Looking(heads, weights=heads != 3)
+            block.forward = lambda x, block=block: x + 0.1 * block.look(x)[0]
+
+    def set_attn_implementation(self, name: str) -> None:
+        self.config._attn_implementation = name
+
+    def forward(self, input_ids, attention_mask=None, output_attentions=False):
+        return super().forward(input_ids)
+
+
+class Looking(torch.nn.Module):
+    def __init__(self, heads: int, weights: bool) -> None:
+        super().__init__()
+        self.heads, self.weights = heads, weights
+
+    def forward(self, x):
+        scores = (x @ x.transpose(1, 2))[:, None].expand(-1, self.heads, -1, -1) - 5
+        future = torch.ones(scores.shape[-2:]).triu(1).bool()
+        maps = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+        return (maps[:, 0] @ x, maps if self.weights else scores)
+
+
+def test_a_block_with_scores_costs_its_own_maps_and_heads_may_differ_in_number(panel, tokenizer):
+    found, _, _ = entropies(Mixed(len(tokenizer)), panel)
+    assert isinstance(found["block.0"], float)
+    assert isinstance(found["block.2"], float)
+    assert "no weights" in found["block.1"]
+    arrays = [
+        r for r in Instrument(Mixed(len(tokenizer)), panel, [Attention()]).measure(0) if r.metric == "first_heads"
+    ]
+    assert {r.site: r.array.shape for r in arrays} == {"block.0": (4, 1), "block.2": (2, 1)}
+
+
+def test_a_switch_that_does_nothing_is_helped_and_put_back(panel, tokenizer):
+    config = transformers.FalconConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, new_decoder_architecture=True,
+        num_kv_heads=1, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    model = transformers.FalconForCausalLM(config)
+    before = model.config._attn_implementation
+    found, _, _ = entropies(model, panel)
+    assert all(isinstance(value, float) for value in found.values())
+    assert model.config._attn_implementation == before

@@ -39,6 +39,7 @@ class FakeView:
     given: torch.optim.Optimizer | None = None
     step: int = 0
     memory: dict[str, Tensor] = field(default_factory=dict)
+    known_sites: None = None
 
     def loss(self, num_sequences: int) -> Callable[[], Tensor]:
         return self.panel_loss

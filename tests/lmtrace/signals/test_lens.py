@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from lmtrace.errors import ConfigError
 from lmtrace.observe.forward import default_forward, inputs_of, logits_of
 from lmtrace.observe.instrument import Instrument
 from lmtrace.signals.lens import Lens, prediction_rows
+from lmtrace.signals.output import Output
 from lmtrace_helpers import PlainModel, tiny
 from planted_view import find
 
@@ -99,30 +101,107 @@ def test_depth_is_one_where_later_blocks_add_nothing_and_last_where_they_decide(
     assert find(records, "agreement", site="block.1").null == 1.0
 
 
-def test_a_head_that_is_more_than_a_head_is_refused(panel, tokenizer):
-    class Capped(PlainModel):
-        def forward(self, ids):
-            return torch.tanh(3 * super().forward(ids))
+def same_as_the_model(model, panel, last):
+    """Whether the lens at the last block has the loss of the signal `output`, to 1e-5."""
+    found = Instrument(model, panel, [Lens(num_predictions=10**6), Output()], on_error="raise").measure(0)
+    own = next(r for r in found if r.signal == "output" and r.metric == "loss" and r.label is None)
+    record = find(found, "loss", site=last, signal="lens")
+    assert record.n == own.n
+    return record.value == pytest.approx(own.value, abs=1e-5)
 
-    records, _ = run(Capped(len(tokenizer)), panel)
-    assert len(records) == 4
-    assert all("more than a norm and Linear: logits differ by" in r.missing for r in records)
+
+class Capped(PlainModel):
+    def forward(self, ids):
+        return torch.tanh(3 * super().forward(ids))
 
 
-def test_a_model_without_a_head_is_a_reason(panel, tokenizer):
-    class Headless(PlainModel):
-        def __init__(self, vocabulary):
-            super().__init__(vocabulary)
-            del self.lm_head
+class Headless(PlainModel):
+    def __init__(self, vocabulary):
+        super().__init__(vocabulary)
+        del self.lm_head
 
-        def forward(self, ids):
-            x = self.transformer["wte"](ids)
+    def forward(self, ids):
+        x = self.transformer["wte"](ids)
+        for block in self.transformer["h"]:
+            x = block(x)
+        return self.transformer["ln_f"](x) @ self.transformer["wte"].weight.T
+
+
+class Looped(PlainModel):
+    def forward(self, ids):
+        x = self.transformer["wte"](ids)
+        for _ in range(2):
             for block in self.transformer["h"]:
                 x = block(x)
-            return self.transformer["ln_f"](x) @ self.transformer["wte"].weight.T
+        return 2 * self.lm_head(torch.tanh(x))
 
-    records, _ = run(Headless(len(tokenizer)), panel)
-    assert all("no head found" in r.missing for r in records)
+
+@pytest.mark.parametrize(("kind", "last"), [(Capped, 1), (Headless, 1), (Looped, 3)])
+def test_whatever_follows_the_last_block_is_the_models_own(kind, last, panel, tokenizer):
+    assert same_as_the_model(kind(len(tokenizer)), panel, f"block.{last}")
+
+
+SMALL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+BARTS = {
+    "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 64, "decoder_start_token_id": 2, **SMALL,
+}  # fmt: skip
+
+
+def opt(vocabulary):
+    """A projection between the last block and the output layer."""
+    config = transformers.OPTConfig(
+        vocab_size=vocabulary, hidden_size=32, word_embed_proj_dim=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32,
+        max_position_embeddings=64, do_layer_norm_before=False, **SMALL,
+    )  # fmt: skip
+    return transformers.OPTForCausalLM(config)
+
+
+def recurrent_gemma(vocabulary):
+    """A soft cap, with logits large enough for it to matter."""
+    config = transformers.RecurrentGemmaConfig(
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, lru_width=32, attention_window_size=16, block_types=["recurrent", "attention"], **SMALL,
+    )  # fmt: skip
+    model = transformers.RecurrentGemmaForCausalLM(config)
+    with torch.no_grad():
+        model.model.final_norm.weight.add_(400)
+    return model
+
+
+def pegasus(vocabulary):
+    """A bias that is a buffer of the model."""
+    model = transformers.PegasusForConditionalGeneration(transformers.PegasusConfig(vocab_size=vocabulary, **BARTS))
+    model.final_logits_bias.normal_(generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def convbert(vocabulary):
+    """A transform in one child and the output layer in another."""
+    config = transformers.ConvBertConfig(
+        vocab_size=vocabulary, embedding_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=32, max_position_embeddings=64, **SMALL,
+    )  # fmt: skip
+    return transformers.ConvBertForMaskedLM(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "last"),
+    [(opt, "block.1"), (recurrent_gemma, "block.1"), (pegasus, "decoder.block.1"), (convbert, "block.1")],
+)
+def test_projections_caps_biases_and_transforms_are_part_of_the_head(make, last, panel, tokenizer):
+    torch.manual_seed(0)
+    assert same_as_the_model(make(len(tokenizer)), panel, last)
+
+
+def test_a_head_that_reads_more_than_the_last_block_is_refused(panel, tokenizer):
+    class Reminded(PlainModel):
+        def forward(self, ids):
+            return super().forward(ids) + self.lm_head(self.transformer["wte"](ids))
+
+    records, _ = run(Reminded(len(tokenizer)), panel)
+    assert len(records) == 4
+    assert all("nor does what follows depend on the last block alone" in r.missing for r in records)
 
 
 def test_the_sample_is_the_same_at_every_step(gpt2, panel):

@@ -6,7 +6,8 @@ Clark et al. 2019), weight on other words of the same role. On repeated random t
 Equations: `lmtrace.signals.attention.maps`. A word looks from its last token at all tokens of the other word; causal models look back, so the
 later word of an edge is the one that looks; others look from the dependent to its head.
 
-Arrays are heads x blocks. The scalars per block are means over heads, or, where one head is enough to do the job, the best
+Arrays are heads x blocks, or one column for each block where some blocks have no maps or other numbers of heads. Rows of maps
+that give weight to a sink that is no token are divided by the rest, and the run says so. The scalars per block are means over heads, or, where one head is enough to do the job, the best
 head's; the null is the same statistic of a head that looks at everything alike, for `dependency_right` the neighbouring word.
 When it misleads: weight is not use (values and later blocks decide); the best of many heads is a selected one; a model trained on
 texts that repeat at a fixed distance can reach a high induction score by that distance alone.
@@ -15,7 +16,7 @@ texts that repeat at a fixed distance can reach a high induction score by that d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
+from lmtrace.observe.forward import context_length
 from lmtrace.observe.interface import Batch, Needs, Signal, View
 from lmtrace.records.schema import Field, Record
 from lmtrace.signals.attention.maps import (
@@ -116,14 +118,16 @@ class Attention(Signal):
         return Needs(attention=True, model=True, labels=labels)
 
     def reduce(self, batch: Batch) -> dict[str, Tensor]:
-        """Return sums over queries per sequence: of the heads, of the null, and how many queries there were."""
+        """Return sums over queries per sequence: of the heads, of the null, and how many queries and heads there were."""
         found: dict[str, Tensor] = {}
-        for stream, maps in _streams(batch).items():
-            tokens = _Tokens(batch.panel, stream, batch.sequences, maps[0].shape[-1], self.role)
-            sums, counts = zip(*[tokens.statistics(m) for m in [*maps, uniform_maps(tokens.visible)]])
-            found[f"sequence_{stream}sums"] = torch.stack(sums[:-1], dim=1)
+        for stream, maps in _streams(batch.attentions).items():
+            tokens = _Tokens(batch.panel, stream, batch.sequences, next(iter(maps.values())).shape[-1], self.role)
+            sums, counts = zip(*[tokens.statistics(m) for m in [*maps.values(), uniform_maps(tokens.visible)]])
+            found[f"sequence_{stream}sums"] = _side_by_side(sums[:-1])
             found[f"sequence_{stream}null"] = sums[-1][:, 0]
             found[f"sequence_{stream}counts"] = counts[0]
+            shape = torch.tensor([(number_of(name), m.shape[1]) for name, m in maps.items()], device=counts[0].device)
+            found[f"sequence_{stream}blocks"] = shape.expand(len(counts[0]), -1, -1)
         return found
 
     def measure(self, view: View) -> Iterator[Record]:
@@ -131,9 +135,10 @@ class Attention(Signal):
         reduced = view.reduced()
         for key in [k for k in reduced if k.endswith("sums")]:
             stream = key.removeprefix("sequence_").removesuffix("sums")
-            sums, null, counts = (
-                reduced[f"sequence_{stream}{k}"].double().cpu().numpy() for k in ("sums", "null", "counts")
+            sums, null, counts, blocks = (
+                reduced[f"sequence_{stream}{k}"].double().cpu().numpy() for k in ("sums", "null", "counts", "blocks")
             )
+            shape = dict(blocks[0].astype(int).tolist())
             for i, metric in enumerate(ALL):
                 if counts[:, i].sum() == 0:
                     reason = self._reason(view.panel, metric)
@@ -141,31 +146,56 @@ class Attention(Signal):
                         yield self.record(view, name, split=stream.rstrip(".") or None, missing=reason)
                     continue
                 expected = float(null[:, i].sum() / counts[:, i].sum())
-                yield from self._heads(view, metric, stream, sums[..., i], counts[:, i], expected)
+                yield from self._heads(view, metric, stream, shape, sums[..., i], counts[:, i], expected)
+        for site, why in view.no_maps.items():
+            if f"sequence_{site.split('block.')[0]}sums" not in reduced:  # a stream without any map
+                for metric in ALL:
+                    yield self.record(view, metric, site=site, missing=why)
         yield from self._induction(view)
 
     def _heads(
-        self, view: View, metric: str, stream: str, sums: np.ndarray, counts: np.ndarray, null: float
+        self,
+        view: View,
+        metric: str,
+        stream: str,
+        shape: dict[int, int],
+        sums: np.ndarray,
+        counts: np.ndarray,
+        null: float,
     ) -> Iterator[Record]:
-        """Yield one statistic from its sums [sequences, blocks, heads] and counts [sequences]."""
+        """Yield one statistic from its sums [sequences, blocks, heads] and counts [sequences].
+
+        Parameters
+        ----------
+        shape
+            Number of a block -> its number of heads, for the blocks that have maps.
+        """
         total = counts.sum()
         mean = sums.sum(axis=0) / total
         n = int(total)
-        if not np.isfinite(mean).all():
+        split = stream.rstrip(".") or None
+        if not all(np.isfinite(mean[row, :heads]).all() for row, heads in enumerate(shape.values())):
             for name in (metric, f"{metric}_heads"):
-                yield self.record(view, name, split=stream.rstrip(".") or None, missing="maps that are not finite")
+                yield self.record(view, name, split=split, missing="maps that are not finite")
             return
-        yield self.record(
-            view, f"{metric}_heads", array=mean.T.copy(), split=stream.rstrip(".") or None, n=n, null=null
-        )
-        for block in range(len(mean)):
-            chosen = [int(mean[block].argmax())] if metric in BEST else list(range(mean.shape[1]))
-            value = float(mean[block, chosen].mean())
+        lost = {site: why for site, why in view.no_maps.items() if site.startswith(f"{stream}block.")}
+        if lost or len(set(shape.values())) > 1:  # no rectangle of heads and blocks: a column for each block
+            for row, (block, heads) in enumerate(shape.items()):
+                column = mean[row, :heads, None].copy()
+                site = f"{stream}block.{block}"
+                yield self.record(view, f"{metric}_heads", array=column, site=site, split=split, n=n, null=null)
+        else:
+            yield self.record(view, f"{metric}_heads", array=mean.T.copy(), split=split, n=n, null=null)
+        for row, (block, heads) in enumerate(shape.items()):
+            chosen = [int(mean[row, :heads].argmax())] if metric in BEST else list(range(heads))
+            value = float(mean[row, chosen].mean())
             # A ratio of sums over sequences: its linearisation.
-            residual = sums[:, block][:, chosen].mean(axis=1) - value * counts
+            residual = sums[:, row][:, chosen].mean(axis=1) - value * counts
             used = int((counts > 0).sum())
             stderr = math.sqrt(used / (used - 1) * float((residual**2).sum())) / total if used > 1 else None
             yield self.record(view, metric, value, site=f"{stream}block.{block}", stderr=stderr, n=n, null=null)
+        for site, why in lost.items():
+            yield self.record(view, metric, site=site, missing=why)
 
     def _reason(self, panel: Panel, metric: str) -> str:
         if metric.startswith("dependency"):
@@ -185,8 +215,7 @@ class Attention(Signal):
         begin, _ = causal_affixes(view.panel.tokenizer)
         known = np.unique(np.concatenate(view.panel.encoder.ids))
         known = np.setdiff1d(known, list(getattr(view.panel.tokenizer, "all_special_ids", ())))
-        config = getattr(view.model, "config", None)
-        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        limit = context_length(view.model)
         period = self.period if limit is None else min(self.period, (limit - len(begin)) // 2)
         if not reason and (period < 2 or len(known) < period):
             reason = f"a period of {period} does not fit into {len(known)} known tokens and a context of {limit}"
@@ -202,17 +231,32 @@ class Attention(Signal):
         ids = torch.cat([torch.tensor(begin, dtype=torch.int64).expand(len(once), -1), once, once], dim=1)
         ids = ids.to(next(view.model.parameters()).device)
         maps = view.attentions({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-        scores = torch.stack([induction(m, period, len(begin)) for m in maps.values()], dim=1).double().cpu().numpy()
+        shape = {number_of(name): m.shape[1] for name, m in maps.items()}
+        found = [induction(m, period, len(begin))[..., None] for m in maps.values()]
+        scores = _side_by_side(found)[..., 0].double().cpu().numpy()
         last = len(begin) + period + np.arange(period)
-        yield from self._heads(view, "induction", "", scores, np.ones(len(scores)), float((1 / (last + 1)).mean()))
+        expected = float((1 / (last + 1)).mean())
+        yield from self._heads(view, "induction", "", shape, scores, np.ones(len(scores)), expected)
 
 
-def _streams(batch: Batch) -> dict[str, list[Tensor]]:
-    """Return "" or "encoder." or "decoder." -> the maps of its blocks, in order."""
-    found: dict[str, list[Tensor]] = {}
-    for site, maps in batch.attentions.items():
-        found.setdefault(site.split("block.")[0], []).append(maps)
+def number_of(block: str) -> int:
+    """Return i of "block.i"."""
+    return int(block.rpartition(".")[2])
+
+
+def _streams(maps: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return "" or "encoder." or "decoder." -> the maps of its blocks by site, in order."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for site in sorted(maps, key=number_of):
+        found.setdefault(site.split("block.")[0], {})[site] = maps[site]
     return found
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Return [sequences, blocks, heads, statistics] of blocks that may differ in their number of heads; the rest is NaN."""
+    most = max(part.shape[1] for part in parts)
+    padded = [torch.nn.functional.pad(p, (0, 0, 0, most - p.shape[1]), value=math.nan) for p in parts]
+    return torch.stack(padded, dim=1)
 
 
 class _Tokens:

@@ -16,6 +16,7 @@ from lmtrace.numerics.hessian_operator import HessianOperator, Loss, Method, Par
 from lmtrace.numerics.hutchinson import quadratic_forms
 from lmtrace.numerics.lanczos import NotFiniteError, Spectrum, random_start, warm_start
 from lmtrace.observe.components import Part, parts_of
+from lmtrace.observe.forward import vocabulary_of
 from lmtrace.observe.interface import View
 
 logger = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ class CurvatureBatch:
     @property
     def micro_batch(self) -> int:
         """Return how many sequences may be read at once."""
-        vocabulary = getattr(getattr(self.view.model, "config", None), "vocab_size", None)
-        if not isinstance(vocabulary, int):
+        vocabulary = vocabulary_of(self.view.model)
+        if vocabulary is None:
             return self.sequences
         panel = self.view.panel
         side = panel.encoder if panel.decoder is None else panel.decoder
@@ -146,7 +147,8 @@ class CurvatureBatch:
     def parts(self) -> list[Part]:
         """Where every entry of the parameters belongs."""
         if "parts" not in self._done:
-            self._done["parts"] = self.like.parts if self.like else parts_of(self.view.model, self.operator.params)
+            view, like = self.view, self.like
+            self._done["parts"] = like.parts if like else parts_of(view.model, self.operator.params, view.known_sites)
         return self._done["parts"]
 
     @property

@@ -134,7 +134,7 @@ class Gradient(Signal):
         yield self.record(view, "norm", norm, stderr=float(along.std(ddof=1) / math.sqrt(m)), n=m)
         components: dict[str, float] = {}
         blocks: dict[str, float] = {}
-        for part in parts_of(view.model, parameters):
+        for part in parts_of(view.model, parameters, view.known_sites):
             square = _square([mean[part.parameter][part.index]])
             components[part.component] = components.get(part.component, 0.0) + square
             if part.block is not None:

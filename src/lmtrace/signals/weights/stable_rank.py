@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,9 +26,11 @@ def stable_rank(weight: Tensor, generator: torch.Generator, tol: float = 3e-3) -
     Returns
     -------
     Estimate
-        In dimensions, between 1 and min(m, n); no standard error. Missing for a matrix of zeros.
+        In dimensions, between 1 and min(m, n); no standard error. Missing for a matrix of zeros or without entries.
     """
-    matrices = weight.detach().reshape(-1, *weight.shape[-2:])
+    matrices = weight.detach().reshape(math.prod(weight.shape[:-2]), *weight.shape[-2:])
+    if matrices.numel() == 0:
+        return Estimate(None, n=0, note="a matrix without entries")
     matrices = matrices if matrices.dtype == torch.float64 else matrices.float()
     ranks = []
     for matrix in matrices:
