@@ -163,11 +163,11 @@ def test_an_empty_run_has_no_findings():
 
 def test_valleys_of_panel_and_training_batch_that_part():
     apart = SyntheticRun(STEPS).add("curvature", "trace_gap", 40 * rise(900) + noise(1.0, 9), stderr=1.5)
-    (finding,) = of(findings(apart), "memorisation")
+    (finding,) = of(findings(apart), "gap")
     assert "sharper on the panel" in finding.sentence
     assert finding.interval[0] <= 900 <= finding.interval[1]
     alike = SyntheticRun(STEPS).add("curvature", "trace_gap", noise(1.0, 9), stderr=1.0)
-    assert [f.kind for f in findings(alike)] == ["no memorisation"]
+    assert [f.kind for f in findings(alike)] == ["no gap"]
 
 
 def test_the_cost_of_a_measurement_is_not_counted_twice():
