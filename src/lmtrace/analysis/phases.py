@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,8 @@ _BATCHES = (20, 40, 139, 200)  # null curves, drawn until the answer is certain
 _NUM_NULL = sum(_BATCHES)
 _LIMIT = 160  # longer curves are averaged in blocks: the models cost n^3 once per grid, and n^2 per curve
 _LEAST_FREE = 0.05
+_FREE = 0.75  # share of a measurement that the trend does not follow, below which its residual says little
+_CAUTION = 0.6  # the null is estimated from the curve itself: its share of larger gains counts 1.7 times
 _PLAUSIBLE = 5.0  # nats of log-likelihood within which a second null is taken as an explanation
 
 
@@ -50,6 +52,7 @@ class _Null:
     surprises: Array
     rho: float
     loglik: float
+    free: Array
 
     def curves(self, num: int, generator: np.random.Generator) -> Array:
         """Return [num, n] curves of the trend with the same surprises in the same places, with random signs (Wu 1986).
@@ -222,11 +225,21 @@ def _judge(
     level: float,
     generator: np.random.Generator,
 ) -> float | None:
-    """Return the largest p-value over the nulls that fit the curve; None where one of them explains it."""
+    """Return the largest p-value over the nulls that fit the curve; None where one of them explains it.
+
+    Each null has its own best trend. Its noise is what is left where the jump is allowed for (around a trend that cannot
+    follow a jump, the jump itself would pass for noise); but where measurements are so few that the trend follows each of
+    them, what is left says little, and the larger of both is taken.
+    """
     observed = float(search.gain.max())
+    at = int(np.argmax(search.gain))
+    fits = [_best_fit(y, models.with_jump(at)) for models in families]
+    noise = max(fits, key=lambda fit: fit.loglik)
     worst = 0.0
     for models in families:
-        null = _null(y, models)
+        null = _best_fit(y, models)
+        larger = np.where(np.abs(null.surprises) > np.abs(noise.surprises), null.surprises, noise.surprises)
+        null = replace(null, surprises=np.where(null.free < _FREE, larger, noise.surprises), rho=noise.rho)
         if null.loglik < search.loglik - _PLAUSIBLE:
             continue
         p_value = _p_value(observed, null, families, allowed, level, generator)
@@ -245,23 +258,23 @@ def _p_value(
     generator: np.random.Generator,
 ) -> float | None:
     """Return the share of null curves that gain as much from a jump; None as soon as it must exceed `level`."""
-    too_many = int(np.floor(level * (_NUM_NULL + 1)))
+    too_many = int(np.floor(_CAUTION * level * (_NUM_NULL + 1)))
     exceed = 0
     for size in _BATCHES:
         exceed += int((_largest_gains(null.curves(size, generator).T, families, allowed) >= observed).sum())
         if exceed >= too_many:
             return None
-    return (exceed + 1) / (_NUM_NULL + 1)
+    return (exceed + 1) / (_NUM_NULL + 1) / _CAUTION
 
 
-def _null(y: Array, models: Models) -> _Null:
+def _best_fit(y: Array, models: Models) -> _Null:
     """Return the best trend of a family with the surprises that it leaves."""
     fits = models.loglik(models.rss(y[:, None]))[:, 0]
     k = int(fits.argmax())
     trend, rho = models.trend(k, y), float(models.rho[k])
     free = np.maximum(np.diag(models.noise[k]), _LEAST_FREE)  # what the trend does not follow of a single measurement
     surprises = whiten(((y - trend) / free)[None], rho)[0]
-    return _Null(trend, surprises, rho, float(fits[k]))
+    return _Null(trend, surprises, rho, float(fits[k]), free)
 
 
 def _blocks(n: int) -> NDArray[np.int64]:
