@@ -22,6 +22,7 @@ _DRIFT = 1.0  # k of the CUSUM, in standard deviations: half of the smallest jum
 _RESOLUTION = 1e-3  # of the curve's range so far: what is smaller is not called a change
 _NUM_NULL = 4000
 _RHO = 0.85
+_STAYS, _BEFORE = 3, 8  # a change holds for so many measurements, beyond all of so many before
 _MOST = 8.0  # one surprise counts no more than this, so that the law of large ones does not matter
 
 
@@ -53,9 +54,10 @@ class ChangeDetector:
     Law of the curve since the last change: y_t = a + b_1 y_{t-1} + b_2 y_{t-2} + noise, least squares over all of it. It holds
     autocorrelated noise (b_1 = rho), straight trends (b = 2, -1) and exponential decay (b_1 = exp(-1/tau)). The recursive
     residual (Brown, Durbin and Evans 1975), in units of its own predicted deviation, has nearly Student's law; turned into a
-    standard normal z_t it enters two CUSUMs, S_t = max(0, S_{t-1} +- z_t - 1) (Page 1954). A change is where one passes the
-    limit that AR(.85) noise passes within `horizon` measurements with probability `false_alarm`; other curves without a
-    change pass it more rarely. After a change, or a known break, the law is learned anew.
+    standard normal z_t it enters two CUSUMs, S_t = max(0, S_{t-1} +- z_t - 1) (Page 1954). A change is where one is beyond the
+    limit that AR(.85) noise passes within `horizon` measurements with probability `false_alarm`, and the last three values lie
+    beyond all of the eight before them: one outlier is no change, and noise that has grown has been as far before. After a
+    change, or a known break, the law is learned anew.
 
     Parameters
     ----------
@@ -69,8 +71,8 @@ class ChangeDetector:
     Notes
     -----
     Deterministic, constant cost per measurement. A smooth rise out of a flat stretch is reported too: at that time nobody can
-    know whether it is abrupt. `change_points` looks back and can. Tested on iid, AR(.5) and AR(.8) noise and on smooth decays.
-    Noise with spikes rings more often than stated (Student's t with 3 degrees of freedom, 30 measurements: 13 % at 5 %).
+    know whether it is abrupt. `change_points` looks back and can. Tested on iid, AR(.5), AR(.8) and spiky noise and on smooth
+    decays. Noise whose deviation grows three times at once rings in 25 % of runs at 5 %, five times in 38 %.
     """
 
     def __init__(self, false_alarm: float = 0.05, horizon: int = 200, covariates: Sequence[float] = ()) -> None:
@@ -85,6 +87,7 @@ class ChangeDetector:
 
     def _restart(self) -> None:
         self._past: list[float] = []
+        self._recent: list[float] = []
         self._first: float | None = None
         self._low, self._high = float("inf"), float("-inf")
         self._rows: list[list[float]] = []  # only until the normal equations can be solved
@@ -115,10 +118,12 @@ class ChangeDetector:
             self._first = float(value)
         y = float(value) - self._first  # well-conditioned whatever the offset
         self._low, self._high = min(self._low, y), max(self._high, y)
+        self._recent = [*self._recent, y][-(_STAYS + _BEFORE) :]
         found = self._surprise(step, y) if len(self._past) == _LAGS else None
         self._past = [*self._past, y][-_LAGS:]
         if found is not None:
             self._restart()
+            self._recent = [0.0]
             self._first, self._past, self._low, self._high = float(value), [0.0], 0.0, 0.0
         return found
 
@@ -134,7 +139,7 @@ class ChangeDetector:
         spread = 1.0 + float(row @ gain)
         freedom = self._num - row.size
         least = _RESOLUTION * (self._high - self._low)
-        deviation = float(np.sqrt(max(self._rss / freedom, least**2) * spread))
+        deviation = float(np.sqrt(max(self._rss / freedom, least**2)) * np.sqrt(spread))
         z = float(_normal(error / deviation, freedom)) if deviation > 0 else 0.0
         self._weights = self._weights + gain * error / spread
         self._inverse = self._inverse - np.outer(gain, gain) / spread
@@ -145,7 +150,7 @@ class ChangeDetector:
         """Fit the law to the burn-in; a small ridge where the curve does not move, so that a constant has a law too."""
         data = np.asarray(self._rows)
         x, y = data[:, :-1], data[:, -1]
-        scale = max(float(np.abs(data[:, 1:]).max()), 1e-100)
+        scale = max(float(np.abs(data[:, 1:]).max()), 1e-30)
         self._inverse = np.asarray(np.linalg.inv(x.T @ x + _ridge(scale)), np.float64)
         self._weights = self._inverse @ (x.T @ y)
         self._rss = float(np.sum((y - x @ self._weights) ** 2))
@@ -158,9 +163,14 @@ class ChangeDetector:
                 self._since[i] = float(step)
             self._sums[i] = max(0.0, self._sums[i] + sign * z - _DRIFT)
         i = int(np.argmax(self._sums))
-        if self._sums[i] <= self.limit:
+        if self._sums[i] <= self.limit or not self._stays((1, -1)[i]):
             return None
         return OnlineChange(float(step), self._since[i], (1, -1)[i], self._sums[i])
+
+    def _stays(self, sign: int) -> bool:
+        """Tell whether the last values lie beyond all of those before them, in this direction."""
+        before, last = self._recent[:-_STAYS], self._recent[-_STAYS:]
+        return min(sign * v for v in last) > max(sign * v for v in before)
 
     # -- resume ---------------------------------------------------------------------------------------------------------
 
@@ -170,12 +180,13 @@ class ChangeDetector:
             "last": self._last, "first": self._first, "past": self._past, "rows": self._rows,
             "range": [self._low, self._high] if self._first is not None else None,
             "inverse": None if self._inverse is None else self._inverse.tolist(), "weights": self._weights.tolist(),
-            "rss": self._rss, "num": self._num, "sums": self._sums, "since": self._since,
+            "recent": self._recent, "rss": self._rss, "num": self._num, "sums": self._sums, "since": self._since,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self._last, self._first, self._past = state["last"], state["first"], list(state["past"])
+        self._recent = list(state.get("recent", state["past"]))
         self._low, self._high = state["range"] or (float("inf"), float("-inf"))
         self._rows = [[float(v) for v in row] for row in state["rows"]]
         self._inverse = None if state["inverse"] is None else np.asarray(state["inverse"], np.float64)
@@ -233,7 +244,7 @@ def surprises(y: Array) -> Iterator[Array]:
     rows = np.stack([np.ones_like(y[:, _LAGS:]), y[:, 1:-1], y[:, :-2]], axis=2)  # [curves, n - 2, 3]
     target, start = y[:, _LAGS:], BURN_IN - _LAGS
     x, first = rows[:, :start], target[:, :start]
-    scale = np.abs(x[:, :, 1:]).max(axis=(1, 2)).clip(min=1e-100)
+    scale = np.abs(x[:, :, 1:]).max(axis=(1, 2)).clip(min=1e-30)
     inverse = np.linalg.inv(np.swapaxes(x, 1, 2) @ x + _ridge(scale))
     weights = np.einsum("cij,cnj,cn->ci", inverse, x, first)
     rss = np.sum((first - np.einsum("cni,ci->cn", x, weights)) ** 2, axis=1)
