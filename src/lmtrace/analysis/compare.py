@@ -170,9 +170,7 @@ def _paired_times(key: SeriesKey, series: Series, first: list[_Time], second: li
     )]  # fmt: skip
 
 
-def _difference(
-    key: SeriesKey, series: Series, value: float, margin: float, levels: str, num: int
-) -> Finding:
+def _difference(key: SeriesKey, series: Series, value: float, margin: float, levels: str, num: int) -> Finding:
     low, high = value - margin, value + margin
     clear = low > 0 or high < 0
     better = "" if not clear else ", better in the second" if value * direction(series) > 0 else ", better in the first"

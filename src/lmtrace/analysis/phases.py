@@ -145,9 +145,7 @@ def _overlap(one: ChangePoint, other: ChangePoint) -> bool:
     return one.interval[0] <= other.interval[1] and other.interval[0] <= one.interval[1]
 
 
-def _changes(
-    x: Array, y: Array, false_alarm: float, covariates: Sequence[float], seed: int
-) -> list[ChangePoint]:
+def _changes(x: Array, y: Array, false_alarm: float, covariates: Sequence[float], seed: int) -> list[ChangePoint]:
     """Return the changes on one scale of the values."""
     spread = float(np.ptp(y))
     if spread == 0:

@@ -104,7 +104,15 @@ def spline_models(axis: tuple[float, ...], known: tuple[int, ...] = ()) -> Model
     return Models.of(np.array(rho), np.array(logdet), np.array(weights), np.array(noise))
 
 
-_KNOTS = (0, 1, 2, 4, 7, 11, 15)  # the last: a trend that takes about a sixth of the run from 10 to 90 % is followed closely
+_KNOTS = (
+    0,
+    1,
+    2,
+    4,
+    7,
+    11,
+    15,
+)  # the last: a trend that takes about a sixth of the run from 10 to 90 % is followed closely
 
 
 @lru_cache(maxsize=16)

@@ -196,7 +196,9 @@ def _falls_on(x: Array, panel: Array, train: Array, noise: Array) -> int | None:
 
     The trend is a decay a + b exp(-s / tau) or a + b (1 + s / tau)^-1/2, fitted to the values before the panel came to rest.
     """
-    rest = int(np.flatnonzero(panel - panel.min() > 2 * noise)[-1]) + 1 if np.any(panel - panel.min() > 2 * noise) else 0
+    rest = (
+        int(np.flatnonzero(panel - panel.min() > 2 * noise)[-1]) + 1 if np.any(panel - panel.min() > 2 * noise) else 0
+    )
     if rest < 5 or x.size - rest < 3:
         return None
     fits = []

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from lmtrace.analysis.emergence import emergence
-from lmtrace.analysis.noise import ar1
 from lmtrace.errors import DataError
 from reference.trends import best_sigmoid
 
@@ -125,5 +124,3 @@ def test_few_points_with_standard_errors():
 def test_bad_curves(steps, values, text):
     with pytest.raises(DataError, match=text):
         emergence(steps, values)
-
-

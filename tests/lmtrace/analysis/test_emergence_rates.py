@@ -52,7 +52,7 @@ def test_the_interval_of_the_half_covers(shape, size):
         assert found is not None
         low, high = found.interval
         hits.append(low <= half_of(shape, middle) <= high)
-        inside = (STEPS > low) & (STEPS < high)
+        inside = (low < STEPS) & (high > STEPS)
         assert high - low >= 180 * (1 + inside.sum())  # never less than the gap that holds it
     assert np.mean(hits) >= 0.9
 

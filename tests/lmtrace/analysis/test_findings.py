@@ -288,7 +288,9 @@ def frequency_run(final):
 def test_word_frequencies_are_a_null_of_losses_and_of_the_lexical_probe():
     only = findings(frequency_run(4.0))
     assert not of(only, "emergence")
-    assert all("by word frequencies alone" in f.sentence for f in of(only, "no emergence") if f.series[0].signal != "ladder")
+    assert all(
+        "by word frequencies alone" in f.sentence for f in of(only, "no emergence") if f.series[0].signal != "ladder"
+    )
     more = of(findings(frequency_run(3.1)), "emergence")
     assert {f.series[0].signal for f in more} == {"output", "truth", "probe"}
     assert all(f.numbers["onset"] > 1900 for f in more)
@@ -321,7 +323,7 @@ def test_a_panel_in_the_training_data_is_an_alert():
 @pytest.mark.parametrize("late", [1700, 2600])
 def test_grokking_is_memorisation_that_closes_again(late):
     run = SyntheticRun(STEPS)
-    panel = np.where(STEPS < late, 3.5 + 2 * (1 - np.exp(-STEPS / 200)), 0.04 + 5.4 * np.exp(-(STEPS - late) / 120))
+    panel = np.where(late > STEPS, 3.5 + 2 * (1 - np.exp(-STEPS / 200)), 0.04 + 5.4 * np.exp(-(STEPS - late) / 120))
     run.add("output", "loss", panel + noise(0.01, 9), stderr=0.03, null=4.5)
     dense = np.arange(1, 3901)
     run.add_scalars("loss", dense, 3.5 * np.exp(-dense / 60) + 0.01)

@@ -67,7 +67,16 @@ HARD = {
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize(("name", "limit"), [("student t(3)", 0.06), ("rare ones", 0.16), ("one outlier", 0.14), ("three times the noise", 0.33), ("five times the noise", 0.45)])
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("student t(3)", 0.06),
+        ("rare ones", 0.16),
+        ("one outlier", 0.14),
+        ("three times the noise", 0.33),
+        ("five times the noise", 0.45),
+    ],
+)
 def test_outliers_and_noise_that_grows_ring_rarely(name, limit):
     rang = [bool(online_changes(STEPS, HARD[name](np.random.default_rng(s), N), 0.05)) for s in range(200)]
     assert np.mean(rang) <= limit  # without that a change must stay, t(3) rang in .3, five times the noise in 1.0

@@ -66,7 +66,11 @@ def test_jumps_are_found_where_they_are_on_uneven_grids(grid):
     steps, hits = np.asarray(GRIDS[grid], float), []
     at = steps[int(0.6 * steps.size)]
     for seed in range(20):
-        values = 4 * CURVES["power law"](steps) + 0.8 * (steps >= at) + 0.1 * ar1(1, steps.size, 0, np.random.default_rng(seed))[0]
+        values = (
+            4 * CURVES["power law"](steps)
+            + 0.8 * (steps >= at)
+            + 0.1 * ar1(1, steps.size, 0, np.random.default_rng(seed))[0]
+        )
         found = change_points(steps, values)
         hits.append(len(found) == 1 and found[0].interval[0] < at <= found[0].interval[1])
     assert np.mean(hits) >= 0.85

@@ -29,7 +29,6 @@ from lmtrace.analysis.trends import (
 )
 from lmtrace.records.schema import Series, SeriesKey
 
-
 # -------------------------------------------------------------------------------------------------------------- emergence
 FAMILY = 0.05
 """Chance that anything at all is said to have emerged in a run in which nothing does: Holm 1979 over all of its curves."""
@@ -180,7 +179,9 @@ def _tell(case: _Case, num_curves: int) -> Finding:
         few = f"; {values.size} measurements, too few for a time" if values.size < emerging.MIN_POINTS else ""
         sentence = f"{name}: no sign that it emerged; {ends}{few}."
         if case.p_value <= FAMILY:
-            caveats.append(f"By itself it would look so (p = {say(case.p_value, 2)}), as some of {num_curves} curves do by chance.")
+            caveats.append(
+                f"By itself it would look so (p = {say(case.p_value, 2)}), as some of {num_curves} curves do by chance."
+            )
     else:
         interval = closed(found.interval)
         numbers |= {
@@ -324,7 +325,9 @@ def gain_findings(run: Readable) -> Iterator[Finding]:
     for series, value, error, index, num_sites in rows:
         key, site = series.key, series.sites[index]
         kind, otherwise = _GAINS[key.metric]
-        reached = frequency.reaches(series, index) if frequency is not None and key.metric == "gain_over_start" else None
+        reached = (
+            frequency.reaches(series, index) if frequency is not None and key.metric == "gain_over_start" else None
+        )
         least = 0.0 if reached is None else max(0.0, reached)
         quantile = float(-ndtri(0.025 / num_sites))  # the best of several sites
         low, high = value - quantile * error, value + quantile * error
