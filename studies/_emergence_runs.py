@@ -112,7 +112,7 @@ def times(runs: Sequence[One], name: str, which: str = "midpoint") -> tuple[list
 def ordered(runs: Sequence[One], first: str, second: str, which: str = "midpoint") -> Order:
     """Return the order of two events from paired differences within seeds."""
     (a, slack_a), (b, slack_b) = times(runs, first, which), times(runs, second, which)
-    return order(a, b, grid=np.maximum(slack_a, slack_b))
+    return order(a, b, grid=np.add(slack_a, slack_b))
 
 
 def say(found: Order, first: str, second: str) -> str:

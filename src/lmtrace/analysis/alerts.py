@@ -76,7 +76,7 @@ class Alarms:
         self._sorted: list[float] = []
         self._past: dict[str, list[float]] = {}
         self._ringing: set[str] = set()
-        self._changes = ChangeDetector(_FALSE_ALARM, _HORIZON)
+        self._changes = ChangeDetector(_FALSE_ALARM, _HORIZON, holds=3)
 
     def scalars(self, name: str, steps: Sequence[int], values: Sequence[float]) -> list[Alert]:
         """Take in dense training scalars ("loss", "grad_norm"), in the order of steps."""

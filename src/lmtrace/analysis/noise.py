@@ -75,14 +75,19 @@ def whiten(x: Array, rho: float) -> Array:
     return out
 
 
+def colour(x: Array, rho: float) -> Array:
+    """Return the series with AR(1) correlation put in: the inverse of `whiten`."""
+    out = np.array(x, dtype=np.float64)
+    out[..., 1:] *= np.sqrt(1 - rho**2)
+    if rho != 0:
+        for t in range(1, out.shape[-1]):
+            out[..., t] += rho * out[..., t - 1]
+    return out
+
+
 def ar1(num_series: int, n: int, rho: float, generator: np.random.Generator) -> Array:
     """Return [num_series, n] stationary AR(1) noise of unit marginal variance."""
-    noise = generator.standard_normal((num_series, n))
-    noise[:, 1:] *= np.sqrt(1 - rho**2)
-    if rho != 0:
-        for t in range(1, n):
-            noise[:, t] += rho * noise[:, t - 1]
-    return noise
+    return colour(generator.standard_normal((num_series, n)), rho)
 
 
 def autocorrelation(residuals: Array, num_parameters: int = 1) -> float:
@@ -99,6 +104,15 @@ def autocorrelation(residuals: Array, num_parameters: int = 1) -> float:
     p = num_parameters
     corrected = (raw * n + p) / max(n - p - 3, 1)
     return float(np.clip(corrected, 0.0, 0.95))
+
+
+def local_scatter(y: Array) -> float:
+    """Return the standard deviation of independent noise around a smooth curve, from second differences; robust to jumps."""
+    if y.size < 4:
+        return float(y.std())
+    bend = np.sort(np.diff(y, 2) ** 2)
+    kept = bend[: max(int(np.ceil(0.8 * bend.size)), 1)]
+    return float(np.sqrt(kept.mean() / 0.4377 / 6.0))  # of a normal law's smallest 80 %, the mean square is 0.4377
 
 
 def thin(columns: Sequence[Array], limit: int) -> list[Array]:

@@ -22,6 +22,7 @@ _DRIFT = 1.0  # k of the CUSUM, in standard deviations: half of the smallest jum
 _RESOLUTION = 1e-3  # of the curve's range so far: what is smaller is not called a change
 _NUM_NULL = 4000
 _RHO = 0.85
+_BEFORE = 8  # measurements beyond all of which a change that must hold lies
 _MOST = 8.0  # one surprise counts no more than this, so that the law of large ones does not matter
 
 
@@ -65,26 +66,34 @@ class ChangeDetector:
         Over how many measurements that chance is meant.
     covariates
         Steps at which something known changes (end of warm-up, drops of the learning rate): learned anew, not reported.
+    holds
+        How many last values must lie beyond all of the eight before: with 3 a single outlier is no change, and noise that grows
+        seldom one; a change is seen up to two measurements later.
 
     Notes
     -----
     Deterministic, constant cost per measurement. A smooth rise out of a flat stretch is reported too: at that time nobody can
     know whether it is abrupt. `change_points` looks back and can. Tested on iid, AR(.5) and AR(.8) noise and on smooth decays.
-    Noise with spikes rings more often than stated (Student's t with 3 degrees of freedom, 30 measurements: 13 % at 5 %).
+    With `holds=3` Student's t noise of 3 degrees of freedom rings in 2 % of runs at 5 % (30 % without), noise whose deviation
+    grows five times at once in 38 % (100 %).
     """
 
-    def __init__(self, false_alarm: float = 0.05, horizon: int = 200, covariates: Sequence[float] = ()) -> None:
+    def __init__(
+        self, false_alarm: float = 0.05, horizon: int = 200, covariates: Sequence[float] = (), holds: int = 1
+    ) -> None:
         if not 0 < false_alarm < 1:
             raise ConfigError(f"ChangeDetector: false_alarm is {false_alarm}", "Give a probability between 0 and 1")
         if horizon < BURN_IN:
             raise ConfigError(f"ChangeDetector: horizon is {horizon}", f"Give {BURN_IN} measurements or more")
         self.false_alarm, self.horizon, self.covariates = false_alarm, int(horizon), tuple(sorted(covariates))
+        self.holds = holds
         self.limit = cusum_limit(self.horizon, false_alarm)
         self._last = -1.0
         self._restart()
 
     def _restart(self) -> None:
         self._past: list[float] = []
+        self._recent: list[float] = []
         self._first: float | None = None
         self._low, self._high = float("inf"), float("-inf")
         self._rows: list[list[float]] = []  # only until the normal equations can be solved
@@ -115,10 +124,12 @@ class ChangeDetector:
             self._first = float(value)
         y = float(value) - self._first  # well-conditioned whatever the offset
         self._low, self._high = min(self._low, y), max(self._high, y)
+        self._recent = [*self._recent, y][-(self.holds + _BEFORE) :]
         found = self._surprise(step, y) if len(self._past) == _LAGS else None
         self._past = [*self._past, y][-_LAGS:]
         if found is not None:
             self._restart()
+            self._recent = [0.0]
             self._first, self._past, self._low, self._high = float(value), [0.0], 0.0, 0.0
         return found
 
@@ -134,7 +145,7 @@ class ChangeDetector:
         spread = 1.0 + float(row @ gain)
         freedom = self._num - row.size
         least = _RESOLUTION * (self._high - self._low)
-        deviation = float(np.sqrt(max(self._rss / freedom, least**2) * spread))
+        deviation = float(np.sqrt(max(self._rss / freedom, least**2)) * np.sqrt(spread))
         z = float(_normal(error / deviation, freedom)) if deviation > 0 else 0.0
         self._weights = self._weights + gain * error / spread
         self._inverse = self._inverse - np.outer(gain, gain) / spread
@@ -145,7 +156,7 @@ class ChangeDetector:
         """Fit the law to the burn-in; a small ridge where the curve does not move, so that a constant has a law too."""
         data = np.asarray(self._rows)
         x, y = data[:, :-1], data[:, -1]
-        scale = max(float(np.abs(data[:, 1:]).max()), 1e-100)
+        scale = max(float(np.abs(data[:, 1:]).max()), 1e-30)
         self._inverse = np.asarray(np.linalg.inv(x.T @ x + _ridge(scale)), np.float64)
         self._weights = self._inverse @ (x.T @ y)
         self._rss = float(np.sum((y - x @ self._weights) ** 2))
@@ -158,9 +169,16 @@ class ChangeDetector:
                 self._since[i] = float(step)
             self._sums[i] = max(0.0, self._sums[i] + sign * z - _DRIFT)
         i = int(np.argmax(self._sums))
-        if self._sums[i] <= self.limit:
+        if self._sums[i] <= self.limit or not self._stays((1, -1)[i]):
             return None
         return OnlineChange(float(step), self._since[i], (1, -1)[i], self._sums[i])
+
+    def _stays(self, sign: int) -> bool:
+        """Tell whether the last values lie beyond all of those before them, in this direction; always where it need not."""
+        if self.holds < 2:
+            return True
+        before, last = self._recent[: -self.holds], self._recent[-self.holds :]
+        return min(sign * v for v in last) > max(sign * v for v in before)
 
     # -- resume ---------------------------------------------------------------------------------------------------------
 
@@ -170,12 +188,13 @@ class ChangeDetector:
             "last": self._last, "first": self._first, "past": self._past, "rows": self._rows,
             "range": [self._low, self._high] if self._first is not None else None,
             "inverse": None if self._inverse is None else self._inverse.tolist(), "weights": self._weights.tolist(),
-            "rss": self._rss, "num": self._num, "sums": self._sums, "since": self._since,
+            "recent": self._recent, "rss": self._rss, "num": self._num, "sums": self._sums, "since": self._since,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self._last, self._first, self._past = state["last"], state["first"], list(state["past"])
+        self._recent = list(state.get("recent", state["past"]))
         self._low, self._high = state["range"] or (float("inf"), float("-inf"))
         self._rows = [[float(v) for v in row] for row in state["rows"]]
         self._inverse = None if state["inverse"] is None else np.asarray(state["inverse"], np.float64)
@@ -190,6 +209,7 @@ def online_changes(
     false_alarm: float = 0.05,
     horizon: int | None = None,
     covariates: Sequence[float] = (),
+    holds: int = 1,
 ) -> list[OnlineChange]:
     """Return the changes that a `ChangeDetector` would have reported along a curve; `horizon` defaults to its length.
 
@@ -197,7 +217,7 @@ def online_changes(
     ----------
     steps, values : [measurements]
         One curve; NaN where missing.
-    false_alarm, horizon, covariates
+    false_alarm, horizon, covariates, holds
         As there.
 
     Examples
@@ -207,7 +227,7 @@ def online_changes(
     True
     """
     x, y, _ = curve(steps, values, at_least=1, who="online_changes")
-    detector = ChangeDetector(false_alarm, max(x.size, BURN_IN) if horizon is None else horizon, covariates)
+    detector = ChangeDetector(false_alarm, max(x.size, BURN_IN) if horizon is None else horizon, covariates, holds)
     found = (detector.update(step, value) for step, value in zip(x.tolist(), y.tolist()))
     return [change for change in found if change is not None]
 
@@ -233,7 +253,7 @@ def surprises(y: Array) -> Iterator[Array]:
     rows = np.stack([np.ones_like(y[:, _LAGS:]), y[:, 1:-1], y[:, :-2]], axis=2)  # [curves, n - 2, 3]
     target, start = y[:, _LAGS:], BURN_IN - _LAGS
     x, first = rows[:, :start], target[:, :start]
-    scale = np.abs(x[:, :, 1:]).max(axis=(1, 2)).clip(min=1e-100)
+    scale = np.abs(x[:, :, 1:]).max(axis=(1, 2)).clip(min=1e-30)
     inverse = np.linalg.inv(np.swapaxes(x, 1, 2) @ x + _ridge(scale))
     weights = np.einsum("cij,cnj,cn->ci", inverse, x, first)
     rss = np.sum((first - np.einsum("cni,ci->cn", x, weights)) ** 2, axis=1)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 
-from lmtrace.analysis.noise import Array, ar1, curve, whiten
-from lmtrace.analysis.splines import LIMIT, RESOLUTION, Models, fixed_effects, spline_models
+from lmtrace.analysis.noise import Array, colour, curve, whiten
+from lmtrace.analysis.splines import Models, knot_models
 from lmtrace.errors import ConfigError
 
 MIN_POINTS = 12
-_BATCHES = (20, 40, 139)  # null curves, drawn until the answer is certain
+_BATCHES = (20, 40, 139, 200)  # null curves, drawn until the answer is certain
 _NUM_NULL = sum(_BATCHES)
-_SCALE = 0.04  # the steepest sigmoid that still counts as smooth: from 10 to 90 % in a sixth of the run
+_LIMIT = 160  # longer curves are averaged in blocks: the models cost n^3 once per grid, and n^2 per curve
+_LEAST_FREE = 0.05
+_FREE = 0.75  # share of a measurement that the trend does not follow, below which its residual says little
+_CAUTION = 0.6  # the null is estimated from the curve itself: its share of larger gains counts 1.7 times
 _PLAUSIBLE = 5.0  # nats of log-likelihood within which a second null is taken as an explanation
 
 
@@ -45,12 +46,21 @@ class ChangePoint:
 
 @dataclass(frozen=True, slots=True)
 class _Null:
-    """A smooth curve with AR(1) noise of this standard deviation, and how well it fits."""
+    """A smooth curve with the surprises of AR(1) noise around it, and how well it fits."""
 
     trend: Array
-    deviation: float
+    surprises: Array
     rho: float
     loglik: float
+    free: Array
+
+    def curves(self, num: int, generator: np.random.Generator) -> Array:
+        """Return [num, n] curves of the trend with the same surprises in the same places, with random signs (Wu 1986).
+
+        So the noise is as large as it is, where it is, and as heavy in its tails.
+        """
+        signs = generator.integers(0, 2, (num, self.trend.size)) * 2.0 - 1.0
+        return self.trend + colour(signs * self.surprises, self.rho)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +134,31 @@ def change_points(
     if not 0 < false_alarm < 1:
         raise ConfigError(f"change_points: false_alarm is {false_alarm}", "Give a probability between 0 and 1")
     x, y, _ = curve(steps, values, at_least=MIN_POINTS, who="change_points")
+    found = _changes(x, y, false_alarm, covariates, seed)
+    if found and y.min() > 0 and y.max() > 2 * y.min():  # the noise of what is positive often scales with its level
+        again = _changes(x, np.log(y), false_alarm, covariates, seed)
+        found = [change for change in found if any(_overlap(change, other) for other in again)]
+    return found
+
+
+def _overlap(one: ChangePoint, other: ChangePoint) -> bool:
+    return one.interval[0] <= other.interval[1] and other.interval[0] <= one.interval[1]
+
+
+def _changes(x: Array, y: Array, false_alarm: float, covariates: Sequence[float], seed: int) -> list[ChangePoint]:
+    """Return the changes on one scale of the values."""
     spread = float(np.ptp(y))
     if spread == 0:
         return []
     edges = _blocks(x.size)
-    last = np.append(edges[1:], x.size) - 1
-    y = np.add.reduceat((y - y.mean()) / spread, edges) / (last - edges + 1)
+    size = np.diff(np.append(edges, x.size))
+    y = np.add.reduceat((y - y.mean()) / spread, edges) / size
     known = tuple(sorted({c for c in np.searchsorted(x[edges], list(covariates)).tolist() if 0 < c < y.size - 1}))
-    axes = (np.arange(y.size, dtype=np.float64), np.log1p(x[last]))
-    families = [spline_models(tuple(axis.tolist()), known) for axis in axes]
-    fixed = fixed_effects(axes[0], known)[:, [0, *range(2, 2 + 2 * len(known))]]
+    axes = [np.arange(x.size, dtype=np.float64), np.log1p(x)]
+    if np.ptp(np.diff(x)) > 1e-9 * x[-1]:  # the order of measurements is not their time
+        axes.append(x)
+    axes = [np.add.reduceat(axis, edges) / size for axis in axes]  # where the mean of a block stands
+    families = [knot_models(tuple(axis.tolist()), known) for axis in axes]
     margin = max(3, round(y.size / 20))
     allowed = np.zeros(y.size, bool)
     allowed[margin : y.size - margin + 1] = True
@@ -143,7 +168,7 @@ def change_points(
     found: list[tuple[int, ChangePoint]] = []
     while allowed.any():
         search = _search(y, families, allowed)
-        p_value = _judge(y, search, families, axes, fixed, allowed, false_alarm, generator)
+        p_value = _judge(y, search, families, allowed, false_alarm, generator)
         if p_value is None:
             break
         at, low, high = search.location(allowed)
@@ -155,7 +180,6 @@ def change_points(
         )
         found.append((at, change))
         families = [models.with_jump(at) for models in families]
-        fixed = np.column_stack([fixed, (np.arange(y.size) >= at).astype(np.float64)])
         allowed[max(at - margin + 1, 0) : at + margin] = False
     return [change for _, change in sorted(found, key=lambda pair: pair[0])]
 
@@ -195,29 +219,35 @@ def _judge(
     y: Array,
     search: _Search,
     families: Sequence[Models],
-    axes: Sequence[Array],
-    fixed: Array,
     allowed: NDArray[np.bool_],
     level: float,
     generator: np.random.Generator,
 ) -> float | None:
-    """Return the largest p-value over the nulls that fit the curve; None where one of them explains it."""
+    """Return the largest p-value over the nulls that fit the curve; None where one of them explains it.
+
+    Each null has its own best trend. Its noise is what is left where the jump is allowed for (around a trend that cannot
+    follow a jump, the jump itself would pass for noise); but where measurements are so few that the trend follows each of
+    them, what is left says little, and the larger of both is taken.
+    """
     observed = float(search.gain.max())
-    null = _spline_null(y, search, families)
-    worst = _p_value(y, observed, null, families, allowed, level, generator)
-    for axis in axes:
-        if worst is None:
-            return None
-        other = _sigmoid_null(y, axis, fixed)
-        if other.loglik < null.loglik - _PLAUSIBLE:
+    at = int(np.argmax(search.gain))
+    fits = [_best_fit(y, models.with_jump(at)) for models in families]
+    noise = max(fits, key=lambda fit: fit.loglik)
+    worst = 0.0
+    for models in families:
+        null = _best_fit(y, models)
+        larger = np.where(np.abs(null.surprises) > np.abs(noise.surprises), null.surprises, noise.surprises)
+        null = replace(null, surprises=np.where(null.free < _FREE, larger, noise.surprises), rho=noise.rho)
+        if null.loglik < search.loglik - _PLAUSIBLE:
             continue
-        p_value = _p_value(y, observed, other, families, allowed, level, generator)
-        worst = None if p_value is None else max(worst, p_value)
+        p_value = _p_value(observed, null, families, allowed, level, generator)
+        if p_value is None:
+            return None
+        worst = max(worst, p_value)
     return worst
 
 
 def _p_value(
-    y: Array,
     observed: float,
     null: _Null,
     families: Sequence[Models],
@@ -226,62 +256,25 @@ def _p_value(
     generator: np.random.Generator,
 ) -> float | None:
     """Return the share of null curves that gain as much from a jump; None as soon as it must exceed `level`."""
-    too_many = int(np.floor(level * (_NUM_NULL + 1)))
+    too_many = int(np.floor(_CAUTION * level * (_NUM_NULL + 1)))
     exceed = 0
     for size in _BATCHES:
-        curves = null.trend + null.deviation * ar1(size, y.size, null.rho, generator)
-        exceed += int((_largest_gains(curves.T, families, allowed) >= observed).sum())
+        exceed += int((_largest_gains(null.curves(size, generator).T, families, allowed) >= observed).sum())
         if exceed >= too_many:
             return None
-    return (exceed + 1) / (_NUM_NULL + 1)
+    return (exceed + 1) / (_NUM_NULL + 1) / _CAUTION
 
 
-def _spline_null(y: Array, search: _Search, families: Sequence[Models]) -> _Null:
-    """Return the best smoothing spline with its AR(1) noise."""
-    family, k = search.best
-    models = families[family]
-    deviation = float(np.sqrt(models.rss(y[:, None])[k, 0] / y.size))
-    return _Null(models.trend(k, y), deviation, float(models.rho[k]), search.loglik)
-
-
-def _sigmoid_null(y: Array, axis: Array, fixed: Array) -> _Null:
-    """Return the best sigmoid of bounded steepness (far from its midpoint: exponential, power law) with AR(1) noise.
-
-    A spline is equally smooth everywhere; a sigmoid is flat, then steep, then flat. Each is a null of its own.
-    """
-    n = y.size
-    u = (axis - axis[0]) / (axis[-1] - axis[0])
-
-    def fit(m: float, w: float, rho: float) -> tuple[float, float, Array]:
-        design = np.column_stack([fixed, expit((u - m) / w)])
-        whitened = whiten(design.T, rho).T
-        target = whiten(y, rho)
-        solution = np.linalg.lstsq(whitened, target, rcond=1e-10)[0]
-        rss = float(np.sum((target - whitened @ solution) ** 2))
-        loglik = -n / 2 * np.log(rss + n * RESOLUTION**2) - (n - 1) / 2 * np.log(1 - rho**2)
-        return loglik, rss, design @ solution
-
-    middles, widths = np.linspace(-0.2, 1.2, 29), np.geomspace(_SCALE, 0.4, 5)
-    grid = [(fit(m, w, r)[0], m, w, r) for r in (0.0, 0.5) for m in middles for w in widths]
-    _, m, w, _ = max(grid)
-    best = None
-    for rho in (0.0, 0.35, 0.6, 0.85):
-        result = minimize(
-            lambda p, rho=rho: -fit(p[0], _SCALE + abs(p[1]), rho)[0],
-            [m, w - _SCALE],
-            method="Nelder-Mead",
-            options={
-                "maxiter": 60,
-                "initial_simplex": [[m, w - _SCALE], [m + 0.03, w - _SCALE], [m, w - _SCALE + 0.03]],
-            },
-        )
-        loglik, rss, trend = fit(result.x[0], _SCALE + abs(result.x[1]), rho)
-        if best is None or loglik > best.loglik:
-            best = _Null(trend, float(np.sqrt(rss / n)), rho, loglik)
-    assert best is not None
-    return best
+def _best_fit(y: Array, models: Models) -> _Null:
+    """Return the best trend of a family with the surprises that it leaves."""
+    fits = models.loglik(models.rss(y[:, None]))[:, 0]
+    k = int(fits.argmax())
+    trend, rho = models.trend(k, y), float(models.rho[k])
+    free = np.maximum(np.diag(models.noise[k]), _LEAST_FREE)  # what the trend does not follow of a single measurement
+    surprises = whiten(((y - trend) / free)[None], rho)[0]
+    return _Null(trend, surprises, rho, float(fits[k]), free)
 
 
 def _blocks(n: int) -> NDArray[np.int64]:
-    """Return the first index of each of at most `LIMIT` blocks of nearly equal size."""
-    return np.unique(np.linspace(0, n, min(n, LIMIT) + 1).astype(np.int64))[:-1]
+    """Return the first index of each of at most `_LIMIT` blocks of nearly equal size."""
+    return np.unique(np.linspace(0, n, min(n, _LIMIT) + 1).astype(np.int64))[:-1]

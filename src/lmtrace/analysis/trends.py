@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from lmtrace.analysis.emergence import Emergence, emergence
-from lmtrace.analysis.noise import Array, curve
+from lmtrace.analysis.noise import Array, curve, local_scatter
 from lmtrace.errors import DataError
 
 NOT_RESOLVED = "not resolved"
@@ -88,30 +87,47 @@ def order(first: ArrayLike, second: ArrayLike, grid: ArrayLike | None = None, le
 
 @dataclass(frozen=True, slots=True)
 class Memorisation:
-    """Divergence of the training curve from the panel's.
+    """The training curve leaves the panel's, or stays below it.
 
     Attributes
     ----------
+    kind
+        "memorisation": the panel's loss rises, or the training loss falls below its own trend where the panel's has come to
+        rest. "gap": a difference that does not grow then, as of panel and training text of different kinds.
     onset
-        First measured step from which the gap exceeds its starting value by two standard errors.
-    gap
-        Panel minus train at the end.
+        First measured step of the memorisation that is clear of the noise; of a gap, the first measured step.
+    gap, largest
+        Panel minus train at the end, and the largest from the onset on.
+    rise
+        How far the panel's loss rose above its lowest value before.
     panel_rises
-        Whether the panel's own curve rises again after its minimum, beyond noise: the classical sign of overfitting.
-    emergence
-        Of the gap.
+        Whether that is beyond noise: the classical sign.
+    closed
+        Step from which the gap is less than a tenth of its largest, to the end; None where it is not.
     """
 
+    kind: str
     onset: float
     gap: float
+    largest: float
+    rise: float
     panel_rises: bool
-    emergence: Emergence
+    closed: float | None
+
+
+_RISE = 5.0  # standard errors of a value: AR(.9) noise wanders by less within hundreds of measurements
+_CLOSED = 0.1
 
 
 def memorisation(
     steps: ArrayLike, train: ArrayLike, panel: ArrayLike, stderr: ArrayLike | None = None
 ) -> Memorisation | None:
-    """Describe a growing gap panel - train (loss, curvature), or None where there is none beyond noise.
+    """Describe memorisation, or a gap panel - train (loss, curvature); None where there is neither beyond noise.
+
+    Memorisation is told where the panel's loss rises above its lowest value so far by five standard errors while the training
+    loss does not, even if it falls again later; or where the panel has come to rest and the training loss falls below what
+    its own decay until then (to any floor) leads to, by as much. A training loss that lags behind, and a
+    constant difference, are neither.
 
     Parameters
     ----------
@@ -120,18 +136,84 @@ def memorisation(
     stderr : [measurements] or scalar, optional
         Standard errors of the panel's values.
     """
-    x, gap, (panel_values, error) = curve(
-        steps, np.asarray(panel, float) - np.asarray(train, float), panel, stderr, at_least=5, who="memorisation"
+    x, y, (t, error) = curve(steps, panel, train, stderr, at_least=5, who="memorisation")
+    if t is None or not np.all(np.isfinite(t)):
+        raise DataError("memorisation: the two curves are not measured at the same steps", "Drop incomplete rows")
+    gap = y - t
+    scatter = _wobble(y)
+    # Without errors it is not known how far the curve wanders: twice what its neighbours show.
+    noise = np.full(y.size, 2 * scatter) if error is None else np.maximum(np.nan_to_num(error), scatter)
+    noise = np.maximum(noise, 1e-3 * max(float(np.ptp(y)), float(np.ptp(t))))
+    either = np.hypot(noise, _wobble(t))
+    smooth, smooth_train = _middle(y), _middle(t)
+    low = np.minimum.accumulate(smooth)
+    at_low = _latest_low(smooth)
+    with_train = smooth_train - smooth_train[at_low]  # how far the training loss rose meanwhile
+    rise = smooth - low - np.maximum(with_train, 0.0)
+    if float(np.max(rise - _RISE * noise)) > 0:
+        peak = int(np.argmax(rise))
+        first = int(np.flatnonzero(rise[: peak + 1] > 2 * noise[: peak + 1])[-1])
+        while first > at_low[peak] + 1 and rise[first - 1] > 2 * noise[first - 1]:
+            first -= 1
+        return _told(x, gap, first, float(rise[peak]), True)
+    first = _falls_on(x, smooth, smooth_train, either)
+    if first is not None:
+        return _told(x, gap, first, 0.0, False)
+    late = gap[-max(gap.size // 4, 3) :]
+    if float(late.mean()) > 3 * float(either[-1]) and float(late.min()) > 0:
+        return Memorisation("gap", float(x[0]), float(gap[-1]), float(gap.max()), 0.0, False, None)
+    return None
+
+
+def _told(x: Array, gap: Array, first: int, rise: float, rises: bool) -> Memorisation:
+    largest = float(gap[first:].max())
+    open_until = np.flatnonzero(gap > _CLOSED * largest)
+    last = int(open_until[-1]) + 1
+    closed = float(x[last]) if last < x.size else None
+    return Memorisation("memorisation", float(x[first]), float(gap[-1]), largest, rise, rises, closed)
+
+
+def _wobble(y: Array) -> float:
+    """Return the standard deviation of a curve around the running median of nine values, and of neighbours."""
+    around = np.array([np.median(y[max(i - 4, 0) : i + 5]) for i in range(y.size)])
+    off = np.sort(np.abs(y - around))
+    return max(local_scatter(y), 1.4826 * float(np.median(off)))
+
+
+def _middle(y: Array) -> Array:
+    """Return the running median of three: one value alone is no rise."""
+    padded = np.concatenate([y[:1], y, y[-1:]])
+    return np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
+
+
+def _latest_low(y: Array) -> np.ndarray:
+    """Return per value the index of the lowest value so far."""
+    return np.maximum.accumulate(np.where(y <= np.minimum.accumulate(y), np.arange(y.size), 0))
+
+
+def _falls_on(x: Array, panel: Array, train: Array, noise: Array) -> int | None:
+    """Return where the training loss falls below its own trend while the panel's rests; None where it does not.
+
+    The trend is a decay a + b exp(-s / tau) or a + b (1 + s / tau)^-1/2, fitted to the values before the panel came to rest.
+    """
+    rest = (
+        int(np.flatnonzero(panel - panel.min() > 2 * noise)[-1]) + 1 if np.any(panel - panel.min() > 2 * noise) else 0
     )
-    found = emergence(x, gap, error, null=np.maximum(gap[0], 0.0))
-    if found is None or found.direction != "up" or panel_values is None:
+    if rest < 5 or x.size - rest < 3:
         return None
-    low = int(np.argmin(panel_values))
-    tail = panel_values[low:]
-    scatter = float(np.std(np.diff(panel_values))) / np.sqrt(2)
-    noise = max(scatter, 0.0 if error is None else float(np.nanmedian(error)))
-    rises = tail.size >= 3 and float(np.mean(tail[-2:]) - tail[0]) > 4 * noise
-    return Memorisation(found.onset, float(gap[-1]), rises, found)
+    fits = []
+    for tau in np.geomspace(max(float(x[1] - x[0]), 1e-9) / 2, 4 * float(x[-1] - x[0]), 24):
+        for shape in (np.exp(-x / tau), (1 + x / tau) ** -0.5):
+            design = np.column_stack([np.ones(x.size), shape])
+            weights, *_ = np.linalg.lstsq(design[:rest], train[:rest], rcond=None)
+            rss = float(np.sum((train[:rest] - design[:rest] @ weights) ** 2))
+            fits.append((rss, design @ weights))
+    best = min(rss for rss, _ in fits)
+    floor = float(np.mean(noise[:rest] ** 2))
+    lowest = np.min([fit for rss, fit in fits if rss <= best + 4 * max(best / max(rest - 3, 1), floor)], axis=0)
+    below = lowest - train - _RISE * noise
+    below[:rest] = -np.inf
+    return int(np.argmax(below > 0)) if np.any(below > 0) and below[-1] > 0 else None
 
 
 def between(steps: ArrayLike, dense_steps: ArrayLike, dense_values: ArrayLike) -> Array:

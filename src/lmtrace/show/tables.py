@@ -99,16 +99,13 @@ def _print_emergence(run: Any, rows: Sequence[Mapping[str, Any]], console: Conso
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("what emerged, in order", overflow="fold", min_width=18)
     table.add_column("first at", no_wrap=True)
-    for name in ("onset", "half", *(("90 %", "untrained") if wide else ()), "end", "null"):
+    for name in ("half", "onset", *(("90 %", "untrained") if wide else ()), "end", "null"):
         table.add_column(name, justify="right", no_wrap=True)
 
     def numbers(row: Mapping[str, Any]) -> Mapping[str, Any]:
         return row.get("numbers") or {}
 
-    def step(value: Any) -> str:
-        return "" if value is None else f"{value:,.0f}"
-
-    ordered = sorted(rows, key=lambda row: (numbers(row).get("onset") or 0.0, numbers(row).get("midpoint") or math.inf))
+    ordered = sorted(rows, key=lambda row: (_half_time(row), numbers(row).get("onset") or 0.0))
     for row in ordered[:MOST]:
         n = numbers(row)
         key = _first_key(row)
@@ -118,16 +115,52 @@ def _print_emergence(run: Any, rows: Sequence[Mapping[str, Any]], console: Conso
             title = f"{key.signal} {key.metric}"
         name = " ".join(part for part in (title, key.label, key.split and f"({key.split})") if part)
         error = number(n.get("stderr"), 2)
-        more = (step(n.get("saturation")), number(n.get("start"), 3)) if wide else ()
+        more = (_step(n.get("saturation")), number(n.get("start"), 3)) if wide else ()
         table.add_row(
-            name, str(row.get("site") or ""), step(n.get("onset")), step(n.get("midpoint")), *more,
+            name, str(row.get("site") or ""), _half(row), _onset(n), *more,
             number(n.get("final"), 3) + (f" ± {error}" if error else ""), number(n.get("null"), 3),
         )  # fmt: skip
     console.print()
     console.print(table)
-    console.print(Text("onset: the step from which it stays clear of its null; half: half of its way", style="dim"))
+    console.print(Text(_LEGEND, style="dim"))
     console.print()
     return min(len(rows), MOST)
+
+
+_LEGEND = (
+    "half: half of its way (95 % interval; <100: between the measurements at 0 and 100; ?: not resolved when); "
+    "onset: measured from there on clear of its null, later where it is noisier"
+)
+
+
+def _step(value: Any) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _half_time(row: Mapping[str, Any]) -> float:
+    """Return the time by which what emerged is sorted: half of its way, or the earliest that it can have been."""
+    time = (row.get("numbers") or {}).get("midpoint")
+    low = (row.get("interval") or (None, None))[0]
+    return float(time if time is not None else low if low is not None else math.inf)
+
+
+def _half(row: Mapping[str, Any]) -> str:
+    """Return when half of the way was done, no finer than it was measured."""
+    n = row.get("numbers") or {}
+    low, high = row.get("interval") or (None, None)
+    if n.get("within_gap") and high is not None:
+        return f"<{_step(high)}" if not low else f"{_step(low)}-{_step(high)}"
+    if n.get("midpoint") is None:
+        return "?"
+    if low is None:
+        return _step(n["midpoint"])
+    return f"{_step(n['midpoint'])} ({_step(low)}-{_step(high)})"
+
+
+def _onset(numbers: Mapping[str, Any]) -> str:
+    """Return the first measurement beyond the null; "<100" where nothing was measured between it and step 0."""
+    mark = "<" if numbers.get("onset_after") == 0 else ""
+    return mark + _step(numbers.get("onset"))
 
 
 def _print_gains(rows: Sequence[Mapping[str, Any]], console: Console) -> int:
@@ -149,7 +182,7 @@ def _print_gains(rows: Sequence[Mapping[str, Any]], console: Console) -> int:
     for name, found in sorted(cells.items()):
         table.add_row(name, *(found.get(kind, "") for kind in _GAINS))
     console.print(table)
-    console.print(Text("at the best site; ~ is not clear of zero", style="dim"))
+    console.print(Text("at the best site; ~ is not above zero beyond its error", style="dim"))
     console.print()
     return len(rows)
 

@@ -27,6 +27,9 @@ FIELDS = {
     "curvature": [Field(metric="trace", title="Trace"), Field(metric="edge", title="Edge", meaning="1 is that of SGD."),
                   Field(metric="trace_gap", title="Trace: panel - train")],
     "cost": [Field(metric="seconds", title="Time per measurement", unit="seconds")],
+    "ladder": [Field(metric="reference_loss", title="Loss of the reference", unit="nats")],
+    "pairs": [Field(metric="accuracy", title="Accuracy in pairs", better="up", null="chance")],
+    "own": [Field(metric="mass", title="Mass")],
     "gradient": [Field(metric="norm", title="Gradient norm")],
 }  # fmt: skip
 

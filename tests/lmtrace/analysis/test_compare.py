@@ -44,17 +44,30 @@ def test_seeds_give_spread_and_times():
 
 def test_paired_groups():
     better = compare([run(s) for s in range(5)], [run(s, shift=0.1) for s in range(5)])
-    assert kinds(better) == ["difference"] * 2
-    assert all("better in the second" in f.sentence for f in better)
+    ends = [f for f in better if "difference" in f.numbers]
+    assert kinds(ends) == ["difference"] * 2
+    assert all("better in the second" in f.sentence for f in ends)
     same = compare([run(s) for s in range(5)], [run(s + 50) for s in range(5)])
     assert "not resolved" in kinds(same)
 
 
 def test_two_runs_by_their_own_errors():
     found = compare([run(0), run(0, shift=0.2)])
-    assert kinds(found) == ["difference"] * 2
+    assert kinds(found) == ["difference"] * 2 + ["not resolved"] * 2  # ends differ, times do not
+    assert sum("One run each" in caveat for f in found for caveat in f.caveats) == 1
     assert found[0].interval[0] < found[0].numbers["difference"] < found[0].interval[1]
-    assert kinds(compare([run(0), run(0)])) == ["not resolved"] * 2
+    assert set(kinds(compare([run(0), run(0)]))) == {"not resolved"}
+
+
+def test_times_are_compared_over_pairs_of_seeds_and_within_two_runs():
+    later = compare([run(s) for s in range(5)], [run(s, role_first=False) for s in range(5)])
+    times = {f.series[0].label: f for f in later if "ratio" in f.numbers}
+    assert later[0].kind == "difference"
+    assert times["role"].interval[0] < 2 < times["role"].interval[1]
+    assert "earlier in the first" in times["role"].sentence
+    assert "earlier in the second" in times["upos"].sentence
+    two = [f for f in compare([run(0)], [run(0, role_first=False)]) if "first_midpoint" in f.numbers]
+    assert kinds(two) == ["difference"] * 2
 
 
 def test_not_pairs():

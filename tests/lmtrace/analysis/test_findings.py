@@ -163,11 +163,11 @@ def test_an_empty_run_has_no_findings():
 
 def test_valleys_of_panel_and_training_batch_that_part():
     apart = SyntheticRun(STEPS).add("curvature", "trace_gap", 40 * rise(900) + noise(1.0, 9), stderr=1.5)
-    (finding,) = of(findings(apart), "memorisation")
+    (finding,) = of(findings(apart), "gap")
     assert "sharper on the panel" in finding.sentence
     assert finding.interval[0] <= 900 <= finding.interval[1]
     alike = SyntheticRun(STEPS).add("curvature", "trace_gap", noise(1.0, 9), stderr=1.0)
-    assert [f.kind for f in findings(alike)] == ["no memorisation"]
+    assert [f.kind for f in findings(alike)] == ["no gap"]
 
 
 def test_the_cost_of_a_measurement_is_not_counted_twice():
@@ -215,3 +215,133 @@ def test_a_length_of_time_is_said_in_the_unit_that_suits_it():
         "1.5 h",
         "10.0 h",
     ]
+
+
+# ------------------------------------------------------------------------------------------ what a reader can believe
+def test_a_time_inside_a_gap_is_said_as_the_gap():
+    steps = np.array([0, 90, 180, 270, 360, 450])
+    run = SyntheticRun(steps).add("output", "accuracy", [0, 0.05, 0.07, 0.07, 0.07, 0.07], stderr=0.005, null=0.0)
+    (found,) = of(findings(run), "emergence")
+    assert found.interval == (0, 90)
+    assert found.numbers["within_gap"]
+    assert "half way before 90" in found.sentence.replace("step ", "")
+
+
+def test_three_verdicts():
+    def said(values, **given):
+        steps = np.arange(len(values)) * 50
+        run = SyntheticRun(steps).add("output", "accuracy", values, stderr=0.03, **given)
+        (found,) = [f for f in findings(run) if "emergence" in f.kind]
+        return found
+
+    emerged = said(0.5 + 0.4 * (np.arange(14) > 5) + noise(0.01, 1, 14), null=0.5)
+    late = said(np.r_[np.full(12, 0.5), 0.55, 0.62, 0.68, 0.75, 0.82] + noise(0.01, 2, 17), null=0.5)
+    few = said(np.array([0.5, 0.7, 0.9]), null=0.5)
+    nothing = said(0.5 + noise(0.01, 3, 14), null=0.5)
+    assert [f.kind for f in (emerged, late, few, nothing)] == ["emergence"] * 3 + ["no emergence"]
+    assert [f.numbers.get("verdict") for f in (emerged, late, few)] == ["emerged"] + ["time not resolved"] * 2
+    assert "still on its way" in late.sentence
+    assert "3 measurements" in few.sentence
+    assert late.numbers["midpoint"] is None
+    assert late.numbers["onset"] >= 600
+    assert "no sign" in nothing.sentence
+
+
+def test_a_series_without_step_0_says_so():
+    steps = np.arange(1, 21) * 1000
+    run = SyntheticRun(steps).add("output", "accuracy", 0.6 + 0.3 * (1 - np.exp(-steps / 4000)) + noise(0.004, 4, 20), stderr=0.005, null=0.2)  # fmt: skip
+    (found,) = of(findings(run), "emergence")
+    assert found.numbers["midpoint"] is None
+    assert found.interval == (0, 1000)
+    assert any("before the first measurement" in c for c in found.caveats)
+
+
+@pytest.mark.statistical
+def test_one_level_for_all_curves_of_a_run():
+    """270 curves of nothing, of AR(.9) noise of the size of their errors: 5 % of runs with anything at all."""
+    from lmtrace.analysis.noise import ar1
+
+    rang = []
+    for seed in range(6):
+        rows = ar1(270, 31, 0.9, np.random.default_rng(seed))
+        run = SyntheticRun(np.arange(31) * 20)
+        for i, row in enumerate(rows):
+            run.add("probe", "accuracy", 0.5 + 0.04 * row, f"layer{i}", "sentence", stderr=0.04, null=0.4)
+        rang.append(bool(of(findings(run), "emergence")))
+    assert sum(rang) <= 1
+
+
+def frequency_run(final):
+    """A model that learns word frequencies (4.0 nats) by step 400, and after step 2,000 falls to `final`."""
+    run = SyntheticRun(STEPS)
+    fall = 4.0 + 2.0 * np.exp(-STEPS / 90)
+    later = (final - 4.0) * np.clip((STEPS - 2000) / 800, 0, 1)
+    run.add("output", "loss", fall + later + noise(0.005, 5), stderr=0.02, null=6.0)
+    run.add("truth", "excess", fall + later - 2.5 + noise(0.005, 6), stderr=0.02)
+    run.add("truth", "floor", np.full(40, 2.5))
+    lexical = 0.2 + 0.3 * (1 - np.exp(-STEPS / 90)) + 0.3 * (4.0 - final) * np.clip((STEPS - 2000) / 800, 0, 1)
+    run.add("probe", "accuracy", lexical + noise(0.005, 7), "deprel", "lexical", stderr=0.02, null=0.2)
+    run.add("ladder", "reference_loss", np.full(40, 4.0), split="unigram")
+    return run
+
+
+def test_word_frequencies_are_a_null_of_losses_and_of_the_lexical_probe():
+    only = findings(frequency_run(4.0))
+    assert not of(only, "emergence")
+    assert all(
+        "by word frequencies alone" in f.sentence for f in of(only, "no emergence") if f.series[0].signal != "ladder"
+    )
+    more = of(findings(frequency_run(3.1)), "emergence")
+    assert {f.series[0].signal for f in more} == {"output", "truth", "probe"}
+    assert all(f.numbers["onset"] > 1900 for f in more)
+    (excess,) = [f for f in more if f.series[0].signal == "truth"]
+    assert excess.numbers["frequency"] == pytest.approx(1.5)
+
+
+def test_what_was_not_measured_or_states_no_direction_is_told():
+    run = SyntheticRun(STEPS)
+    run.add("pairs", "accuracy", np.full(40, np.nan))
+    key = SeriesKey("pairs", "accuracy")
+    run._series[key].missing[(0, None)] = "no minimal pairs were given: Pairs(pairs=...)"
+    run.add("own", "mass", 0.5 + 0.4 * rise(1200, 0.1) + noise(0.01, 8), stderr=0.01)
+    found = findings(run)
+    (missing,) = of(found, "missing")
+    assert "pairs: nothing was measured: no minimal pairs were given" in missing.sentence
+    (own,) = of(found, "emergence", signal="own")
+    assert any("both ways" in caveat for caveat in own.caveats)
+
+
+def test_a_panel_in_the_training_data_is_an_alert():
+    run = learning_run()
+    run.header.data["panel_in_training"] = 0.31
+    (alert,) = of(findings(run), "alert")
+    assert "31 %" in alert.sentence
+    run.header.data["panel_in_training"] = 0.01
+    assert not of(findings(run), "alert")
+
+
+@pytest.mark.parametrize("late", [1700, 2600])
+def test_grokking_is_memorisation_that_closes_again(late):
+    run = SyntheticRun(STEPS)
+    panel = np.where(late > STEPS, 3.5 + 2 * (1 - np.exp(-STEPS / 200)), 0.04 + 5.4 * np.exp(-(STEPS - late) / 120))
+    run.add("output", "loss", panel + noise(0.01, 9), stderr=0.03, null=4.5)
+    dense = np.arange(1, 3901)
+    run.add_scalars("loss", dense, 3.5 * np.exp(-dense / 60) + 0.01)
+    (found,) = of(findings(run), "memorisation")
+    assert "closed again" in found.sentence
+    assert late <= found.numbers["closed"] <= late + 500
+    assert found.numbers["onset"] <= 300
+    assert found.numbers["largest_gap"] > 4
+
+
+@pytest.mark.parametrize("offset", [0.2, 0.6])
+def test_a_panel_of_another_kind_is_a_gap_and_no_memorisation(offset):
+    run = SyntheticRun(STEPS)
+    run.add("output", "loss", 3 + offset + 3 * np.exp(-STEPS / 400) + noise(0.01, 10), stderr=0.02, null=7.0)
+    dense = np.arange(1, 3901)
+    run.add_scalars("loss", dense, 3 + 3.4 * np.exp(-dense / 400) + noise(0.05, 11, dense.size))
+    found = findings(run)
+    (gap,) = of(found, "gap")
+    assert gap.numbers["gap"] == pytest.approx(offset, abs=0.1)
+    assert not of(found, "memorisation")
+    assert "differ in kind" in gap.caveats[0]

@@ -108,6 +108,37 @@ def test_resume_goes_on_exactly(at):
     assert second.state_dict() == whole.state_dict()
 
 
+HARD = {
+    "student t(3)": lambda g, n: g.standard_t(3, n),
+    "rare ones": lambda g, n: (g.random(n) < 0.08) + 0.01 * g.standard_normal(n),
+    "one outlier": lambda g, n: g.standard_normal(n) + 15 * (np.arange(n) == g.integers(20, n - 10)),
+    "three times the noise": lambda g, n: g.standard_normal(n) * np.where(np.arange(n) >= n / 2, 3, 1),
+    "five times the noise": lambda g, n: g.standard_normal(n) * np.where(np.arange(n) >= n / 2, 5, 1),
+}
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("student t(3)", 0.06),
+        ("rare ones", 0.16),
+        ("one outlier", 0.14),
+        ("three times the noise", 0.33),
+        ("five times the noise", 0.45),
+    ],
+)
+def test_outliers_and_noise_that_grows_ring_rarely(name, limit):
+    rang = [bool(online_changes(STEPS, HARD[name](np.random.default_rng(s), N), 0.05, holds=3)) for s in range(200)]
+    assert np.mean(rang) <= limit  # without that a change must stay, t(3) rang in .3, five times the noise in 1.0
+
+
+@pytest.mark.statistical
+def test_a_change_that_must_hold_is_seen_one_measurement_later():
+    found = [online_changes(STEPS, 5 * (U >= 0.5) + row, holds=3) for row in noise(12, 0.0, 60)]
+    assert np.mean([any(4000 <= c.step <= 4200 and c.direction == 1 for c in changes) for changes in found]) >= 0.9
+
+
 def test_bad_use():
     with pytest.raises(ConfigError, match="false_alarm is 0"):
         ChangeDetector(false_alarm=0)

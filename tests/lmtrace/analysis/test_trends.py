@@ -109,7 +109,9 @@ def test_memorisation_of_curves_that_part():
     found = memorisation(STEPS, train + 0.02 * rng().standard_normal(60), panel, stderr=0.02)
     assert found.gap == pytest.approx(panel[-1] - train[-1], abs=0.1)
     assert found.panel_rises
-    assert found.onset <= 1000
+    assert 1800 < found.onset <= 2400  # the panel turns at 1,800
+    assert found.kind == "memorisation"
+    assert found.closed is None
 
 
 def test_no_memorisation_of_curves_that_agree():
@@ -120,6 +122,39 @@ def test_no_memorisation_of_curves_that_agree():
     )
     assert memorisation(STEPS, train, train) is None
     assert memorisation(STEPS, train, 0.5 * train) is None  # the panel is easier: no memorisation
+
+
+def grown(seed, floor, speed, size=3.8):
+    return floor + size * np.exp(-STEPS / speed) + 0.012 * rng(seed).standard_normal(60)
+
+
+@pytest.mark.parametrize("given", [{"stderr": 0.025}, {}])
+def test_what_is_memorisation_and_what_is_not(given):
+    """A constant difference, a lag, floors and speeds of their own are none; a rise, and a fall of train alone, are."""
+    for seed in range(20):
+        train = grown(seed, 2.2, 300)
+        lag = np.r_[train[0], (train[1:] + train[:-1]) / 2]
+        other = grown(seed + 50, 2.2, 300)
+        assert memorisation(STEPS, lag, other, **given) is None
+        assert memorisation(STEPS, train, other + 0.3, **given).kind == "gap"
+        assert memorisation(STEPS, grown(seed, 2.2, 500), grown(seed + 50, 2.7, 250, 3.3), **given).kind == "gap"
+        both = 0.9 * (STEPS > 3000)  # training data that turn harder
+        assert memorisation(STEPS, train + both, other + both, **given) is None
+        late = np.maximum(STEPS - 2500, 0)
+        found = memorisation(STEPS, train - 0.0005 * late, other, **given)
+        assert (found.kind, found.panel_rises, found.closed) == ("memorisation", False, None)
+        assert found.onset > 2500
+        found = memorisation(STEPS, train, other + 0.0003 * late, **given)
+        assert (found.kind, found.panel_rises) == ("memorisation", True)
+        assert 2500 < found.onset < 3800
+
+
+@pytest.mark.statistical
+def test_a_panel_that_wanders_is_no_memorisation():
+    train = grown(0, 2.2, 300)
+    for noise in (ar1(200, 60, 0.0, rng(2)), ar1(200, 60, 0.9, rng(3))):
+        rang = [memorisation(STEPS, train, grown(1, 2.2, 300) + 0.03 * row, 0.03) for row in noise]
+        assert np.mean([m is not None and m.kind == "memorisation" for m in rang]) <= 0.02
 
 
 def test_mean_between_measurements():

@@ -34,7 +34,7 @@ def test_alerts_and_decisions_are_those_found_afterwards(resume_at):
 
     decisions, watcher = live(run, Fresh(rule.fresh()), resume_at)
     expected = alerts(run)
-    assert ("jump", 1500) in [(a.kind, a.step) for a in expected]
+    assert ("jump", 1600) in [(a.kind, a.step) for a in expected]
     assert sorted(map(repr, watcher.rung)) == sorted(map(repr, expected))
     assert [d for _, d in decisions if d is not None] == list(replay(run, rule).decisions)
 

@@ -17,7 +17,7 @@ from lmtrace.analysis.findings.change import (
     phase_findings,
 )
 from lmtrace.analysis.findings.finding import Finding, closed, say, say_error, say_step
-from lmtrace.analysis.findings.learning import emergence_findings, gain_findings, order_findings
+from lmtrace.analysis.findings.learning import emergence_findings, gain_findings, order_findings, silence_findings
 from lmtrace.analysis.readings import (
     Readable,
     column,
@@ -47,7 +47,8 @@ def findings(run: Readable) -> list[Finding]:
         Alerts, loss against its floor, emergence and its order, contextual gain, phases, compression, memorisation,
         curvature, convergence. Every finding has at least one series that it rests on.
     """
-    found = [*_future(run), *_alerts(run), *massive_findings(run), *_switched_off(run), *_floor(run)]
+    found = [*_future(run), *_overlap(run), *_alerts(run), *massive_findings(run), *_switched_off(run), *_floor(run)]
+    found += silence_findings(run)
     emerged = list(emergence_findings(run))
     found += [finding for finding, _ in emerged]
     found += [
@@ -149,7 +150,24 @@ def _floor(run: Readable) -> Iterator[Finding]:
     )
 
 
+def _overlap(run: Readable) -> Iterator[Finding]:
+    """Warn where panel sentences lie in the training data: nothing measured on them is held out."""
+    share = run.header.data.get("panel_in_training")
+    loss, keys = whole(run, "output", "loss"), run.keys()
+    if not isinstance(share, int | float) or not share > _OVERLAP or not keys:
+        return
+    yield Finding(
+        kind="alert",
+        sentence=f"{100 * share:.0f} % of the panel's sentences lie in the training data: the panel is not held out.",
+        numbers={"share": float(share)}, null=_OVERLAP, series=keys[:1] if loss is None else (loss.key,),
+        caveats=("Its loss is too low, and that it does not rise is no sign that nothing is learned by heart.",),
+    )  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------- memorisation and convergence
+_OVERLAP = 0.05
+
+
 def _memorisation(run: Readable) -> Iterator[Finding]:
     loss = whole(run, "output", "loss")
     if loss is None or "loss" not in run.scalar_metrics:
@@ -162,23 +180,43 @@ def _memorisation(run: Readable) -> Iterator[Finding]:
     error = None if stderr is None else stderr[keep]
     found = memorisation(steps[keep], train[keep], values[keep], error)
     gap = float(values[keep][-1] - train[keep][-1])
-    caveats = ("The train loss is the mean over the batches between two measurements, so early on it lags behind.",)
+    lag = ("The train loss is the mean over the batches between two measurements, so early on it lags behind.",)
     if found is None:
         yield Finding(
             kind="no memorisation",
-            sentence=f"Train and panel loss do not drift apart beyond noise (panel minus train at the end: {say(gap)} nats).",
-            numbers={"gap": gap}, null=0.0, series=(loss.key,), caveats=caveats,
+            sentence=(
+                f"No sign of memorisation: the panel's loss does not rise, and its gap to the train loss does not grow once it "
+                f"has come to rest (panel minus train at the end: {say(gap)} nats)."
+            ),
+            numbers={"gap": gap}, null=0.0, series=(loss.key,), caveats=lag,
         )  # fmt: skip
         return
-    more = " and the panel's loss rises again" if found.panel_rises else ""
+    if found.kind == "gap":
+        yield Finding(
+            kind="gap",
+            sentence=f"The panel's loss stays {say(found.gap)} nats above the train loss, and does not rise.",
+            numbers={"gap": found.gap, "panel_rises": False}, null=0.0, series=(loss.key,),
+            caveats=("Panel and training text may differ in kind or in how they are cut; this is no sign of memorisation.", *lag),
+        )  # fmt: skip
+        return
+    how = (
+        f"the panel's loss rises again, by {say(found.rise)} nats"
+        if found.panel_rises
+        else "the train loss falls on where the panel's does not"
+    )
+    after = (
+        f"; from step {say_step(found.closed)} on the gap is closed again (late generalisation)"
+        if found.closed is not None
+        else f"; the gap ends at {say(found.gap)} nats"
+    )
     yield Finding(
         kind="memorisation",
-        sentence=(
-            f"Memorisation: from step {say_step(found.onset)} the panel's loss stays above the train loss{more}; the gap ends at "
-            f"{say(gap)} nats."
-        ),
-        numbers={"onset": found.onset, "gap": gap, "panel_rises": found.panel_rises},
-        interval=closed(found.emergence.interval), null=0.0, series=(loss.key,), caveats=caveats,
+        sentence=f"Memorisation: from step {say_step(found.onset)} {how}{after}.",
+        numbers={
+            "onset": found.onset, "gap": found.gap, "largest_gap": found.largest, "rise": found.rise,
+            "panel_rises": found.panel_rises, "closed": found.closed,
+        },
+        null=0.0, series=(loss.key,), caveats=lag,
     )  # fmt: skip
 
 
@@ -195,14 +233,14 @@ def _two_valleys(run: Readable) -> Iterator[Finding]:
     caveats = ("Both batches are small: their own difference is the null only as far as its error bar goes.",)
     if found is None:
         yield Finding(
-            kind="no memorisation",
+            kind="no gap",
             sentence=f"Curvature of panel and training batch do not drift apart beyond noise (trace: {say_error(last, error)}).",
             numbers={"gap": last, "stderr": error}, null=0.0, series=(gap.key,), caveats=caveats,
         )  # fmt: skip
         return
     where = "sharper on the panel" if last > 0 else "sharper on the training batch"
     yield Finding(
-        kind="memorisation",
+        kind="gap",
         sentence=(
             f"From step {say_step(found.onset)} the loss is {where}: the traces of the two Hessians end "
             f"{say_error(last, error)} apart."

@@ -21,7 +21,7 @@ class Finding:
     kind
         "emergence", "no emergence", "phase", "no transition", "order", "not resolved", "compression", "no compression",
         "contextual gain", "no contextual gain", "selectivity", "no selectivity", "floor", "leak", "memorisation",
-        "no memorisation", "convergence", "not converged", "descriptor", "curvature", "cost", "difference", "missing".
+        "no memorisation", "gap", "no gap", "convergence", "not converged", "descriptor", "curvature", "cost", "difference", "missing".
     sentence
         What a reader needs to know, in one sentence.
     numbers
