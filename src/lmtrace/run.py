@@ -1,4 +1,8 @@
-"""A run as people hold it: its records, what they say, how they look. Stands above `records`, `analysis` and `show`."""
+"""A run as people hold it: its records, what they say, how they look. Stands above `records`, `analysis` and `show`.
+
+`show` is imported where something is shown: importing rich, which it uses, draws from Python's global random generator, and a
+tracer, which opens runs, must not.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from lmtrace.analysis.findings.finding import Finding
 from lmtrace.errors import ConfigError
 from lmtrace.records.export import SCALAR_COLUMNS, tables
 from lmtrace.records.reader import RunReader, open_database
-from lmtrace.show.notebook import findings_html, plot, run_html
 
 if TYPE_CHECKING:
     import pandas
@@ -41,6 +44,8 @@ class Findings(list[Finding]):
     """The findings of a run, verdicts first; a notebook shows them as a table."""
 
     def _repr_html_(self) -> str:
+        from lmtrace.show.notebook import findings_html
+
         return findings_html(self)
 
 
@@ -66,7 +71,11 @@ class Run(RunReader):
 
     def plot(self, signal: str, metric: str | None = None, **options: Any) -> Any:
         """Draw one series with Matplotlib and return its axes; see `lmtrace.show.notebook.plot`."""
+        from lmtrace.show.notebook import plot
+
         return plot(self, signal, metric, **options)
 
     def _repr_html_(self) -> str:
+        from lmtrace.show.notebook import run_html
+
         return run_html(self)

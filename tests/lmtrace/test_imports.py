@@ -39,3 +39,14 @@ def test_every_public_name_resolves():
         assert getattr(lmtrace, name) is not None
     for name in lmtrace.functional.__all__:
         assert callable(getattr(lmtrace.functional, name))
+
+
+def test_tracing_draws_nothing_when_it_is_imported():
+    """Importing rich draws from Python's global generator: nothing that a training loop imports may import it."""
+    code = (
+        "import random, sys; random.seed(7); state = random.getstate()\n"
+        "import lmtrace.live.tracer, lmtrace.run; from lmtrace.signals import available; available()\n"
+        "print(random.getstate() == state, 'rich' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
