@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lmtrace.run import open_run
 from lmtrace.records.schema import Record, RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import open_run
 
 SITES = tuple(f"block.{i}" for i in range(24))
 

@@ -77,10 +77,10 @@ def read_words(
         if not ready:
             continue
         tasks = [(labels, len(present)) for _, present, codes, control in ready for labels in (codes, control)]
-        targets = Targets.of(tasks, test)
+        targets = Targets.of(tasks, test, units=panel.word_sentence[rows])
         for site in known:
             x = _panel_words(panel, captured.activations[site], known[site])
-            fits = fit(Design.of(x, test, rows), targets, Probe().way(site, "sentence"), seed)
+            fits = fit(Design.of(x, test, rows), targets, Probe().kind, seed)
             for (name, present, codes, control), probe, check in zip(ready, fits[::2], fits[1::2], strict=True):
                 entry = found[name]
                 reading, confidence = _read(probe.linear, hidden[site], present)

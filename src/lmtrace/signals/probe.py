@@ -3,10 +3,10 @@
 A probe is fitted anew at every measurement and every site, on the training part of the panel's labelled words, and judged on
 the test part (`lmtrace.probing.linear`). Two splits: by sentence, and "lexical", where no word type of the test part
 occurs in the training part; on layers that the word decides (category, part of speech) the first only says that the
-probe has learned the dictionary. The default probe is softmax regression of few steps, of which the first is ridge
-regression: four, three on unseen words, twelve at the embedding, within a point or two of converged regression or above it.
-The penalty is small, but large on unseen words at the embedding: there all words of a type are alike, and a small one lets
-the probe learn types by heart instead of what they share.
+probe has learned the dictionary. One estimator is used at every site, under both splits, for the embedding and for the control
+task: a penalised linear discriminant, mended by softmax regression where its likelihood is refuted
+(`lmtrace.probing.discriminant`). Its penalty is chosen on the training part, on sentences (or word types) left out, and recorded
+(metrics `penalty` and `iterated`). A rotation of the activations changes nothing.
 
 Next to the accuracy stand its nulls: the majority class (`Record.null`), a control task (a random class per word type),
 the embedding site, and the untrained model.
@@ -18,7 +18,6 @@ words by heart.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
@@ -36,10 +34,10 @@ from lmtrace.observe.interface import Needs, Signal, Sites, View
 from lmtrace.observe.sites import embed_of
 from lmtrace.probing.closed_form import Linear
 from lmtrace.probing.codelength import codelength
-from lmtrace.probing.kept import load_probes
+from lmtrace.probing.kept import KeptKey, load_probes, remember, remembered
 from lmtrace.probing.label_sets import coarsen, layer_of
-from lmtrace.probing.linear import KINDS, SPLITS, Fit, Kind, SplitName, fit, majority
-from lmtrace.probing.rows import WAYS, Arranged, Design, Targets
+from lmtrace.probing.linear import KINDS, RENAMED, SPLITS, Fit, Kind, SplitName, fit, majority
+from lmtrace.probing.rows import Arranged, Design, Targets
 from lmtrace.probing.scores import Tally
 from lmtrace.probing.spans import POOLS
 from lmtrace.probing.tasks import ProbeTask, TaskGroup, probe_task, task_groups
@@ -51,9 +49,6 @@ DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "numb
 
 NUM_DEFAULT = 4
 """More would cost more than the panel's forward pass on short sentences."""
-
-KEPT = "kept|"
-"""Beginning of the names under which kept probes lie in a run's memory: "kept|step|site|label|split|pair"."""
 
 LEXICAL_LAYERS = ("category", "upos", "xpos", "deprel")
 """Layers that the word type decides wholly or in large part: judged under the lexical split, and all but ABSynth's category,
@@ -80,8 +75,8 @@ class Probe(Signal):
         A layer, several, or None for the first four of `DEFAULT_LAYERS` that the panel has. "role/basic" reads a layer
         under a coarser label set.
     kind
-        "ridge" (as above), "lda", "logistic" (the same regression to its end, token by token) or "mlp"; the last two cost
-        10 to 1,000 times more.
+        "discriminant" (as above; "ridge", its name until now, still works), "lda", "logistic" (converged softmax regression with
+        penalty 1 on standardised features) or "mlp"; the last two cost 10 to 1,000 times more.
     split
         "sentence", "lexical", or None: lexical for category, both for the other `LEXICAL_LAYERS`, by sentence for the rest.
     sites
@@ -113,7 +108,7 @@ class Probe(Signal):
     """
 
     labels: str | tuple[str, ...] | None = None
-    kind: Kind = "ridge"
+    kind: Kind = "discriminant"
     split: SplitName | None = None
     sites: Sites = "all"
     pair: Literal["", "head", "predicate"] = ""
@@ -146,11 +141,16 @@ class Probe(Signal):
         Field(metric="codelength", title="Description length", low=0.0, better="down",
               null="the uniform code: 1", meaning="Online code of the labels relative to the uniform code."),
         _share("ceiling", "Ceiling", "The best possible accuracy, from the corpus's oracle.", "", ""),
+        Field(metric="penalty", title="Penalty of the probe", low=0.0,
+              meaning="What was chosen on units of the training part left out, in units of the mean variance."),
+        _share("iterated", "Likelihood refutes the discriminant", "1 where softmax regression went on from the discriminant, "
+               "0 where the discriminant stood.", "", ""),
         _share("transfer", "Accuracy of a kept probe", "Accuracy here of the probe that was fitted at the step named in "
                "the split ('sentence@100').", "accuracy of the training part's majority class"),
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", RENAMED.get(self.kind, self.kind))
         if self.kind not in KINDS:
             raise ConfigError(f"probe: kind is {self.kind!r}", f"Choose one of {', '.join(KINDS)}")
         if self.split is not None and self.split not in SPLITS:
@@ -168,9 +168,10 @@ class Probe(Signal):
                 f"probe: keep_at is {self.keep_at!r}", "Pass a tuple of steps, each a whole number from 0 on"
             )
         if self.apply:
-            for name in self._saved:
-                if name.count("|") != 3 or not name.rpartition("|")[2].isdigit():
-                    raise ConfigError(f"probe: {self.apply} holds {name!r}", "Name probes 'site|label|split|step'")
+            try:
+                _ = self._saved
+            except DataError as error:
+                raise ConfigError(f"probe: {error.message}", error.fix) from error
         if self.keep_at and self.kind == "mlp":
             raise ConfigError("probe: keep_at works with linear probes, kind is 'mlp'", "Choose another kind")
         for label in self._asked():
@@ -182,8 +183,9 @@ class Probe(Signal):
         return (self.labels,) if isinstance(self.labels, str) else tuple(self.labels or ())
 
     @cached_property
-    def _saved(self) -> dict[str, Linear]:
-        return load_probes(self.apply) if self.apply else {}
+    def _saved(self) -> dict[KeptKey, Linear]:
+        found = load_probes(self.apply) if self.apply else {}
+        return {KeptKey.of(name): probe for name, probe in found.items()}
 
     def layers(self, panel: Panel) -> tuple[str, ...]:
         """Return the labels that it reads on this panel, in the order of the records."""
@@ -228,10 +230,10 @@ class Probe(Signal):
                     tasks.append(task)
         judged: dict[ProbeTask, dict[str, Tally]] = {}
         due = self._due(view)
-        # Softmax regression passes over rows without a label; what else there is reads all of its rows.
+        # Converged regression passes over rows without a label; what else there is reads all of its rows.
         groups = [
             (group, _controlled(group, due))
-            for group in task_groups(view.panel, tasks, labelled_only=self.kind not in WAYS)
+            for group in task_groups(view.panel, tasks, labelled_only=self.kind != "logistic")
         ]
         targets: dict[tuple[TaskGroup, torch.device], Targets] = {}
         sites = sorted(view.sites, key=lambda site: site != embed_of(site)) if tasks else []
@@ -247,12 +249,14 @@ class Probe(Signal):
                 if key not in targets:
                     labellings = [(group.spread(t, t.codes), len(t.names)) for t in group.tasks]
                     labellings += [(group.spread(t, t.control), len(t.names)) for t in controlled]
-                    targets[key] = Targets(labellings, group.arrangement, group.split, rows.rows.device)
-                fits = fit(design, targets[key], self.way(site, group.split), self.seed)
+                    units = None if self.kind == "logistic" else group.tasks[0].units
+                    targets[key] = Targets(labellings, group.arrangement, group.split, rows.rows.device, units)
+                fits = fit(design, targets[key], self.kind, self.seed)
                 controls = dict(zip(controlled, fits[len(group.tasks) :], strict=True))
                 for task, place, fitted in zip(group.tasks, where, fits[: len(group.tasks)], strict=True):
                     tally = task.tally(fitted)
                     judged.setdefault(task, {})[site] = tally
+                    yield from self._chosen(view, fitted, place)
                     if task in controls:
                         yield from self._control(view, controls[task], tally, task, place)
                     if self.bits:
@@ -270,6 +274,12 @@ class Probe(Signal):
         except DataError as error:  # a decoder that answers with logical forms reads none of the panel's words
             return error.message
         return rows if rows.finite else "activations that are not finite"
+
+    def _chosen(self, view: View, fitted: Fit, where: dict[str, Any]) -> Iterator[Record]:
+        """Yield what the default probe chose on the training part."""
+        if self.kind == "discriminant" and fitted.linear is not None:
+            yield self.record(view, "penalty", fitted.linear.penalty, **where)
+            yield self.record(view, "iterated", float(fitted.linear.iterated), **where)
 
     def _due(self, view: View) -> bool:
         """Return whether this measurement fits the control tasks; counts the measurements."""
@@ -347,14 +357,6 @@ class Probe(Signal):
         difference, _ = task.bootstrap.gain(tally.correct, right)
         yield self.record(view, "selectivity", difference.value, stderr=difference.stderr, n=n, null=0.0, **where)
 
-    def way(self, site: str, split: str) -> str:
-        """Return how probes are fitted at a site: the default kind by what is asked of what."""
-        if self.kind != "ridge":
-            return self.kind
-        if site == embed_of(site):
-            return "types" if split == "lexical" else "embedding"
-        return "unseen" if split == "lexical" else "ridge"
-
     def _start(self, view: View, tally: Tally, key: str) -> np.ndarray | None:
         """Return the counts of the first measurement, or None where this is it."""
         if view.step == 0 or key not in view.memory:
@@ -367,13 +369,14 @@ class Probe(Signal):
         self, view: View, design: Design, labelled: np.ndarray, fitted: Fit, task: ProbeTask, where: dict[str, Any]
     ) -> Iterator[Record]:
         """Yield the accuracies of probes of other steps on the labelled test rows, and keep today's where that was asked."""
-        name = f"{where['site']}|{task.label}|{task.split}"
+
+        def key(step: int) -> KeptKey:
+            return KeptKey(where["site"], task.label, task.split, step)
+
         kept: dict[int, Linear | None] = {}
         for step in sorted({s for s in self.keep_at if s < view.step}):
-            kept[step] = _kept(view.memory, f"{KEPT}{step}|{where['site']}|{task.key}")
-        saved = {
-            int(key.rpartition("|")[2]): probe for key, probe in self._saved.items() if key.rpartition("|")[0] == name
-        }
+            kept[step] = remembered(view.memory, key(step).in_memory(task.pair))
+        saved = {at.step: probe for at, probe in self._saved.items() if at == key(at.step)}
         if self.apply and not saved:
             reason = f"{self.apply} holds no probe of this site, label and split"
             yield self.record(view, "transfer", missing=reason, **where)
@@ -398,10 +401,7 @@ class Probe(Signal):
                     view, "transfer", value.value, stderr=value.stderr, n=value.n, null=task.majority, **here
                 )
         if view.step in self.keep_at and fitted.linear is not None:
-            key = f"{KEPT}{view.step}|{where['site']}|{task.key}"
-            for part in ("weight", "bias"):
-                view.memory[f"{key}|{part}"] = getattr(fitted.linear, part).float().cpu()
-            view.memory[f"{key}|names"] = torch.tensor(list(json.dumps(task.names).encode()), dtype=torch.uint8)
+            remember(view.memory, key(view.step), task.pair, fitted.linear, task.names)
 
     def _ceiling(self, view: View, label: str) -> Iterator[Record]:
         if view.panel.truth is None or "/" in label or self.pair == "predicate" or self.span:
@@ -419,15 +419,6 @@ class Probe(Signal):
         if stderr is not None and not math.isfinite(stderr):  # of one sentence
             stderr = None
         yield self.record(view, "ceiling", float(value), stderr=stderr, label=label, n=view.panel.num_words)
-
-
-def _kept(memory: dict[str, Tensor], key: str) -> Linear | None:
-    """Return a probe out of a memory, None where it is not there."""
-    if f"{key}|weight" not in memory:
-        return None
-    names = tuple(json.loads(bytes(memory[f"{key}|names"].tolist())))
-    weight, bias = (memory[f"{key}|{part}"].double() for part in ("weight", "bias"))
-    return Linear(weight, bias, 0.0, names)
 
 
 def _controlled(group: TaskGroup, due: bool) -> list[ProbeTask]:
