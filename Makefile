@@ -31,6 +31,8 @@ test: lint
 	@scripts/install-chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow or browser"
+	@echo "The numerical tests once more, with torch's kernels for any processor"
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests/lmtrace/numerics tests/lmtrace/probing
 
 bench: setup
 	$(BIN)/python -m benchmarks

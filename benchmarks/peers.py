@@ -97,7 +97,7 @@ PEERS: dict[str, tuple[str, str, Callable[[], Any], Callable[[Any], float], str]
     "TwoNN, DADApy": ("dadapy", DIMENSION, _sphere, _dadapy_two_nn, "dimension"),
     "MLE k = 20, lmtrace": ("", DIMENSION, _sphere, _mle, "dimension"),
     "MLE k = 20, scikit-dimension": ("skdim", DIMENSION, _sphere, _skdim_mle, "dimension"),
-    "probe, lmtrace": ("", PROBE, _labelled, _probe("discriminant"), "accuracy"),
+    "probe, lmtrace ridge": ("", PROBE, _labelled, _probe("ridge"), "accuracy"),
     "probe, lmtrace logistic": ("", PROBE, _labelled, _probe("logistic"), "accuracy"),
     "probe, scikit-learn": ("sklearn", PROBE, _labelled, _sklearn_probe, "accuracy"),
 }

@@ -17,7 +17,7 @@ from lmtrace.observe.interface import Signal
 from lmtrace.observe.view import Measurement, MeasurementView
 from lmtrace.probing.closed_form import ridge
 from lmtrace.probing.linear import fit
-from lmtrace.probing.rows import Design, Targets
+from lmtrace.probing.rows import WAYS, Design, Targets
 from lmtrace.probing.splits import sentence_split
 from lmtrace.probing.tasks import probe_task, task_groups
 from lmtrace.signals import resolve
@@ -100,11 +100,11 @@ def _floor(panel: Panel, width: int, num_sites: int, vocabulary: int) -> None:
         for split in signal.splits(label)
     ]
     rows = torch.randn(panel.num_words, width, generator=torch.Generator().manual_seed(0))
-    for group in task_groups(panel, tasks, labelled_only=True) * num_sites:
+    for group in task_groups(panel, tasks, labelled_only=False) * num_sites:
         x = rows[: int((~group.test).sum())]
         weight = torch.zeros(width, sum(len(task.names) for task in group.tasks))
         torch.linalg.cholesky((x.T @ x + torch.eye(width)).double())
-        for _ in range(4):
+        for _ in range(WAYS["ridge"][1]):
             (x @ weight).T @ x
     torch.zeros(len(panel.predictions), vocabulary).softmax(1)
 
@@ -122,10 +122,10 @@ def _closed_form(n: int = 20_000, d: int = 256, classes: int = 12) -> list[dict[
     shared = Design.of(x, test)
 
     def again() -> None:
-        fit(shared, targets, "discriminant")
+        fit(shared, targets, "ridge")
 
     def whole() -> None:
-        fit(Design.of(x, test), Targets.of([(codes, classes)], test), "discriminant")
+        fit(Design.of(x, test), Targets.of([(codes, classes)], test), "ridge")
 
     def logistic() -> None:
         fit(shared, targets, "logistic")

@@ -185,6 +185,8 @@ def _reference(title: str, module: Any) -> str:
         lines += [f"## {name}", "", "```{eval-rst}", f".. {kind}:: {title}.{name}"]
         if kind == "autoclass" and not issubclass(value, BaseException):
             lines += ["   :members:"]
+            if any(base.__module__.startswith(f"{module.__name__}.") for base in value.__mro__[1:]):
+                lines += ["   :inherited-members:"]  # a public class may stand on a core of its own package
         lines += ["```", ""]
     return "\n".join(lines)
 

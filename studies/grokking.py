@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from lmtrace.analysis.replay import Replay, replay
 from lmtrace.analysis.stopping import MAY_GENERALISE, Converged
-from lmtrace.run import Run, open_run
 from lmtrace.records.schema import Field, Record, RunHeader
 from lmtrace.records.store import RunWriter
+from lmtrace.run import Run, open_run
 
 P, SHARE, EVERY = 59, 0.4, 25
 FIELDS = {

@@ -25,3 +25,14 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real corpora: {folder} is not a folder (set LMTRACE_DATA)")
     return folder
+
+
+SLOW_LIMIT = 2400
+"""Seconds: four times the limit of other tests, for those that train or draw much on a machine that is slow or shared."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests that are marked slow their own time limit, where they name none."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT))

@@ -8,37 +8,42 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from absynth.aliases import ALIASES, install
+from absynth.version import VERSION
+
 if TYPE_CHECKING:
     from absynth.corpus import Corpus
+    from absynth.description.plots import plot
+    from absynth.description.quality import describe
     from absynth.errors import AbsynthError
     from absynth.files import generate_to, load
-    from absynth.frames import Construction, Frame
     from absynth.grammar import Grammar
-    from absynth.interventions import minimal_pairs
-    from absynth.lexicon import Zipf
     from absynth.oracle import Oracle
-    from absynth.plots import plot
-    from absynth.quality import describe
+    from absynth.pairs.interventions import minimal_pairs
+    from absynth.rules.frames import Construction, Frame
+    from absynth.rules.lexicon import Zipf
     from absynth.sample import generate, stream
-    from absynth.sentence import Sentence
+    from absynth.sentences.sentence import Sentence
 
-__version__ = "0.1.0"
+__version__ = VERSION
+
+install()
 
 _HOME = {
     "AbsynthError": "errors",
-    "Construction": "frames",
+    "Construction": "rules.frames",
     "Corpus": "corpus",
-    "Frame": "frames",
+    "Frame": "rules.frames",
     "Grammar": "grammar",
     "Oracle": "oracle",
-    "Sentence": "sentence",
-    "Zipf": "lexicon",
-    "describe": "quality",
+    "Sentence": "sentences.sentence",
+    "Zipf": "rules.lexicon",
+    "describe": "description.quality",
     "generate": "sample",
     "generate_to": "files",
     "load": "files",
-    "minimal_pairs": "interventions",
-    "plot": "plots",
+    "minimal_pairs": "pairs.interventions",
+    "plot": "description.plots",
     "stream": "sample",
 }
 
@@ -62,6 +67,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if f"absynth.{name}" in ALIASES:
+        return import_module(f"absynth.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'absynth' has no attribute {name!r}")
     value = getattr(import_module(f"absynth.{_HOME[name]}"), name)

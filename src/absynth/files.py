@@ -5,47 +5,19 @@ A file is written under a temporary name and renamed when it is complete. A file
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from absynth import __version__
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
-from absynth.formats.header import Header, empty
+from absynth.formats.by_suffix import FORMATS, format_of, save, whole_file, write
+from absynth.formats.header import Header
 from absynth.grammar import Grammar
 from absynth.sample import stream
+from absynth.version import VERSION
 
-FORMATS: dict[str, tuple[str, str, str]] = {
-    ".parquet": ("parquet", "read", "write"),
-    ".jsonl": ("jsonl", "read", "write"),
-    ".conllu": ("conllu", "read", "write"),
-    ".txt": ("text", "read_plain", "write_plain"),
-    ".tsv": ("text", "read_logical", "write_logical"),
-    ".json": ("published", "read", "write"),
-}
-"""Suffix -> (module, reader, writer)."""
-
-
-def save(corpus: Corpus, path: str | Path, **options: str) -> None:
-    """Write a corpus; the suffix decides the format.
-
-    Parameters
-    ----------
-    path
-        .parquet, .jsonl, .conllu, .txt (words only), .tsv (logical forms) or .json (the published format).
-    options
-        ``form`` ("object" or "list") and ``dialect`` ("roles" or "events") of the published format.
-
-    Raises
-    ------
-    AbsynthError
-        For an unknown suffix, a path that cannot be written, or a corpus that the format cannot hold.
-    """
-    _write([corpus], Header.of(corpus), path, options)
+__all__ = ["FORMATS", "generate_to", "load", "save", "scan", "whole_file"]
 
 
 def load(path: str | Path) -> Corpus:
@@ -60,10 +32,10 @@ def load(path: str | Path) -> Corpus:
         For a file that is missing, truncated, damaged or not of its format; it names file, line and what was expected.
     """
     path = Path(path)
-    module, reader, _ = _format(path)
+    module, reader, _ = format_of(path)
     if not path.is_file():
         raise AbsynthError("path", str(path), "a file that exists")
-    return getattr(import_module(f"absynth.formats.{module}"), reader)(path)
+    return Corpus.of(getattr(import_module(f"absynth.formats.{module}"), reader)(path))
 
 
 def scan(path: str | Path) -> Iterator[Corpus]:
@@ -75,13 +47,13 @@ def scan(path: str | Path) -> Iterator[Corpus]:
         As `load`; what is wrong further down in the file shows only when that part is asked for.
     """
     path = Path(path)
-    module, _, _ = _format(path)
+    module, _, _ = format_of(path)
     if module not in ("parquet", "jsonl"):
         yield load(path)
         return
     if not path.is_file():
         raise AbsynthError("path", str(path), "a file that exists")
-    yield from import_module(f"absynth.formats.{module}").read_parts(path)
+    yield from map(Corpus.of, import_module(f"absynth.formats.{module}").read_parts(path))
 
 
 def generate_to(
@@ -128,56 +100,8 @@ def generate_to(
     provenance = {
         "grammar": grammar.name,
         "grammar_fingerprint": grammar.fingerprint,
-        "version": __version__,
+        "version": VERSION,
         "seed": seed,
         "exact": exact,
     }
-    _write(watched(), Header(n, grammar, provenance), path, options)
-
-
-def _format(path: Path) -> tuple[str, str, str]:
-    if path.suffix not in FORMATS:
-        raise AbsynthError("suffix", path.name, f"a name that ends in {', '.join(FORMATS)}")
-    return FORMATS[path.suffix]
-
-
-def _write(parts: Iterable[Corpus], header: Header, path: str | Path, options: dict[str, Any]) -> None:
-    path = Path(path)
-    module, _, writer = _format(path)
-    if options and module != "published":
-        raise AbsynthError(min(options), options[min(options)], "no options: only .json has form and dialect")
-    unknown = set(options) - {"form", "dialect"}
-    if unknown:
-        raise AbsynthError(min(unknown), options[min(unknown)], "one of the options form and dialect")
-    write = getattr(import_module(f"absynth.formats.{module}"), writer)
-    with whole_file(path) as partial:
-        write(_never_none(parts, header), header, partial, **options)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; what is written there takes its place at the end, and is removed on an error.
-
-    Raises
-    ------
-    AbsynthError
-        Where the path cannot be written.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise AbsynthError("path", str(path), f"a path that can be written ({error.strerror or error})") from error
-    finally:
-        if partial.is_file():
-            partial.unlink()
-
-
-def _never_none(parts: Iterable[Corpus], header: Header) -> Iterator[Corpus]:
-    some = False
-    for part in parts:
-        some = True
-        yield part
-    if not some:
-        yield empty(header)
+    write(watched(), Header(n, grammar, provenance), path, options)

@@ -1,114 +1,15 @@
-"""Sampling: blocks of sentences drawn from the tables, each from its own counter-based stream."""
+"""Corpora drawn from a grammar: all at once, in parts, or one piece of a cluster's work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
-
-import numpy as np
 
 from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.grammar import Grammar
-from absynth.program import Program
-from absynth.template import FIXED_PLURAL
+from absynth.sentences.sampling import BLOCK, Sampler, chunks, quota_templates, rows, wrap
 
-BLOCK = 4096
-"""Sentences of one random stream. Sentence k is row k % BLOCK of block k // BLOCK, whatever n, chunk or worker."""
-
-
-@dataclass(eq=False)
-class Sampler:
-    """Draws blocks of one grammar."""
-
-    program: Program
-
-    @cached_property
-    def template_cdf(self) -> np.ndarray:
-        """Return the cumulative law of templates."""
-        cdf = np.cumsum(self.program.probability)
-        return cdf / cdf[-1]
-
-    @cached_property
-    def cluster_cdf(self) -> np.ndarray:
-        """Return [clusters, rows]: cumulative cluster laws; past the last possible cluster they are infinite."""
-        law = self.program.conditional
-        cdf = np.cumsum(law, axis=1)
-        last = law.shape[1] - 1 - np.argmax(law[:, ::-1] > 0, axis=1)
-        cdf[np.arange(law.shape[1]) >= last[:, None]] = np.inf
-        return np.ascontiguousarray(cdf.T)
-
-    @cached_property
-    def words(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the words ordered by (category, cluster), their cumulative law (one unit per class) and class ends."""
-        lexicon = self.program.lexicon
-        width = lexicon.mass.shape[1]
-        key = lexicon.word_category * width + lexicon.word_cluster
-        order = np.argsort(key, kind="stable")
-        counts = np.bincount(key, minlength=len(lexicon.categories) * width)
-        ends = np.cumsum(counts)
-        cdf = np.empty(len(order))
-        for k in np.flatnonzero(counts):
-            inside = slice(ends[k] - counts[k], ends[k])
-            cdf[inside] = k + np.cumsum(lexicon.word_conditional[order[inside]])
-            cdf[ends[k] - 1] = k + 1
-        return order, cdf, ends
-
-    def block(self, seed: int, block: int, templates: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one block.
-
-        Parameters
-        ----------
-        templates : [BLOCK], optional
-            Use these templates instead of drawing them.
-
-        Returns
-        -------
-        templates : [BLOCK] int32
-        tokens : [tokens] int32, the sentences end to end
-        """
-        p, lexicon = self.program, self.program.lexicon
-        longest = int(p.length.max())
-        stream = np.random.Generator(np.random.Philox(key=[seed, 0xAB5], counter=[0, 0, 0, block]))
-        uniform = stream.random((BLOCK, 1 + 4 * longest))
-        if templates is None:
-            templates = np.searchsorted(self.template_cdf, uniform[:, 0], side="right").astype(np.int32)
-            np.minimum(templates, len(p.probability) - 1, out=templates)
-        length = p.length[templates]
-        sentence = np.repeat(np.arange(BLOCK), length)
-        starts = np.concatenate([[0], np.cumsum(length)[:-1]])
-        position = np.arange(len(sentence)) - starts[sentence]
-        slot = p.start[templates][sentence] + position
-        cell = self._cells(uniform, longest, sentence, slot)
-        at = sentence * longest + position
-        u_cluster = uniform[sentence, 1 + position]
-        clusters = np.zeros(BLOCK * longest, np.int32)
-        depth, law, parent = p.depth[slot], p.law[slot], p.parent[slot]
-        for d in range(int(depth.max()) + 1):
-            now = np.flatnonzero(depth == d)
-            row = law[now] if d == 0 else law[now] + clusters[sentence[now] * longest + parent[now]]
-            drawn = np.zeros(len(now), np.int32)
-            for cdf in self.cluster_cdf[:-1]:
-                drawn += u_cluster[now] >= cdf[row]
-            clusters[at[now]] = drawn
-        category = p.category[slot]
-        key = category * lexicon.mass.shape[1] + clusters[at]
-        order, cdf, ends = self.words
-        found = np.searchsorted(cdf, key + uniform[sentence, 1 + longest + position], side="right")
-        word = order[np.minimum(found, ends[key] - 1)] - lexicon.word_base[category]
-        entry = lexicon.entry_base[category] + word * lexicon.num_cells[category] + lexicon.cells[category, cell]
-        return templates, lexicon.entry_token[entry]
-
-    def _cells(self, uniform: np.ndarray, longest: int, sentence: np.ndarray, slot: np.ndarray) -> np.ndarray:
-        """Return the paradigm cell of every token from the values of its feature variables."""
-        p = self.program
-        number, tense = p.number[slot], p.tense[slot]
-        plural = uniform[sentence, 1 + 2 * longest + np.maximum(number, 0)] < p.plural
-        plural |= number == FIXED_PLURAL
-        past = uniform[sentence, 1 + 3 * longest + np.maximum(tense, 0)] < p.past
-        return p.cell_base[slot] + p.cell_number[slot] * plural + p.cell_tense[slot] * past
+__all__ = ["BLOCK", "Sampler", "generate", "part", "quota_templates", "stream"]
 
 
 def generate(grammar: Grammar, n: int, seed: int = 0, workers: int = 1, exact: bool = False) -> Corpus:
@@ -142,29 +43,8 @@ def stream(
     grammar: Grammar, n: int, seed: int = 0, workers: int = 1, exact: bool = False, chunk: int = 65_536
 ) -> Iterator[Corpus]:
     """Draw n sentences in constant memory: corpora of about `chunk` sentences, end to end equal to `generate`."""
-    for name, value, low in (("n", n, 0), ("workers", workers, 1), ("chunk", chunk, 1)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-            raise AbsynthError(name, value, f"a whole number, {low} or more")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-        raise AbsynthError("seed", seed, "a whole number from 0 to 2^63 - 1")
-    n, seed = int(n), int(seed)
-    quotas = quota_templates(grammar.program, n, seed) if exact else None
-    per_chunk = max(1, chunk // BLOCK) * BLOCK
-    jobs = [(first, min(first + per_chunk, n)) for first in range(0, n, per_chunk)]
-    if workers == 1 or len(jobs) < 2:
-        sampler = Sampler(grammar.program)
-        for first, last in jobs:
-            yield _corpus(grammar, seed, exact, *_rows(sampler, seed, first, last, quotas))
-        return
-    with ProcessPoolExecutor(workers, initializer=_start, initargs=(grammar, seed, quotas)) as pool:
-        # Only a few chunks are in flight, so memory does not grow with n.
-        waiting = []
-        for job in jobs:
-            waiting.append(pool.submit(_work, *job))
-            if len(waiting) > 2 * workers:
-                yield _corpus(grammar, seed, exact, *waiting.pop(0).result())
-        for future in waiting:
-            yield _corpus(grammar, seed, exact, *future.result())
+    for drawn in chunks(grammar, n, seed, workers, exact, chunk):
+        yield wrap(Corpus, grammar, seed, exact, drawn)
 
 
 def part(grammar: Grammar, first: int, last: int, seed: int = 0) -> Corpus:
@@ -177,56 +57,5 @@ def part(grammar: Grammar, first: int, last: int, seed: int = 0) -> Corpus:
     """
     if first % BLOCK or not 0 <= first < last:
         raise AbsynthError("first", (first, last), f"a multiple of {BLOCK}, less than last")
-    return _corpus(grammar, seed, False, *_rows(Sampler(grammar.program), seed, first, last, None))
-
-
-_worker: tuple[Sampler, int, np.ndarray | None] | None = None
-
-
-def _start(grammar: Grammar, seed: int, quotas: np.ndarray | None) -> None:
-    global _worker
-    _worker = (Sampler(grammar.program), seed, quotas)
-
-
-def _work(first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if _worker is None:
-        raise RuntimeError("the worker was not started")
-    sampler, seed, quotas = _worker
-    return _rows(sampler, seed, first, last, quotas)
-
-
-def _rows(
-    sampler: Sampler, seed: int, first: int, last: int, quotas: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (tokens, lengths, templates) of sentences first to last; `first` is a multiple of BLOCK."""
-    tokens, templates = [], []
-    for start in range(first, last, BLOCK):
-        given = None
-        if quotas is not None:
-            given = np.zeros(BLOCK, np.int32)
-            part = quotas[start : start + BLOCK]
-            given[: len(part)] = part
-        drawn, words = sampler.block(seed, start // BLOCK, given)
-        keep = min(BLOCK, last - start)
-        length = sampler.program.length[drawn[:keep]]
-        templates.append(drawn[:keep])
-        tokens.append(words[: int(length.sum())])
-    chosen = np.concatenate(templates)
-    return np.concatenate(tokens), sampler.program.length[chosen], chosen
-
-
-def quota_templates(program: Program, n: int, seed: int) -> np.ndarray:
-    """Return n template ids with counts n * share rounded by largest remainder, shuffled: [n] int32."""
-    expected = program.probability / program.probability.sum() * n
-    counts = np.floor(expected).astype(np.int64)
-    short = n - int(counts.sum())
-    counts[np.argsort(counts - expected, kind="stable")[:short]] += 1
-    ids = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    return np.random.Generator(np.random.Philox(key=[seed, 0xAB6])).permutation(ids)
-
-
-def _corpus(
-    grammar: Grammar, seed: int, exact: bool, tokens: np.ndarray, length: np.ndarray, templates: np.ndarray
-) -> Corpus:
-    offsets = np.concatenate([[0], np.cumsum(length)])
-    return Corpus.generated(grammar, tokens, offsets, templates, {"seed": seed, "exact": exact})
+    drawn = rows(Sampler(grammar.program), seed, first, last)
+    return wrap(Corpus, grammar, seed, False, drawn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lmtrace.moved import install
+from lmtrace.aliases import install
 
 __version__ = "0.1.0"
 

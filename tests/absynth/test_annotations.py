@@ -7,7 +7,7 @@ import pytest
 
 import absynth
 from absynth import Grammar
-from absynth.categories import CATEGORIES, ROLES
+from absynth.rules.categories import CATEGORIES, ROLES
 from reference.toys import TOYS
 from reference.trees import check_tree
 

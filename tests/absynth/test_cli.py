@@ -11,7 +11,7 @@ import pytest
 
 import absynth
 from absynth.cli import main
-from absynth.grammar_text import to_toml
+from absynth.rules.grammar_text import to_toml
 from reference.toys import TOYS
 
 

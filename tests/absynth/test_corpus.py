@@ -120,3 +120,53 @@ def test_unwritable_path(corpus, tmp_path):
 def test_unknown_layer(corpus):
     with pytest.raises(AbsynthError, match="layer: got 'mood'; allowed: one of category"):
         corpus.column("mood")
+
+
+@pytest.mark.parametrize(("preset", "number"), [("tiny", 2500), ("small", 12_000)])
+def test_no_sentence_of_one_part_occurs_in_another(preset, number):
+    corpus = absynth.generate(Grammar.preset(preset), number, seed=7)
+    parts = corpus.split(train=0.7, dev=0.1, test=0.2, seed=5)
+    sets = [{s.tokens for s in part} for part in parts]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not sets[a] & sets[b]
+    assert [len(part) for part in parts] == [round(share * number) for share in (0.7, 0.1, 0.2)]
+    drawn = corpus.split(train=0.7, dev=0.1, test=0.2, seed=5, disjoint="draw")
+    assert {s.tokens for s in drawn[0]} & {s.tokens for s in drawn[2]}
+    assert [len(part) for part in drawn] == [len(part) for part in parts]
+
+
+def test_a_corpus_without_twins_is_split_as_it_is_drawn():
+    corpus = absynth.generate(Grammar.preset("small"), 400, seed=2)
+    first = {s.tokens: i for i, s in reversed(list(enumerate(corpus)))}
+    corpus = corpus.select(np.array(sorted(first.values())))
+    by_sentence = corpus.split(train=0.8, dev=0.1, test=0.1, seed=3)
+    drawn = corpus.split(train=0.8, dev=0.1, test=0.1, seed=3, disjoint="draw")
+    assert [list(a) for a in by_sentence] == [list(b) for b in drawn]
+
+
+def test_frequent_sentences_go_to_every_part_by_its_share():
+    """Twenty sentences, the most frequent one a ninth of all: over many seeds each part has its share of every sentence."""
+    counts = np.arange(20, 0, -1)
+    ids = np.repeat(np.arange(20), counts)
+    corpus = absynth.Corpus(ids, np.arange(len(ids) + 1), tuple(f"s{i}" for i in range(20)))
+    sizes, mass = [], np.zeros((3, 20))
+    for seed in range(200):
+        parts = corpus.split(train=0.5, dev=0.25, test=0.25, seed=seed)
+        sizes.append([len(part) for part in parts])
+        for i, part in enumerate(parts):
+            mass[i] += np.bincount(part.ids, minlength=20)
+    np.testing.assert_allclose(np.mean(sizes, 0) / len(ids), [0.5, 0.25, 0.25], atol=0.02)
+    assert np.ptp(np.array(sizes), axis=0).max() <= 20
+    share = mass / mass.sum(0)
+    np.testing.assert_allclose(share[:, :8].mean(1), [0.5, 0.25, 0.25], atol=0.04)
+    np.testing.assert_allclose(share[:, 8:].mean(1), [0.5, 0.25, 0.25], atol=0.04)
+    assert share[2].min() > 0.1
+
+
+def test_a_language_of_few_sentences_leaves_no_part_empty():
+    ids = np.repeat(np.arange(4), (50, 30, 15, 5))
+    corpus = absynth.Corpus(ids, np.arange(101), tuple("abcd"))
+    for seed in range(5):
+        parts = corpus.split(train=0.9, dev=0.05, test=0.05, seed=seed)
+        assert min(len(part) for part in parts) > 0
+        assert sum(len(part) for part in parts) == 100

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import absynth
-from absynth.categories import CATEGORIES
 from absynth.formats.published import _LEVELS_BY_SEQUENCE, semantics
+from absynth.rules.categories import CATEGORIES
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import absynth
 from absynth import AbsynthError, Construction, Frame, Grammar, Zipf
-from absynth.lexicon import deal_clusters
-from absynth.selection import joint_law, mutual_information, transport_plan
+from absynth.rules.lexicon import deal_clusters
+from absynth.rules.selection import joint_law, mutual_information, transport_plan
 from reference.toys import TOYS
 
 PATTERN = "(S (NP:Agent noun) (VP verb))"

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import absynth
-from absynth.categories import END
-from absynth.entropy import derivation_entropy
 from absynth.language import language_size
+from absynth.law.beliefs import ceiling
+from absynth.law.entropy import derivation_entropy
+from absynth.rules.categories import END
 from reference.language import Listing, entropy
 from reference.toys import TOYS
 
@@ -111,7 +112,7 @@ def test_construction_beliefs_of_a_corpus(toy):
 @pytest.mark.parametrize("layer", ["role", "frame", "category", "cluster", "deprel"])
 def test_ceilings_equal_enumeration(toy, layer):
     _, oracle, listing = toy
-    found = absynth.beliefs.ceiling(oracle, layer, listing.corpus, listing.probabilities)
+    found = ceiling(oracle, layer, listing.corpus, listing.probabilities)
     np.testing.assert_allclose([found.prefix, found.sentence, found.next], listing.ceiling(layer), atol=1e-12)
     if language_size(oracle.grammar) <= 20_000:
         assert oracle.ceiling(layer) == found

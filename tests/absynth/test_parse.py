@@ -8,7 +8,7 @@ import pytest
 
 import absynth
 from absynth import AbsynthError, Grammar
-from absynth.interventions import KINDS
+from absynth.pairs.interventions import KINDS
 from reference.language import Listing
 from reference.toys import TOYS
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import absynth
-from absynth.fits import chi_square_tail, fit_exponent
-from absynth.quality import ngrams
+from absynth.description.fits import chi_square_tail, fit_exponent
+from absynth.description.quality import ngrams
 from reference.toys import agreement
 
 

@@ -285,6 +285,6 @@ def test_what_was_told_is_written_at_least_every_thousand_steps(gpt2, panel, tmp
     with Tracer(gpt2, panel, signals=[Remembers()], every=10**6, run=tmp_path / "r") as tracer:
         for _ in range(2 * DRAIN_EVERY + 10):
             tracer.step(loss=torch.tensor(1.0))
-        assert len(tracer._told.waiting) == 10
+        assert len(tracer._scalars.waiting) == 10
         tracer.schedule = type(tracer.schedule)(every=0)
     assert len(open_run(tmp_path / "r").scalars("loss")[0]) == 2 * DRAIN_EVERY + 10

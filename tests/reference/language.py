@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from absynth.categories import END
 from absynth.language import enumerate_language
+from absynth.rules.categories import END
 
 
 class Listing:

@@ -9,8 +9,8 @@ import itertools
 import numpy as np
 
 import absynth
-from absynth.categories import CATEGORIES
-from absynth.template import FIXED_PLURAL
+from absynth.rules.categories import CATEGORIES
+from absynth.rules.template import FIXED_PLURAL
 
 UNKNOWN, CATEGORY, AGREEMENT, SELECTION, MISSING, EXTRA, UNFINISHED = KINDS = (
     "unknown word",

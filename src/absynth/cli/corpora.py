@@ -63,7 +63,7 @@ def describe(
     as_json: Json = False,
 ) -> None:
     """Compare what a corpus is with what its grammar asked for."""
-    from absynth.quality import describe as measure
+    from absynth.description.quality import describe as measure
 
     found = measure(load(file), scored=scored)
     answer(found.to_dict(), str(found), as_json)
@@ -76,7 +76,7 @@ def plot(
     as_json: Json = False,
 ) -> None:
     """Draw what `describe` says."""
-    from absynth.plots import plot as draw
+    from absynth.description.plots import plot as draw
 
     paths = [str(path) for path in draw(load(file), out, scored=scored)]
     answer({"figures": paths}, "\n".join(paths), as_json)
@@ -93,7 +93,7 @@ def pairs(
     as_json: Json = False,
 ) -> None:
     """Make minimal pairs with exact severity (JSONL with the keys of BLiMP)."""
-    from absynth import minimal_pairs
+    from absynth.pairs.interventions import minimal_pairs
 
     found = minimal_pairs(load(file), kind=kind, seed=seed, limit=limit)
     counts = {"kind": kind, "attempted": found.attempted, "made": found.made, "impossible": found.impossible}

@@ -76,8 +76,8 @@ def show_grammar(
     as_json: Json = False,
 ) -> None:
     """Say what a grammar is."""
-    from absynth.grammar_text import to_toml
     from absynth.oracle import oracle_of
+    from absynth.rules.grammar_text import to_toml
 
     language = grammar_of(preset, grammar, entropy, dial)
     if show:

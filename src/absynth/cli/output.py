@@ -15,7 +15,7 @@ import typer
 
 def write_lines(path: Path, lines: Iterator[str]) -> None:
     """Write a file of lines, whole or not at all."""
-    from absynth.files import whole_file
+    from absynth.formats.by_suffix import whole_file
 
     with whole_file(path) as partial, partial.open("w", encoding="utf-8") as out:
         out.writelines(line + "\n" for line in lines)

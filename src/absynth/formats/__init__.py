@@ -1,1 +1,1 @@
-"""File formats, one module each: `write(parts, header, path)` and `read(path)`. `absynth.files` chooses."""
+"""File formats, one module each: `write(parts, header, path)` and `read(path)`. `by_suffix` chooses."""

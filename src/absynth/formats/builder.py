@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.header import short
+from absynth.sentences.columns import Columns
 
 LONGEST_WORD = 1_000
 WHOLE = ("complexity", "construction", "frame", "logical_form", "template", "tree")
@@ -69,14 +69,14 @@ class Builder:
             column.append(value)
         self.ends.append(len(self.ids))
 
-    def corpus(self, provenance: Mapping[str, Any]) -> Corpus:
+    def corpus(self, provenance: Mapping[str, Any]) -> Columns:
         """Return everything taken so far."""
         layers = {
             name: (np.array(codes + [-1] * (len(self.ids) - len(codes)), np.int32), tuple(names))
             for name, (codes, names) in sorted(self.layers.items())
         }
         whole = {name: values + [""] * (len(self) - len(values)) for name, values in sorted(self.whole.items())}
-        return Corpus(
+        return Columns(
             np.array(self.ids, np.int32),
             np.array(self.ends),
             tuple(self.vocabulary),

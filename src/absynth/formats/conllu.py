@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.builder import WHOLE, Builder
 from absynth.formats.header import Header, check_count, empty, generated, short
 from absynth.formats.lines import read_lines
 from absynth.formats.rendering import Renderer, render_all
-from absynth.grammar import Grammar
-from absynth.sentence import Sentence
+from absynth.rules.specification import Specification
+from absynth.sentences.columns import Columns
+from absynth.sentences.sentence import Sentence
 
 _COLUMNS = ("lemma", "upos", "xpos", "feats", "deprel")
 _FEATURES = ("number", "tense")
@@ -86,7 +86,7 @@ def _unescape(value: str) -> str:
     return value
 
 
-def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
+def write(parts: Iterable[Columns], header: Header, path: Path) -> None:
     """Write one block a sentence."""
     used = layout if header.grammar is None else layout_generated
     renderer = header.grammar and Renderer(header.grammar, used, quoted=False)
@@ -154,7 +154,7 @@ def _blocks(path: Path) -> Iterator[_Block]:
         )
 
 
-def read(path: Path) -> Corpus:
+def read(path: Path) -> Columns:
     """Read a whole file.
 
     Raises
@@ -229,9 +229,9 @@ def _generated(
     first: list[_Block],
     rest: Iterator[_Block],
     header: Header,
-    grammar: Grammar,
+    grammar: Specification,
     path: Path,
-) -> Corpus:
+) -> Columns:
     index = {token: i for i, token in enumerate(grammar.vocabulary)}
     templates = {template.name: i for i, template in enumerate(grammar.templates)}
     ids: list[int] = []

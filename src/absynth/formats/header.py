@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.grammar import Grammar
+from absynth.rules.specification import Specification
+from absynth.sentences.columns import Columns
 
 FORMAT = 1
 _KEYS = {"checksum", "content", "format", "grammar", "provenance", "sentences"}
@@ -35,12 +36,12 @@ class Header:
     """
 
     sentences: int
-    grammar: Grammar | None = None
+    grammar: Specification | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     content: str = ""
 
     @classmethod
-    def of(cls, corpus: Corpus) -> Header:
+    def of(cls, corpus: Columns) -> Header:
         """Return the header of a whole corpus."""
         return cls(len(corpus), corpus.grammar, corpus.provenance)
 
@@ -111,7 +112,7 @@ def check_count(header: Header, found: int, where: str) -> None:
 
 def generated(
     header: Header, ids: np.ndarray, offsets: np.ndarray, templates: np.ndarray, where: str, first: int = 0
-) -> Corpus:
+) -> Columns:
     """Return a corpus of the header's grammar, or raise where a sentence does not fit its template.
 
     Parameters
@@ -136,7 +137,7 @@ def generated(
             f"{int(offsets[row + 1] - offsets[row])} words",
             f"{expected} words, as in {name}",
         )
-    corpus = Corpus(
+    corpus = Columns(
         ids,
         offsets,
         header.grammar.vocabulary,
@@ -157,12 +158,12 @@ def generated(
     return corpus
 
 
-def empty(header: Header) -> Corpus:
+def empty(header: Header) -> Columns:
     """Return a corpus of no sentences."""
     if header.grammar is None:
-        return Corpus(np.zeros(0), np.zeros(1), (), provenance=header.provenance)
+        return Columns(np.zeros(0), np.zeros(1), (), provenance=header.provenance)
     none = np.zeros(0, np.int32)
-    return Corpus(
+    return Columns(
         none,
         np.zeros(1),
         header.grammar.vocabulary,

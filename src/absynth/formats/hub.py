@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.parquet import to_table
+from absynth.sentences.columns import Columns
 
 
-def to_dataset(corpus: Corpus) -> Any:
+def to_dataset(corpus: Columns) -> Any:
     """Return a `datasets.Dataset`: one row a sentence, columns as in the Parquet format.
 
     Raises

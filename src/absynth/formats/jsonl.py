@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.builder import WHOLE, Builder
 from absynth.formats.header import Header, check_count, empty, generated, parse_json, short
 from absynth.formats.lines import read_lines
 from absynth.formats.rendering import Renderer, render_all
-from absynth.grammar import Grammar
-from absynth.sentence import Sentence
+from absynth.rules.specification import Specification
+from absynth.sentences.columns import Columns
+from absynth.sentences.sentence import Sentence
 
 PART = 65_536
 """Sentences of a part of `read_parts`."""
@@ -34,7 +34,7 @@ def layout(sentence: Sentence) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
-def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
+def write(parts: Iterable[Columns], header: Header, path: Path) -> None:
     """Write a header line and the sentences."""
     renderer = header.grammar and Renderer(header.grammar, layout, quoted=True)
     if header.grammar is None:
@@ -50,7 +50,7 @@ def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
             out.writelines(line + "\n" for line in render_all(part, layout, True, renderer))
 
 
-def read(path: Path) -> Corpus:
+def read(path: Path) -> Columns:
     """Read a whole file.
 
     Raises
@@ -58,10 +58,10 @@ def read(path: Path) -> Corpus:
     AbsynthError
         With file and line, for anything that `write` would not have written.
     """
-    return Corpus.concatenate(list(read_parts(path)))
+    return Columns.concatenate(list(read_parts(path)))
 
 
-def read_parts(path: Path) -> Iterator[Corpus]:
+def read_parts(path: Path) -> Iterator[Columns]:
     """Yield the sentences of a generated corpus some thousands at a time; an imported one is one part."""
     lines = read_lines(path)
     header = Header.parse(next(lines, (1, ""))[1], f"{path}:1")
@@ -74,7 +74,7 @@ def read_parts(path: Path) -> Iterator[Corpus]:
         yield from _generated(lines, header, header.grammar, path, PART)
 
 
-def _imported(lines: Iterator[tuple[int, str]], header: Header, path: Path) -> Corpus:
+def _imported(lines: Iterator[tuple[int, str]], header: Header, path: Path) -> Columns:
     builder, digest = Builder(), hashlib.sha256()
     for number, line in lines:
         digest.update(line.encode() + b"\n")
@@ -111,8 +111,8 @@ def _record(line: str, where: str) -> dict[str, Any]:
 
 
 def _generated(
-    lines: Iterator[tuple[int, str]], header: Header, grammar: Grammar, path: Path, chunk: int
-) -> Iterator[Corpus]:
+    lines: Iterator[tuple[int, str]], header: Header, grammar: Specification, path: Path, chunk: int
+) -> Iterator[Columns]:
     """Yield the sentences of a grammar, `chunk` at a time; every line must be what the grammar says about its words."""
     index = {token: i for i, token in enumerate(grammar.vocabulary)}
     templates = {template.name: i for i, template in enumerate(grammar.templates)}
@@ -121,7 +121,7 @@ def _generated(
     ids: list[int] = []
     ends, rows, texts = [0], [], []
 
-    def flush() -> Corpus:
+    def flush() -> Columns:
         corpus = generated(header, np.array(ids, np.int32), np.array(ends), np.array(rows, np.int32), str(path), done)
         for i, (line, text) in enumerate(zip(texts, render_all(corpus, layout, True, renderer))):
             if line != text:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from absynth.corpus import Column, Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.builder import WHOLE, Builder
 from absynth.formats.header import Header, check_count, empty, generated, short
-from absynth.grammar import Grammar
+from absynth.rules.specification import Specification
+from absynth.sentences.columns import Column, Columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +44,7 @@ def _arrow() -> Any:
     return pyarrow
 
 
-def write(parts: Iterable[Corpus], header: Header, path: Path) -> None:
+def write(parts: Iterable[Columns], header: Header, path: Path) -> None:
     """Write the sentences in row groups of `ROWS`."""
     pa = _arrow()
     groups = (to_table(corpus) for corpus in _regroup(parts, ROWS))
@@ -69,11 +69,11 @@ def _columns(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def _regroup(parts: Iterable[Corpus], rows: int) -> Iterator[Corpus]:
+def _regroup(parts: Iterable[Columns], rows: int) -> Iterator[Columns]:
     """Yield the same sentences, `rows` at a time; there is at least one part, which may have no sentences."""
-    waiting: Corpus | None = None
+    waiting: Columns | None = None
     for part in parts:
-        waiting = Corpus.concatenate([waiting, part]) if waiting is not None and len(waiting) else part
+        waiting = Columns.concatenate([waiting, part]) if waiting is not None and len(waiting) else part
         while len(waiting) > rows:
             yield waiting[:rows]
             waiting = waiting[rows:]
@@ -81,7 +81,7 @@ def _regroup(parts: Iterable[Corpus], rows: int) -> Iterator[Corpus]:
         yield waiting
 
 
-def to_table(corpus: Corpus) -> pa.Table:
+def to_table(corpus: Columns) -> pa.Table:
     """Return a corpus as an Arrow table, columns as in the file."""
     pa = _arrow()
     offsets = pa.array(corpus.offsets.astype(np.int32))
@@ -114,7 +114,7 @@ def _dictionary(codes: np.ndarray, names: Sequence[str]) -> Any:
     )
 
 
-def read(path: Path) -> Corpus:
+def read(path: Path) -> Columns:
     """Read a whole file.
 
     Raises
@@ -122,10 +122,10 @@ def read(path: Path) -> Corpus:
     AbsynthError
         For a damaged file (every page has a checksum), or one that absynth did not write.
     """
-    return Corpus.concatenate(list(read_parts(path)))
+    return Columns.concatenate(list(read_parts(path)))
 
 
-def read_parts(path: Path) -> Iterator[Corpus]:
+def read_parts(path: Path) -> Iterator[Columns]:
     """Yield the sentences of a generated corpus a row group at a time; an imported one is one part."""
     pa = _arrow()
     try:
@@ -204,7 +204,7 @@ def _whole(table: pa.Table, name: str, where: str) -> Column:
     return _codes(column)
 
 
-def _generated(table: pa.Table, header: Header, grammar: Grammar, where: str, first: int) -> Corpus:
+def _generated(table: pa.Table, header: Header, grammar: Specification, where: str, first: int) -> Columns:
     offsets, (codes, tokens) = _words(table, "tokens", where)
     rows, names = _whole(table, "template", where)
     ids = _translate(codes, tokens, grammar.vocabulary, f"{where}: tokens", "words of the grammar")
@@ -223,7 +223,7 @@ def _translate(codes: np.ndarray, found: Sequence[str], known: Sequence[str], wh
     return table[codes] if len(codes) else codes
 
 
-def _imported(file: Any, header: Header, where: str) -> Corpus:
+def _imported(file: Any, header: Header, where: str) -> Columns:
     builder = Builder()
     for group in range(file.num_row_groups):
         _add(builder, file.read_row_group(group), where)

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from absynth.categories import CATEGORIES, LEVELS, MARKERS, ROLES
-from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.builder import Builder
 from absynth.formats.header import Header, check_count, empty, generated, parse_json, short
 from absynth.formats.rendering import Layout, Renderer, render_all
-from absynth.grammar import Grammar
-from absynth.sentence import Sentence
+from absynth.rules.categories import CATEGORIES, LEVELS, MARKERS, ROLES
+from absynth.rules.specification import Specification
+from absynth.sentences.columns import Columns
+from absynth.sentences.sentence import Sentence
 
 _Rows = list[tuple[str, Any]]
 
@@ -96,7 +96,7 @@ def _layout(form: str, dialect: str) -> Layout:
     return layout
 
 
-def write(parts: Iterable[Corpus], header: Header, path: Path, form: str = "object", dialect: str = "roles") -> None:
+def write(parts: Iterable[Columns], header: Header, path: Path, form: str = "object", dialect: str = "roles") -> None:
     """Write records of the published format.
 
     Parameters
@@ -126,7 +126,7 @@ def write(parts: Iterable[Corpus], header: Header, path: Path, form: str = "obje
 
 
 # ---- in ----
-def read(path: Path) -> Corpus:
+def read(path: Path) -> Columns:
     """Read a file of the published format, or one that `write` wrote.
 
     Layers of an imported corpus: category and upos (where words say their category), role, and predicate (in the
@@ -214,7 +214,7 @@ def _words(where: str, record: Any) -> list[str]:
     return words
 
 
-def _generated(rows: _Rows, header: Header, grammar: Grammar, path: str) -> Corpus:
+def _generated(rows: _Rows, header: Header, grammar: Specification, path: str) -> Columns:
     check_count(header, len(rows), path)
     index = {token: i for i, token in enumerate(grammar.vocabulary)}
     templates = {template.name: i for i, template in enumerate(grammar.templates)}
@@ -242,7 +242,7 @@ def _generated(rows: _Rows, header: Header, grammar: Grammar, path: str) -> Corp
     return corpus
 
 
-def _imported(rows: _Rows, path: Path, provenance: Mapping[str, Any]) -> Corpus:
+def _imported(rows: _Rows, path: Path, provenance: Mapping[str, Any]) -> Columns:
     sentences = [_words(where, record) for where, record in rows]
     labelled = any(_category(word) for words in sentences for word in words)
     builder = Builder()

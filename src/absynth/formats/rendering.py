@@ -9,11 +9,11 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
-from absynth.categories import CATEGORIES, NUMBERS, TENSES
-from absynth.corpus import Corpus
-from absynth.grammar import Grammar
-from absynth.sentence import Derivation, Sentence, bracket
-from absynth.template import Template
+from absynth.rules.categories import CATEGORIES, NUMBERS, TENSES
+from absynth.rules.specification import Specification
+from absynth.rules.template import Template
+from absynth.sentences.columns import Columns
+from absynth.sentences.sentence import Derivation, Sentence, bracket
 
 Layout = Callable[[Sentence], str]
 
@@ -35,7 +35,7 @@ class Renderer:
         Whether the text is JSON: a placeholder in quotes then stands for a whole value, which may be null.
     """
 
-    def __init__(self, grammar: Grammar, layout: Layout, quoted: bool) -> None:
+    def __init__(self, grammar: Specification, layout: Layout, quoted: bool) -> None:
         self.grammar, self.layout, self.quoted = grammar, layout, quoted
         self.tables = _tables(grammar, quoted)
         self.compiled: dict[int, tuple[str, list[tuple[list[str], int]]]] = {}
@@ -60,7 +60,7 @@ class Renderer:
         return _MARK.sub(hole, text), holes
 
 
-def _tables(grammar: Grammar, quoted: bool) -> dict[tuple[str, bool], list[str]]:
+def _tables(grammar: Specification, quoted: bool) -> dict[tuple[str, bool], list[str]]:
     """Return (kind, whole value) -> text of every lexicon entry."""
     lexicon = grammar.lexicon
     columns: dict[str, list[str | None]] = {kind: [] for kind in _BY_ENTRY}
@@ -87,7 +87,7 @@ def _tables(grammar: Grammar, quoted: bool) -> dict[tuple[str, bool], list[str]]
     return tables
 
 
-def _outline(template: Template, grammar: Grammar) -> Sentence:
+def _outline(template: Template, grammar: Specification) -> Sentence:
     """Return a sentence of placeholders."""
     n = len(template.slots)
     marks = {kind: [f"{_OPEN}{kind}:{slot}{_CLOSE}" for slot in range(n)] for kind in _BY_ENTRY}
@@ -125,7 +125,7 @@ def _outline(template: Template, grammar: Grammar) -> Sentence:
     )
 
 
-def render_all(corpus: Corpus, layout: Layout, quoted: bool, renderer: Renderer | None = None) -> Iterator[str]:
+def render_all(corpus: Columns, layout: Layout, quoted: bool, renderer: Renderer | None = None) -> Iterator[str]:
     """Yield the text of every sentence of a corpus, generated or imported."""
     if corpus.grammar is None or corpus.templates is None:
         yield from (layout(sentence) for sentence in corpus)

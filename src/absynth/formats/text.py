@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from absynth.corpus import Corpus
 from absynth.errors import AbsynthError
 from absynth.formats.builder import Builder
 from absynth.formats.header import Header, short
 from absynth.formats.lines import read_lines
 from absynth.formats.rendering import Layout, Renderer, render_all
-from absynth.sentence import Sentence
+from absynth.sentences.columns import Columns
+from absynth.sentences.sentence import Sentence
 
 
 def plain(sentence: Sentence) -> str:
@@ -25,17 +25,17 @@ def logical(sentence: Sentence) -> str:
     return f"{' '.join(sentence.tokens)}\t{sentence.logical_form}\t{sentence.construction}"
 
 
-def write_plain(parts: Iterable[Corpus], header: Header, path: Path) -> None:
+def write_plain(parts: Iterable[Columns], header: Header, path: Path) -> None:
     """Write one sentence a line."""
     _write(parts, header, path, plain)
 
 
-def write_logical(parts: Iterable[Corpus], header: Header, path: Path) -> None:
+def write_logical(parts: Iterable[Columns], header: Header, path: Path) -> None:
     """Write one sentence a line: words, logical form, construction, between tabs."""
     _write(parts, header, path, logical)
 
 
-def _write(parts: Iterable[Corpus], header: Header, path: Path, layout: Layout) -> None:
+def _write(parts: Iterable[Columns], header: Header, path: Path, layout: Layout) -> None:
     renderer = header.grammar and Renderer(header.grammar, layout, quoted=False)
     with path.open("w", encoding="utf-8", newline="\n") as out:
         for part in parts:
@@ -44,7 +44,7 @@ def _write(parts: Iterable[Corpus], header: Header, path: Path, layout: Layout) 
             out.writelines(line + "\n" for line in render_all(part, layout, False, renderer))
 
 
-def _check_words(corpus: Corpus) -> None:
+def _check_words(corpus: Columns) -> None:
     for token in corpus.vocabulary:
         if not token or re.search(r"\s", token):
             raise AbsynthError("tokens", short(token), "words without white space, for text")
@@ -56,7 +56,7 @@ def _check_words(corpus: Corpus) -> None:
                 raise AbsynthError(name, short(value), "values without tabs and line ends, for text")
 
 
-def read_plain(path: Path) -> Corpus:
+def read_plain(path: Path) -> Columns:
     """Read one sentence a line."""
     builder = Builder()
     for number, line in read_lines(path):
@@ -65,7 +65,7 @@ def read_plain(path: Path) -> Corpus:
     return builder.corpus({"imported": path.name, "format": "text"})
 
 
-def read_logical(path: Path) -> Corpus:
+def read_logical(path: Path) -> Columns:
     """Read sentence, logical form and, where there is a third column, construction."""
     builder = Builder()
     for number, line in read_lines(path):

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 import absynth
-from absynth.interventions import KINDS
+from absynth.pairs.interventions import KINDS
 from absynth.sample import BLOCK, part
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.text.pairs import MinimalPair

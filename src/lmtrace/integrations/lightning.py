@@ -43,8 +43,17 @@ class LightningCallback(Callback):
         optimizers, self._step = trainer.optimizers, trainer.global_step
         total = trainer.estimated_stepping_batches
         last = int(total) if math.isfinite(total) else None
-        tracer = self._attached.begin(model, optimizers[0] if optimizers else None, self._step, last)
+        tracer = self._attached.begin(model, optimizers, self._step, last)
         trainer.should_stop = trainer.should_stop or tracer.should_stop
+        averages = [
+            type(c).__name__ for c in getattr(trainer, "callbacks", ()) if "WeightAveraging" in type(c).__name__
+        ]
+        if averages:
+            tracer.note("weights", f"Measured are the weights that train, not the averages of {', '.join(averages)}.")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Count the forwards from here on as the batch's."""
+        self._attached.begin_step()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,8 +68,10 @@ class LightningCallback(Callback):
         elif attached.losses:
             loss = attached.losses[-1]  # manual optimization need not return one
         complete = trainer.global_step > self._step
-        tracer.step(loss=loss, tokens=attached.tokens or None, complete=complete)
-        attached.clear()
+        if trainer.should_stop:  # its weights may be replaced before training is said to have ended
+            tracer.last_step = tracer.current_step + 1
+        tracer.step(loss=loss, tokens=attached.tokens, complete=complete)
+        attached.end_step()
         self._step = trainer.global_step
         if complete and tracer.should_stop:
             trainer.should_stop = True

@@ -8,7 +8,20 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lmtrace.integrations.attachment import Attachment
+from lmtrace.integrations.losses import CheckedLosses
 from lmtrace.text.panel import Panel
+
+
+def token_rows(dataset: Any) -> Any:
+    """Return a data set's rows of token ids where they can be read cheaply and without running its code, else None.
+
+    That is a list of rows, or a column `input_ids` of a `datasets.Dataset`, whose transforms are left out.
+    """
+    if isinstance(dataset, list | tuple):
+        return dataset
+    if "input_ids" in (getattr(dataset, "column_names", None) or ()) and hasattr(dataset, "with_format"):
+        return dataset.with_format(None)["input_ids"]
+    return None
 
 
 class TraceCallback(TrainerCallback):
@@ -23,30 +36,58 @@ class TraceCallback(TrainerCallback):
 
     Notes
     -----
-    A callback sees neither batches nor losses, so the loss of a step is what the model returned to the Trainer. Where it
-    returns none (label smoothing, `compute_loss_func`, `torch_compile`), the loss that the Trainer logs is kept instead.
+    Where the training set is a list or a `datasets.Dataset` with `input_ids`, the share of the panel that is in it is told
+    (`Tracer(training=)`).
+
+    A callback sees neither batches nor losses, so the loss of a step is what the model returned to the Trainer, as long as the
+    Trainer logs the same. Where it does not (`compute_loss` adds a term, DPO, GRPO), and where the model returns none (label
+    smoothing, `compute_loss_func`, `torch_compile`), the loss that the Trainer logs is recorded.
     """
 
     def __init__(self, panel: Panel, **settings: Any) -> None:
         self._attached = Attachment(panel, settings)
-        self._without_loss = -1
+        self._losses: CheckedLosses | None = None
+        self._tokens_before = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Create the run; measure step 0, or go on with a run where the Trainer resumes from a checkpoint."""
+        if (rows := token_rows(getattr(kwargs.get("train_dataloader"), "dataset", None))) is not None:
+            self._attached.settings.setdefault("training", rows)
         tracer = self._attached.begin(kwargs["model"], kwargs.get("optimizer"), state.global_step, state.max_steps)
+        self._losses = CheckedLosses(tracer)
+        self._tokens_before = state.num_input_tokens_seen
         control.should_training_stop = tracer.should_stop
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count the forwards from here on as the step's."""
+        self._attached.begin_step()
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the micro-batches of a step apart."""
+        self._attached.begin_part()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count no forwards after the gradients are there: other callbacks may read batches of their own."""
+        self._attached.end_forwards()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Hand the step to the tracer; stop training where its rule says so."""
         tracer = self._attached.tracer
-        if tracer is None:
+        if tracer is None or self._losses is None:
             return
-        loss = self._loss(args)
-        self._without_loss = state.global_step if loss is None else -1
-        tracer.step(loss=loss, tokens=self._attached.tokens or None)
-        self._attached.clear()
+        if control.should_training_stop:  # its weights may be replaced before training is said to have ended
+            tracer.last_step = state.global_step
+        loss = self._losses.add(state.global_step, self._loss(args))
+        tracer.step(loss=loss, tokens=self._tokens(state))
+        self._attached.end_step()
         if tracer.should_stop:
             control.should_training_stop = True
         self._before_save(control)
@@ -62,12 +103,16 @@ class TraceCallback(TrainerCallback):
         # Every rank's losses are shares of the sum over all ranks; the tracer takes the mean over the ranks.
         return total * args.world_size if args.average_tokens_across_devices else total
 
+    def _tokens(self, state: TrainerState) -> Tensor | int | None:
+        """Return the tokens of the step: those that the model was seen to read, else those that the Trainer has counted."""
+        counted, self._tokens_before = state.num_input_tokens_seen - self._tokens_before, state.num_input_tokens_seen
+        return self._attached.tokens if self._attached.tokens is not None else counted or None
+
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Keep the loss that the Trainer logs where the model itself returns none."""
-        logs, tracer = kwargs.get("logs") or {}, self._attached.tracer
-        if tracer is not None and "loss" in logs and self._without_loss == state.global_step:
-            self._without_loss = -1
-            tracer.tell(loss=float(logs["loss"]))
+        """Compare the losses since the last log with the one that the Trainer logs."""
+        logs = kwargs.get("logs") or {}
+        if self._losses is not None and self._attached.tracer is not None and "loss" in logs:
+            self._losses.logged(state.global_step, float(logs["loss"]))
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -92,4 +137,7 @@ class TraceCallback(TrainerCallback):
 
     def close(self, error: BaseException | None = None) -> None:
         """Close the run; call it with the error where training raised."""
+        if self._losses is not None:
+            self._losses.close()
+            self._losses = None
         self._attached.close(error)

@@ -149,7 +149,8 @@ def checkpoint_and_panel(
         training, held_out = split(config)
     else:
         raise DataError(f"{path} does not say which panel it belongs to", "Pass --panel FILE (CoNLL-U, JSONL, parquet)")
-    built = build_panel(held_out, open_tokenizer(path, revision), config, objective_of(model), training)
+    end = None if card is None else True  # of `lmtrace train`, which puts an end after every sentence
+    built = build_panel(held_out, open_tokenizer(path, revision), config, objective_of(model), training, end)
     return model, built, signals_for(signals, held_out)
 
 

@@ -29,7 +29,11 @@ CARD = "lmtrace.json"
 class DataConfig(BaseModel):
     """Which corpus, which part of it is the panel, and how text becomes tokens.
 
-    The panel's sentences are never trained on: they come from their own file, or from the test part of the split.
+    The panel's sentences are never trained on: they come from the test part of the split, or from their own file, of which the
+    run's header then says how many are in the training corpus too (`panel_in_training`).
+
+    `split_by` "sentence" keeps equal sentences on one side; "draw" takes every sentence on its own, so that on a small language
+    panel and training part are samples of one law (see `absynth.split`). Corpora of before that choice were drawn.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -40,6 +44,7 @@ class DataConfig(BaseModel):
     seed: int = 0
     panel_size: int = Field(default=512, ge=1)
     panel_share: float = Field(default=0.05, gt=0, lt=0.5)
+    split_by: Literal["sentence", "draw"] = "sentence"
     tokenizer: str = "auto"
     vocabulary: int = Field(default=4000, ge=300)
     max_length: int = Field(default=128, ge=4)
@@ -54,7 +59,7 @@ def load_sentences(source: str, config: DataConfig) -> Any:
 
 
 def split(config: DataConfig) -> tuple[Any, Any]:
-    """Return (training sentences, panel sentences), which share none.
+    """Return (training sentences, panel sentences), which share none, unless the panel has its own file or is drawn.
 
     Raises
     ------
@@ -66,13 +71,39 @@ def split(config: DataConfig) -> tuple[Any, Any]:
         return corpus, load_sentences(config.panel, config)
     if hasattr(corpus, "split"):
         share = config.panel_share
-        train, _, test = corpus.split(train=1 - 2 * share, dev=share, test=share, seed=config.seed)
+        train, _, test = corpus.split(
+            train=1 - 2 * share, dev=share, test=share, seed=config.seed, disjoint=config.split_by
+        )
         return train, test
-    order = np.random.default_rng(config.seed).permutation(len(corpus))
     held_out = max(1, round(len(corpus) * config.panel_share))
     if held_out >= len(corpus):
         raise DataError(f"{config.corpus} has {len(corpus)} sentences: too few to split", "Pass --panel")
-    return [corpus[int(i)] for i in order[held_out:]], [corpus[int(i)] for i in order[:held_out]]
+    order = np.random.default_rng(config.seed).permutation(len(corpus))
+    in_panel = np.zeros(len(corpus), bool)
+    in_panel[order[:held_out]] = True
+    if config.split_by == "sentence":
+        whole = _with_twins(corpus, order, held_out)
+        # One sentence many times cannot be held out: it is drawn, and the run says that its panel was trained on.
+        in_panel = in_panel if whole.all() else whole
+    return [corpus[i] for i in order[~in_panel[order]]], [corpus[i] for i in order[in_panel[order]]]
+
+
+def _with_twins(corpus: Sequence[Any], order: np.ndarray, held_out: int) -> np.ndarray:
+    """Return [sentences] bool: about `held_out` of them, in this order, each with all sentences of its words.
+
+    Words are compared whatever their case: an uncased tokenizer reads them alike.
+    """
+    first: dict[tuple[str, ...], int] = {}
+    kind = np.array([first.setdefault(tuple(w.casefold() for w in s.tokens), len(first)) for s in corpus])
+    size = np.bincount(kind)
+    chosen = np.zeros(len(size), bool)
+    for one in kind[order].tolist():
+        if not chosen[one] and size[one] <= held_out:
+            chosen[one] = True
+            held_out -= int(size[one])
+    if not chosen.any():
+        chosen[size.argmin()] = True
+    return chosen[kind]
 
 
 def load_tokenizer(config: DataConfig, sentences: Any, objective: Objective) -> Any:
@@ -140,9 +171,17 @@ def _text(sentence: Any) -> str:
 
 
 def build_panel(
-    sentences: Any, tokenizer: Any, config: DataConfig, objective: Objective = "causal", training: Any = None
+    sentences: Any,
+    tokenizer: Any,
+    config: DataConfig,
+    objective: Objective = "causal",
+    training: Any = None,
+    end: bool | None = None,
 ) -> Panel:
-    """Return the panel that the configuration asks for; `training` gives it word frequencies and reference predictors."""
+    """Return the panel that the configuration asks for; `training` gives it word frequencies and reference predictors.
+
+    `end` as in `Panel.from_annotated`: True for a model of `lmtrace train`, whose every sentence has one.
+    """
     return Panel.from_annotated(
         sentences,
         tokenizer,
@@ -152,6 +191,7 @@ def build_panel(
         max_length=config.max_length,
         objective=objective,
         training=training,
+        end=end,
         frequencies=None if training is None else Counter(word for words in iterate_words(training) for word in words),
     )
 
@@ -261,6 +301,7 @@ def read_card(folder: str | Path) -> dict[str, Any] | None:
         return None
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
+        card["data"].setdefault("split_by", "draw")  # cards of before there was a choice
         DataConfig(**card["data"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]

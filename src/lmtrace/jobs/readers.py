@@ -14,7 +14,7 @@ from lmtrace.observe.sites import Site
 from lmtrace.observe.view import pool
 from lmtrace.probing.linear import fit, majority, obstacle
 from lmtrace.probing.rows import Design, Targets
-from lmtrace.probing.splits import control_labels, sentence_split
+from lmtrace.probing.splits import control_labels, held_out
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import LabelLayer, Panel
 
@@ -59,7 +59,7 @@ def read_words(
     found: dict[str, dict[str, Any]] = {}
     for mask, members in groups.items():
         rows = np.flatnonzero(np.frombuffer(mask, bool))
-        test = sentence_split(panel.word_sentence, seed)[rows]
+        test = held_out(panel, "sentence", seed)[rows]
         ready = []
         for layer in members:
             present, codes = np.unique(layer.codes[rows], return_inverse=True)
@@ -77,10 +77,10 @@ def read_words(
         if not ready:
             continue
         tasks = [(labels, len(present)) for _, present, codes, control in ready for labels in (codes, control)]
-        targets = Targets.of(tasks, test, units=panel.word_sentence[rows])
+        targets = Targets.of(tasks, test)
         for site in known:
             x = _panel_words(panel, captured.activations[site], known[site])
-            fits = fit(Design.of(x, test, rows), targets, Probe().kind, seed)
+            fits = fit(Design.of(x, test, rows), targets, Probe().way(site, "sentence"), seed)
             for (name, present, codes, control), probe, check in zip(ready, fits[::2], fits[1::2], strict=True):
                 entry = found[name]
                 reading, confidence = _read(probe.linear, hidden[site], present)

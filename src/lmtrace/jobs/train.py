@@ -209,7 +209,7 @@ def prepare(
     training, held_out = split(config.data)
     tokenizer = load_tokenizer(config.data, training, task)
     tell(0, config.steps, "preparing the panel")
-    panel = build_panel(held_out, tokenizer, config.data, task, training)
+    panel = build_panel(held_out, tokenizer, config.data, task, training, end=True)
     rows = training_rows(training, tokenizer, task, config.data.max_length)
     specials = {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     model = build_model(

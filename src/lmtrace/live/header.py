@@ -27,7 +27,8 @@ def run_header(name: str, instrument: Instrument, *, data: Mapping[str, Any], se
     truth = instrument.panel.truth
     known = dict(data)
     if truth is not None and "floor_nats" not in known:
-        known["floor_nats"], known["floor_stderr"] = truth.floor.value, truth.floor.stderr
+        floor = truth.floor_over(instrument.panel.averaged)
+        known["floor_nats"], known["floor_stderr"] = floor.value, floor.stderr
     return RunHeader(
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -25,8 +25,10 @@ def remember(instrument: Instrument, stop: Any, budget: Budget, should_stop: boo
     }
     failures = {str(i): number for i, number in instrument.failures.items() if number}
     spent = budget.state() if budget.share is not None else None
-    if failures or should_stop or spent:
-        found[TRACER] = _to_bytes({"failures": failures, "should_stop": should_stop, "budget": spent})
+    end = instrument.end_known
+    if failures or should_stop or spent or end is not None:
+        state = {"failures": failures, "should_stop": should_stop, "budget": spent, "end": end}
+        found[TRACER] = _to_bytes(state)
     if hasattr(stop, "state_dict"):
         found[STOP] = _to_bytes(stop.state_dict())
     return found
@@ -43,6 +45,8 @@ def recall(saved: Mapping[str, Mapping[str, np.ndarray]], instrument: Instrument
         return False
     state = _from_bytes(saved[TRACER])
     instrument.failures.update({int(i): number for i, number in state["failures"].items()})
+    if state.get("end") is not None:
+        instrument.know_end(state["end"])
     if budget.share is not None and state.get("budget"):
         budget.load(state["budget"], instrument.signals)
     return state["should_stop"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,18 +23,23 @@ from lmtrace.live.header import run_header
 from lmtrace.live.resume import recall, remember
 from lmtrace.live.schedule import Schedule
 from lmtrace.live.sinks import Sinks
-from lmtrace.live.training_scalars import Scalars, Told
+from lmtrace.live.training_scalars import Number, Scalars, TrainingScalars
+from lmtrace.live.weights import same_weights, sample_weights
 from lmtrace.observe.capture import MAX_LOGITS
 from lmtrace.observe.forward import Forward, TrainLoss, named_arguments
 from lmtrace.observe.instrument import Instrument
 from lmtrace.observe.interface import Signal
 from lmtrace.observe.isolation import generators_kept
+from lmtrace.observe.optimizers import learning_rates, torch_optimizers
 from lmtrace.observe.shards import check_division, whole
+from lmtrace.observe.weights import TRAINED, judged_weights
 from lmtrace.records.layout import DATABASE
-from lmtrace.records.schema import Record
+from lmtrace.records.opening import remove_run
+from lmtrace.records.schema import Record, Status
 from lmtrace.records.store import RunWriter
 from lmtrace.run import open_run
 from lmtrace.signals import resolve
+from lmtrace.text.overlap import in_training
 from lmtrace.text.panel import Panel
 
 logger = logging.getLogger(__name__)
@@ -59,7 +65,7 @@ class Tracer:
     run
         Folder of the run.
     optimizer
-        Read for the learning rate and by signals that look at its state.
+        Read for the learning rate and by signals that look at its state; a list where several train the model.
     budget
         Largest share of the time that measuring may take (0.03), or None for no limit. Intervals are stretched for it,
         then samples made smaller, as events of kind "budget" tell; step 0 and the last step are measured in any case.
@@ -76,6 +82,9 @@ class Tracer:
         Paths of blocks and final norm, where they are not found by themselves.
     seed
         Of everything that the signals draw.
+    training
+        The training data (annotated sentences, texts, or rows of token ids): the share of the panel's sentences that are
+        in it is warned of and kept in the header. By default what the panel was built with.
     data
         What the run's header should say of the training data; "floor_nats" draws the floor of the loss.
     resume
@@ -115,7 +124,7 @@ class Tracer:
         run: str | Path,
         signals: str | Sequence[str | Signal] = "standard",
         every: int | Sequence[int] | Schedule = 100,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         budget: float | None = None,
         stop: StopRule | None = None,
         on_error: Literal["disable", "raise"] = "disable",
@@ -124,6 +133,7 @@ class Tracer:
         sites: Mapping[str, str] | None = None,
         seed: int = 0,
         data: Mapping[str, Any] | None = None,
+        training: Any = None,
         resume: bool = False,
         start_step: int = 0,
         overwrite: bool = False,
@@ -151,6 +161,7 @@ class Tracer:
         self.on_error = on_error
         self.sinks = Sinks(sinks, self.folder)
         self.data, self.resume, self.overwrite = dict(data or {}), resume, overwrite
+        self._training = training
         self.current_step, self.tokens_seen = start_step, 0
         self.should_stop = False
         self.last_step: int | None = None
@@ -159,24 +170,46 @@ class Tracer:
         self._measured: int | None = None
         self._drained, self._failures = start_step, 0
         self._trained_before = 0.0
-        self._told = Told()
+        self._scalars = TrainingScalars()
         self._called = model  # what training calls: hooks inside a compiled module would be compiled with it
-        self._watch: Any = None
+        self._hooks: list[Any] = []
+        self._life: Literal["new", "open", "closed"] = "new"
         self._alerted = False
+        self._replaced = True
+        """Whether the folder held a run before: then a failed start leaves it."""
+        self._rates: dict[str, Number] = {}
+        """With which learning rates the optimizer has made its last step."""
+        self._weights: Tensor | None = None
+        """What `sample_weights` gave at the last measurement."""
+        self._still_told = False
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Tracer:
-        """Create the run and measure the model as it is: step 0, the first null of every curve."""
+        """Create the run and measure the model as it is: step 0, the first null of every curve.
+
+        Raises
+        ------
+        ConfigError
+            Where it was entered before: a tracer writes one run, once.
+        """
+        if self._life != "new":
+            raise ConfigError("a Tracer is used once", "Make another one, with resume=True to go on with its run")
         self._count, self._measured, self.should_stop = on_main(self._open)
+        self._life = "open"
         self.budget.start()
         if self.instrument.wants_train_batch:
-            self._watch = self._called.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
+            self._hooks.append(self._called.register_forward_pre_hook(self._keep_batch, with_kwargs=True))
+        for optimizer in torch_optimizers(self.optimizer):
+            self._hooks.append(optimizer.register_step_pre_hook(self._note_rates))
         if self._measured is None:
             try:
                 self._measure()
             except BaseException:
+                writer = self._writer
                 self._close("crashed")
+                if writer is not None and not self._replaced:
+                    remove_run(self.folder)
                 raise
         return self
 
@@ -196,28 +229,56 @@ class Tracer:
             self._writer = RunWriter.resume(self.folder, self.current_step, self._header())
             self._continue_from(self._writer)
         else:
+            self._replaced = (self.folder / DATABASE).exists()
             self._writer = RunWriter.create(self.folder, self._header(), overwrite=self.overwrite)
+        self._tell_overlap(self._writer)
         with generators_kept():
             self.sinks.open(resume=self.resume)
         return self._count, self._measured, self.should_stop
+
+    def _in_training(self) -> float | None:
+        """Return the share of the panel's sentences that are in the training data; None where that is not known."""
+        panel = self.instrument.panel
+        found = panel.in_training if self._training is None else in_training(panel, self._training)
+        return None if found is None else float(found.mean())
+
+    def _tell_overlap(self, writer: RunWriter) -> None:
+        share = self.data.get("panel_in_training")
+        if share:
+            text = (
+                f"{share:.1%} of the panel's sentences are in the training data too: what is measured on them may be memory. "
+                "Take the panel from text that is not trained on."
+            )
+            logger.warning("%s", text)
+            writer.event(self.current_step, "warning", text, {"share": share})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Measure the last step, where that was not just done, and close the run."""
-        if self._watch is not None:
-            self._watch.remove()
-            self._watch = None
+        if self._life != "open":
+            return
         if kind is None and self._measured != self.current_step and self._failures < ATTEMPTS:
             self._guarded(self._measure)
         if kind is None:
             self._close("stopped early" if self.should_stop else "finished")
         else:
-            self._close("crashed")
+            self._close("interrupted" if issubclass(kind, KeyboardInterrupt) else "crashed")
 
-    def _close(self, status: Any) -> None:
+    def leave_out(self, reason: str) -> None:
+        """Do not measure the step that was told last at the end of the run, and write why: its weights are gone."""
+        if self._measured != self.current_step:
+            self.note("not measured", reason)
+        self._measured = self.current_step
+
+    def _close(self, status: Status) -> None:
+        self._life = "closed"
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
         writer, self._writer = self._writer, None
-        self._guarded(lambda: self._write_scalars(writer, self._drain_scalars(together=status != "crashed")))
+        together = status in ("finished", "stopped early")  # otherwise the other ranks may be gone
+        self._guarded(lambda: self._write_scalars(writer, self._drain_scalars(together=together)))
         if writer is not None:
             self._guarded(lambda: writer.finish(status))
             with generators_kept():
@@ -227,35 +288,46 @@ class Tracer:
 
     def step(
         self,
-        loss: Tensor | float | None = None,
+        loss: Number | None = None,
         *,
-        tokens: int | None = None,
+        tokens: Number | None = None,
         complete: bool = True,
-        **scalars: float,
+        **scalars: Number | None,
     ) -> None:
         """Tell the tracer that the optimizer has made a step.
 
         Parameters
         ----------
         loss
-            Training loss of the step (nats); kept as it is and read only when it is written, so nothing synchronises.
+            Training loss of the step (nats); copied where it lies and read only when it is written, so nothing synchronises.
         tokens
             Number of tokens of the step.
         complete
             False after a micro-batch whose gradients are only accumulated: no step is counted, and the loss of the step
             will be the mean over its micro-batches, its tokens their sum.
         scalars
-            Anything else worth a curve (`grad_norm=...`).
+            Anything else worth a curve (`grad_norm=...`); None is left out.
+
+        Raises
+        ------
+        ConfigError
+            Before the run was opened, and for a value that is not one number.
         """
-        self._told.part(loss, tokens)
+        if self._life == "new":
+            raise ConfigError("Tracer.step before the run was opened", "Write the loop inside `with tracer:`")
+        if self._life == "closed":
+            warnings.warn(f"the run {self.folder} is closed: steps after it are not recorded", stacklevel=2)
+            return
+        self._scalars.part(loss, tokens)
         if not complete:
             return
         self.current_step += 1
-        self._told.step(self.current_step)
+        self._scalars.step(self.current_step)
         if self.optimizer is not None:
-            self._told.add(self.current_step, learning_rate=float(self.optimizer.param_groups[0]["lr"]))
-        self._told.add(self.current_step, **scalars)
-        if self.schedule.due(self.current_step):
+            self._scalars.add(self.current_step, **(self._rates or learning_rates(self.optimizer)))
+            self._rates = {}
+        self._scalars.add(self.current_step, **scalars)
+        if self.schedule.due(self.current_step) or self.current_step == self.last_step:
             if self.budget.share is None or self.current_step == self.last_step:
                 self._guarded(self._measure)
             elif chosen := on_main(lambda: self.budget.choose(self._strides, self._due())):
@@ -264,9 +336,24 @@ class Tracer:
             told = self._drain_scalars()
             self._guarded(lambda: on_main(lambda: self._write_scalars(self._writer, told)))
 
-    def tell(self, **scalars: float) -> None:
-        """Add numbers to the step that was told last, which had none of that name."""
-        self._told.add(self.current_step, **scalars)
+    def tell(self, step: int | None = None, **scalars: Number | None) -> None:
+        """Add numbers to a step that was told, by default the last one, which had none of that name."""
+        self._scalars.add(self.current_step if step is None else step, **scalars)
+
+    def note(self, kind: str, text: str, data: Mapping[str, Any] | None = None) -> None:
+        """Write an event of the present step; on every rank, as `step`."""
+
+        def write() -> None:
+            if self._writer is not None:
+                self._writer.event(self.current_step, kind, text, dict(data or {}))
+
+        self._guarded(lambda: on_main(write))
+
+    def _note_rates(self, *_: Any) -> None:
+        """Keep the learning rates with which a step is made: a scheduler may move them before the step is told."""
+        if not torch.compiler.is_compiling():
+            rates = learning_rates(self.optimizer)
+            self._rates = {name: r.detach().clone() if isinstance(r, Tensor) else r for name, r in rates.items()}
 
     @property
     def _strides(self) -> list[int]:
@@ -286,7 +373,10 @@ class Tracer:
         trained = self._trained_before + self.budget.training_time()
         start, stops = time.perf_counter(), self.should_stop
         try:
-            with whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer:
+            with (
+                judged_weights(self.optimizer),
+                whole(self.instrument.model, self.optimizer, keep=is_main_process()) as optimizer,
+            ):
                 stops = on_main(lambda: self._measure_here(chosen, scalars, trained, optimizer))
         finally:
             self.should_stop = stops  # the same on every rank, also where rank 0 decided and then could not write
@@ -302,7 +392,8 @@ class Tracer:
         records = self.instrument.measure(step, chosen, optimizer, last=step == self.last_step)
         asked, decision = not self.should_stop, self._decide(step, records, scalars)
         if self._writer is not None:
-            events = [*adapted, *self.instrument.notes, *(getattr(self.stop, "notes", ()) if asked else ())]
+            events = [*self._weights_note(), *adapted, *self.instrument.notes, *self._standing_still()]
+            events += getattr(self.stop, "notes", ()) if asked else ()
             if decision is not None and not hasattr(self.stop, "notes"):
                 events.append(("stop", str(getattr(decision, "reason", decision)), {"stops": self.should_stop}))
             memory = remember(self.instrument, self.stop, self.budget, self.should_stop)
@@ -312,6 +403,22 @@ class Tracer:
             with generators_kept():
                 self.sinks.log(step, records, self.instrument.fields)
         return self.should_stop
+
+    def _standing_still(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return the event that no weight has changed since the last measurement; once per run."""
+        before, self._weights = self._weights, sample_weights(self.instrument.model)
+        if self._measured in (None, self.current_step) or self._still_told or not same_weights(before, self._weights):
+            return []
+        self._still_told = True
+        text = f"no weight has changed from step {self._measured} to step {self.current_step}: is this the model that is trained?"
+        return [("unchanged weights", text, {"since": self._measured})]
+
+    def _weights_note(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return once, at the first measurement of a run, what is to be known of weights that are not those that train."""
+        weights = self.instrument.weights
+        if self._count or weights == TRAINED:
+            return []
+        return [("weights", f"The weights that are measured are {weights}.", {"weights": weights})]
 
     def _decide(self, step: int, records: Sequence[Record], scalars: Scalars) -> Any:
         """Ask the stop rule; it sees the training losses since the last measurement and then the records."""
@@ -361,7 +468,7 @@ class Tracer:
     def _drain_scalars(self, together: bool = True) -> Scalars:
         """Return what was told since the last time; rank 0 gets it, the others nothing."""
         self._drained = self.current_step
-        scalars = self._told.drain(together)
+        scalars = self._scalars.drain(together)
         self.tokens_seen += int(sum(scalars["tokens"][1])) if "tokens" in scalars else 0
         return scalars
 
@@ -395,6 +502,9 @@ class Tracer:
             self._trained_before = float(np.nansum(run.wall_time[-1:]))
 
     def _header(self) -> Any:
+        share = self._in_training()
+        if share is not None:
+            self.data.setdefault("panel_in_training", share)
         return run_header(
             self.folder.name,
             self.instrument,

@@ -9,12 +9,16 @@ import numpy as np
 
 from lmtrace.numerics.estimate import Estimate
 
+SAME = 1e-10
+"""Sums of deviations up to this share of the values' range are rounding of a zero."""
+
 
 def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> Estimate:
     """Return the mean of `values` with a standard error that treats whole clusters as the sampling units.
 
     With r_g the sum of (value - mean) over cluster g, G clusters and N values: stderr = sqrt(G / (G - 1) * sum_g
-    r_g^2) / N (the linearised ratio estimator; Cameron and Miller 2015). One cluster gives no standard error.
+    r_g^2) / N (the linearised ratio estimator; Cameron and Miller 2015). One cluster gives no standard error, nor do
+    clusters whose means are equal though their values are not: that they agree says too little of the next one.
 
     Parameters
     ----------
@@ -31,6 +35,8 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> Estimate:
     groups = len(sums)
     if groups < 2:
         return Estimate(mean, None, len(values), "one cluster: no standard error")
+    if np.abs(sums).max() < SAME * np.ptp(values):
+        return Estimate(mean, None, len(values), "all clusters have one mean: no standard error")
     return Estimate(mean, float(np.sqrt(groups / (groups - 1) * np.sum(sums**2)) / len(values)), len(values))
 
 
@@ -41,7 +47,7 @@ class GroupedMeans:
     Attributes
     ----------
     mean, stderr : [groups, quantities]
-        NaN for an empty group; `stderr` is NaN where fewer than two clusters contribute.
+        NaN for an empty group; `stderr` is NaN where `clustered_mean` gives none.
     n : [groups]
         Values in each group.
     """
@@ -118,6 +124,10 @@ class Groups:
                 residual = (cells - self.cell_size * mean[:, i].take(self.cell_group)) ** 2
                 squares = np.bincount(self.cell_group, residual, len(self.n))
                 stderr[:, i] = np.sqrt(scale * squares) / self.n
+                agree = squares < (SAME * np.abs(column).max(initial=0.0)) ** 2
+                if agree.any():
+                    within = np.bincount(self.group, (column - mean[:, i].take(self.group)) ** 2, len(self.n))
+                    stderr[agree & (SAME**2 * within > squares), i] = np.nan
         return GroupedMeans(mean, stderr, self.n)
 
     def _sums(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

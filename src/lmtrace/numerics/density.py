@@ -13,6 +13,7 @@ from torch import Tensor
 from lmtrace.errors import ConfigError
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.lanczos import NotFiniteError, default_generator, random_start
+from lmtrace.numerics.vectors import dot, norm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,10 +133,10 @@ def quadrature(
             w = product(q)
             if not bool(torch.isfinite(w).all()):
                 raise NotFiniteError("a Hessian-vector product is not finite")
-            diagonal[j] = float(q @ w)
+            diagonal[j] = dot(q, w)
             w = w - diagonal[j] * q - (off[j - 1] * basis[j - 1] if j else 0.0)
             w = w - (basis[: j + 1] @ w) @ basis[: j + 1]  # what rounding has left
-            off[j] = float(w.norm())
+            off[j] = norm(w)
             if off[j] <= eps * max(np.abs(diagonal[: j + 1]).max(), off[: j + 1].max()):
                 taken = j + 1
                 break

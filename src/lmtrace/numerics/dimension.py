@@ -120,9 +120,9 @@ def two_nn_ml(x: Points, discard: float = 0.0) -> Estimate:
 def mle(x: Points, k: int = 20, average: Literal["harmonic", "arithmetic"] = "harmonic") -> Estimate:
     """Estimate the dimension from the distances to the `k` nearest neighbours by maximum likelihood.
 
-    Per point ``1 / d_i = sum over j < k of log(r_k / r_j), divided by k - 2``: Levina and Bickel's (2005) correction,
-    which makes d_i unbiased. Then the d_i are averaged ("arithmetic") or their inverses are ("harmonic": MacKay and
-    Ghahramani 2005), which is steadier and lower by a factor of about (k - 2) / (k - 1).
+    Per point ``1 / d_i = sum over j < k of log(r_k / r_j), divided by k - 1``, which is unbiased for 1 / d: the mean of the
+    inverses ("harmonic") is the maximum-likelihood estimate of all points together (MacKay and Ghahramani 2005). Levina and
+    Bickel (2005) average the d_i themselves ("arithmetic"), which are unbiased for d with k - 2 in the place of k - 1.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def mle(x: Points, k: int = 20, average: Literal["harmonic", "arithmetic"] = "ha
     >>> rng = np.random.default_rng(0)
     >>> x = rng.standard_normal((1000, 3)) @ rng.standard_normal((3, 10))  # 3 dimensions in 10
     >>> round(mle(x, k=20).value, 1)
-    2.9
+    3.0
     """
     if k < 3:
         raise ConfigError(f"mle: k must be at least 3, got {k}")
@@ -154,7 +154,8 @@ def mle(x: Points, k: int = 20, average: Literal["harmonic", "arithmetic"] = "ha
     if problem:
         return Estimate(None, n=len(neighbours.rows), note=problem)
     r = neighbours.distances[:, :k]
-    inverse = np.log(r[:, -1:] / r[:, :-1]).sum(axis=1) / (k - 2)
+    unbiased = k - 1 if average == "harmonic" else k - 2
+    inverse = np.log(r[:, -1:] / r[:, :-1]).sum(axis=1) / unbiased
     n = len(inverse)
     if average == "arithmetic" and inverse.min() == 0:
         return Estimate(None, n=n, note="all neighbours of a point are equally far (a lattice)")

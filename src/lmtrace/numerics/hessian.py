@@ -36,6 +36,7 @@ def hessian_spectrum(
     k: int = 1,
     tol: float = 1e-3,
     *,
+    tol_smallest: float | None = None,
     smallest: bool = True,
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -94,6 +95,7 @@ def operator_spectrum(
     k: int = 1,
     tol: float = 1e-3,
     *,
+    tol_smallest: float | None = None,
     smallest: bool = True,
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -111,6 +113,7 @@ def operator_spectrum(
     options: dict[str, Any] = {
         "k": k,
         "tol": tol,
+        "tol_smallest": tol_smallest,
         "smallest": smallest,
         "max_products": max_products,
         "max_basis": max_basis,

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmtrace.errors import ConfigError, ModelError
 from lmtrace.numerics.lanczos import NotFiniteError
+from lmtrace.numerics.vectors import norm
 
 Loss = Callable[[], Tensor]
 Parts = Sequence[tuple[float, Loss]]
@@ -189,14 +190,14 @@ class HessianOperator:
         The first call also chooses the step: the first one, unless kinks (ReLU, routing) lie within it, which shows in
         the difference to a shorter one. Then the step at which the product changes least.
         """
-        if float(vector.norm()) == 0.0:
+        if norm(vector) == 0.0:
             return torch.zeros_like(vector)
         if self.step is not None:
             return self._difference(vector, self.step, only)
         longer, best = self._difference(vector, STEPS[0], only), (math.inf, STEPS[0], vector)
         for step, shorter in itertools.pairwise(STEPS):
             product = self._difference(vector, shorter, only)
-            disagreement = float((longer - product).norm()) / max(float(product.norm()), torch.finfo(self.dtype).tiny)
+            disagreement = norm(longer - product) / max(norm(product), torch.finfo(self.dtype).tiny)
             best = min(best, (disagreement, step, longer), key=lambda found: found[0])
             if disagreement <= GOOD_AGREEMENT:
                 break
@@ -205,7 +206,7 @@ class HessianOperator:
         return best[2]
 
     def _difference(self, vector: Tensor, step: float, only: Collection[str] | None) -> Tensor:
-        scale = step / float(vector.norm())
+        scale = step / norm(vector)
         saved = [p.detach().clone() for p in self._tensors]
         sides = []
         try:

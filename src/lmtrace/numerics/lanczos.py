@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError, SignalError
+from lmtrace.numerics.vectors import dot, norm
 
 Product = Callable[[Tensor], Tensor]
 
@@ -83,7 +84,7 @@ def missing_spectrum(note: str) -> Spectrum:
 def random_start(size: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a Gaussian vector [size] of unit length, the same on every device."""
     x = torch.randn(size, generator=generator, dtype=dtype, device=generator.device).to(device)
-    return x / x.norm()
+    return x / norm(x)
 
 
 def warm_start(vectors: Tensor, generator: torch.Generator) -> Tensor:
@@ -93,9 +94,9 @@ def warm_start(vectors: Tensor, generator: torch.Generator) -> Tensor:
     perhaps no longer of its largest eigenvalue, and Lanczos from an exact eigenvector would never see another.
     """
     total = vectors.sum(0)
-    total = total / total.norm().clamp_min(torch.finfo(total.dtype).tiny)
+    total = total / max(norm(total), torch.finfo(total.dtype).tiny)
     start = total + 0.3 * random_start(total.numel(), generator, total.dtype, total.device)
-    return start / start.norm()
+    return start / norm(start)
 
 
 def lanczos(
@@ -104,6 +105,7 @@ def lanczos(
     *,
     k: int = 1,
     tol: float = 1e-3,
+    tol_smallest: float | None = None,
     smallest: bool = True,
     max_products: int = 300,
     max_basis: int = 48,
@@ -125,8 +127,10 @@ def lanczos(
     k
         How many of the largest eigenvalues.
     tol
-        Bound on the residual, relative to the largest magnitude among the eigenvalues; for the smallest eigenvalue
-        relative to its own magnitude, or to 1 % of the largest where that is more.
+        Bound on the residual, relative to the largest magnitude among the eigenvalues.
+    tol_smallest
+        The same for the smallest eigenvalue, relative to its own magnitude, or to 1 % of the largest where that is more; `tol`
+        by default.
     smallest
         Whether the smallest eigenvalue has to converge too.
     max_products
@@ -152,6 +156,7 @@ def lanczos(
     size = start.numel()
     k = min(k, size)
     capacity = min(max(max_basis, 2 * k + 12), max_products, size)
+    tols = (tol, tol if tol_smallest is None else tol_smallest)
     exhausted = max(1e-3 * tol, 10 * torch.finfo(start.dtype).eps)
     basis = start.new_empty(capacity, size)
     projected = np.zeros((capacity, capacity))
@@ -181,12 +186,12 @@ def lanczos(
         # basis takes the rest; a second one, without which the loss of orthogonality doubles at every step, is only
         # needed where that was much (Giraud, Langou and Rozloznik 2005).
         column = pending.norm * pending.owners[:num_basis]
-        column[-1] = float(basis[num_basis - 1] @ image)
+        column[-1] = dot(basis[num_basis - 1], image)
         known = np.flatnonzero(column)
         image = image - torch.as_tensor(column[known], dtype=image.dtype, device=image.device) @ basis[known]
-        before = float(image.norm())
+        before = norm(image)
         correction, rest = _project_out(image, basis[:num_basis])
-        column, beta = column + correction, float(rest.norm())
+        column, beta = column + correction, norm(rest)
         if not (np.isfinite(column).all() and np.isfinite(beta)):  # one bad entry of the image makes all of them so
             raise NotFiniteError("a Hessian-vector product is not finite")
         projected[:num_basis, num_basis - 1] = projected[num_basis - 1, :num_basis] = column
@@ -202,7 +207,7 @@ def lanczos(
             queue.append(_Pending(rest, beta, np.eye(1, capacity, num_basis - 1)[0], outside))
         residuals = sum((p.norm * np.abs(p.owners[:num_basis] @ mix) for p in queue), np.zeros(num_basis))
 
-        settled = since_fresh >= EXTRA and num_basis >= k and _converged(values, residuals, k, tol, smallest)
+        settled = since_fresh >= EXTRA and num_basis >= k and _converged(values, residuals, k, tols, smallest)
         if settled:
             if k == 1 or (confirmed is not None and np.all(np.abs(values[-k:] - confirmed) <= tol * scale)):
                 break
@@ -210,7 +215,7 @@ def lanczos(
         if settled or not queue:  # go on from a random direction
             queue.append(_Pending(torch.zeros_like(start), 0.0, np.zeros(capacity)))
             since_fresh = 0
-    return _spectrum(basis, values, mix, residuals, k, tol, smallest, num_products, asymmetry)
+    return _spectrum(basis, values, mix, residuals, k, tols, smallest, num_products, asymmetry)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,17 +243,17 @@ class _Pending:
         return _Pending(self.vector, self.norm, owners, mix.shape[1] if self.outside == capacity else -1)
 
 
-def _limits(values: np.ndarray, tol: float) -> tuple[float, float]:
+def _limits(values: np.ndarray, tols: tuple[float, float]) -> tuple[float, float]:
     """Return the largest residuals allowed for the largest eigenvalues and for the smallest one.
 
     The smallest is often a hundred times smaller in magnitude: a residual relative to the norm of H would say nothing.
     """
     scale = float(np.abs(values).max())
-    return tol * scale, max(tol * abs(float(values[0])), 0.01 * tol * scale)
+    return tols[0] * scale, tols[1] * max(abs(float(values[0])), 0.01 * scale)
 
 
-def _converged(values: np.ndarray, residuals: np.ndarray, k: int, tol: float, smallest: bool) -> bool:
-    top, bottom = _limits(values, tol)
+def _converged(values: np.ndarray, residuals: np.ndarray, k: int, tols: tuple[float, float], smallest: bool) -> bool:
+    top, bottom = _limits(values, tols)
     return bool(np.all(residuals[-k:] <= top)) and (not smallest or residuals[0] <= bottom)
 
 
@@ -265,20 +270,20 @@ def _project_out(vector: Tensor, basis: Tensor) -> tuple[np.ndarray, Tensor]:
 
 def _orthonormal(candidate: Tensor, basis: Tensor, generator: torch.Generator) -> Tensor:
     """Return the direction of `candidate` outside `basis`, or a random one where nothing is left of it."""
-    norm = float(candidate.norm())
+    length = norm(candidate)
     for _ in range(5):
-        if norm > 0:
-            rest, before = candidate / norm, 1.0
+        if length > 0:
+            rest, before = candidate / length, 1.0
             for _ in range(3):  # until a pass takes little away: twice is enough (Giraud, Langou and Rozloznik 2005)
                 _, rest = _project_out(rest, basis)
-                left = float(rest.norm())
+                left = norm(rest)
                 if left > LITTLE * before:
                     return rest / left
                 if left < 1e-3:
                     break
                 before = left
         candidate = random_start(candidate.numel(), generator, candidate.dtype, candidate.device)
-        norm = float(candidate.norm())
+        length = norm(candidate)
     raise NotFiniteError("no direction outside the Lanczos basis: the start vector or a product is not finite")
 
 
@@ -288,12 +293,12 @@ def _spectrum(
     mix: np.ndarray,
     residuals: np.ndarray,
     k: int,
-    tol: float,
+    tols: tuple[float, float],
     smallest: bool,
     num_products: int,
     asymmetry: float,
 ) -> Spectrum:
-    top, bottom = _limits(values, tol)
+    top, bottom = _limits(values, tols)
     order = np.arange(len(values))[::-1][:k]
     # Only an unbroken run from the top is known to be "the j largest".
     good = int(np.cumprod(residuals[order] <= top).sum())

@@ -9,6 +9,8 @@ import numpy as np
 
 from lmtrace.numerics.estimate import Estimate
 
+Z95 = 1.959964
+
 
 def minimal_pair_accuracy(good: Any, bad: Any) -> Estimate:
     """Return the share of pairs whose good sentence has the higher log-probability; a tie counts as half.
@@ -21,8 +23,7 @@ def minimal_pair_accuracy(good: Any, bad: Any) -> Estimate:
     Returns
     -------
     Estimate
-        `stderr` is half the width of the 68.3 % Wilson score interval (Wilson 1927), which stays above 0 where all
-        pairs are right; chance is 0.5. Missing where there is no pair with two finite numbers; pairs with a number that is
+        `stderr` is `wilson_stderr`; `wilson_interval` gives the 95 % interval (Wilson 1927). Chance is 0.5. Missing where there is no pair with two finite numbers; pairs with a number that is
         not finite are left out and counted in `note`.
 
     Raises
@@ -46,11 +47,19 @@ def minimal_pair_accuracy(good: Any, bad: Any) -> Estimate:
         return Estimate(None, None, 0, note or "no pairs")
     margin = good[usable] - bad[usable]
     share = float(((margin > 0) + 0.5 * (margin == 0)).mean())
-    low, high = wilson_interval(share, n, z=1.0)
-    return Estimate(share, (high - low) / 2, n, note)
+    return Estimate(share, wilson_stderr(share, n), n, note)
 
 
-def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_stderr(share: float, n: int) -> float:
+    """Return the distance from a share of n to the farther end of its 95 % Wilson interval, over 1.96.
+
+    Two of it hold the interval, also at 0 and 1, where the spread of the sample itself is zero.
+    """
+    low, high = wilson_interval(share, n)
+    return max(high - share, share - low) / Z95
+
+
+def wilson_interval(share: float, n: int, z: float = Z95) -> tuple[float, float]:
     """Return the Wilson score interval of a share of n; z = 1.96 gives 95 %."""
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))

@@ -224,15 +224,15 @@ def calibrated_ece(confidence: np.ndarray, codes: np.ndarray, num_groups: int, b
 def corpus_bleu(
     hypotheses: Sequence[Sequence[Hashable]], references: Sequence[Sequence[Hashable]], order: int = 4
 ) -> Estimate:
-    """Return corpus BLEU in [0, 1] (Papineni et al. 2002), one reference each, standard error by jackknife over sentences.
+    """Return corpus BLEU in [0, 1] as sacrebleu has it (Post 2018), one reference each, standard error by jackknife over sentences.
 
-    Modified n-gram precisions up to `order` (or the longest reference), their geometric mean, times the brevity
-    penalty. A precision of zero gives zero (no smoothing).
+    Modified n-gram precisions up to `order`, their geometric mean, times the brevity penalty (Papineni et al. 2002). An order
+    without a match has the precision 1 / (2^i total), i counting such orders; no match at all gives zero, and so does a corpus
+    whose hypotheses are all shorter than `order`. In percent, it is `sacrebleu.BLEU(tokenize="none")` of the same tokens.
     """
     if not references:
         return Estimate(None, None, 0, "no sentences")
-    order = min(order, max(map(len, references)))
-    if order < 1:
+    if not any(map(len, references)):
         return Estimate(None, None, len(references), "empty references")
     matches, totals = np.zeros((2, len(references), order))
     lengths = np.array([[len(h), len(r)] for h, r in zip(hypotheses, references, strict=True)], np.float64)
@@ -254,7 +254,12 @@ def _ngrams(tokens: Sequence[Hashable], n: int) -> Counter[tuple[Hashable, ...]]
 
 
 def _bleu(matches: np.ndarray, totals: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    precision = np.where(totals > 0, matches / np.maximum(totals, 1), 0.0)
-    mean = np.exp(np.log(np.maximum(precision, 1e-300)).mean(-1)) * (precision > 0).all(-1)
+    """Return [...], BLEU of matches and totals [..., order] and lengths [..., hypothesis and reference]."""
+    unmatched = matches == 0
+    smoothed = np.where(unmatched, 0.5 ** np.cumsum(unmatched, axis=-1), matches)
+    precision = smoothed / np.maximum(totals, 1)
+    mean = np.exp(np.log(precision).mean(-1))
     hypothesis, reference = lengths[..., 0], lengths[..., 1]
-    return mean * np.exp(np.minimum(0.0, 1.0 - reference / np.maximum(hypothesis, 1e-300)))
+    penalty = np.exp(np.minimum(0.0, 1.0 - reference / np.maximum(hypothesis, 1e-300)))
+    defined = (totals > 0).all(-1) & (matches > 0).any(-1)
+    return np.where(defined, mean * penalty, 0.0)

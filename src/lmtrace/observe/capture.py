@@ -37,7 +37,9 @@ class Captured:
     Attributes
     ----------
     activations
-        Site -> [tokens of its stream, d_model] float32.
+        Site -> [tokens of its stream, d_model] float32, of the sentences as they are.
+    masked
+        The same where the model predicts: of the pass with mask tokens in masked models, of the same pass in others.
     reduced
         Signal (by position in the list of signals) -> what its `reduce` returned, joined.
     failures
@@ -47,6 +49,7 @@ class Captured:
     """
 
     activations: dict[str, Tensor] = field(default_factory=dict)
+    masked: dict[str, Tensor] = field(default_factory=dict)
     reduced: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     failures: dict[int, Exception] = field(default_factory=dict)
     seconds: dict[int | str, float] = field(default_factory=dict)
@@ -171,6 +174,9 @@ def capture(
 ) -> Captured:
     """Run the panel through the model once and keep what the signals need.
 
+    A masked model reads the panel twice where both are needed: without masks for activations and attention maps, with them
+    for predictions.
+
     Parameters
     ----------
     model
@@ -194,10 +200,9 @@ def capture(
     result = Captured()
     wanted = list(signals)
     attention = any(needs.attention for _, _, needs in wanted)
-    predicts = any(needs.logits for _, _, needs in wanted)
     reducers = [(i, s, needs) for i, s, needs in wanted if needs.logits or needs.attention]
     joined: dict[int, _Joined] = {i: _Joined(panel) for i, _, _ in reducers}
-    recorder, room = _Recorder(panel, sites, device), {}
+    readings, room = _readings(panel, sites, [needs for _, _, needs in wanted], device), {}
     seconds: dict[int | str, float] = {"pass": 0.0, **{i: 0.0 for i, _, _ in reducers}}
     with contextlib.ExitStack() as stack:
         if attention:
@@ -205,30 +210,15 @@ def capture(
             stack.enter_context(eager_attention(model))
             if own is not None:
                 check_eager(own, _at_tokens(model, panel, output_attentions=True))
-        stack.enter_context(recorder.hooked())
+        for reading in readings:
+            stack.enter_context(reading.recorder.hooked())
         if head is not None:
             stack.enter_context(head.hooked())
         for panel_batch in panel.batches(batch_size, price=BATCH_PRICE.get(device.type, 2048)):
             start = time.perf_counter()
-            inputs = inputs_of(panel_batch, device)
-            recorder.begin(panel_batch)
-            shape = inputs.get("decoder_input_ids", inputs["input_ids"]).shape
-            rows = torch.as_tensor(panel_batch.predict_row * shape[1] + panel_batch.predict_column, device=device)
-            chosen = rows if predicts else rows[:0]
-            if head is not None:
-                head.choose(shape, chosen)
-            if forward is not None:
-                logits, maps = logits_of(forward(model, inputs), inputs), None
-            else:
-                output = default_forward(model, inputs, **({"output_attentions": True} if attention else {}))
-                maps = attention_maps(output, model) if attention else None
-                logits = logits_of(output, inputs, None if head is None else len(chosen))
-            recorder.finish_batch()
-            batch = PassBatch(
-                panel, panel_batch, logits.flatten(0, 1), rows if head is None else None, maps, device, room=room
-            )
-            if predicts and len(panel_batch.index):
-                _ = batch.laws
+            batch = PassBatch(panel, panel_batch, torch.empty(0, 0, device=device), None, None, device, room=room)
+            for reading in readings:
+                reading.read(batch, model, forward, head)
             seconds["pass"] += time.perf_counter() - start
             for i, signal, needs in reducers:
                 if i in result.failures:
@@ -239,10 +229,78 @@ def capture(
                 except Exception as error:  # noqa: BLE001  the isolation boundary: one signal's failure is its own
                     result.failures[i] = error
                 seconds[i] += time.perf_counter() - start
-    result.activations = recorder.buffers
+    for reading in readings:
+        if reading.plain:
+            result.activations = reading.recorder.buffers
+        if reading.predicts:
+            result.masked = reading.recorder.buffers
     result.reduced = {i: parts.tensors() for i, parts in joined.items() if i not in result.failures}
     result.seconds = seconds
     return result
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One way in which every batch is read: as it is, with its masks, or, where there are none, both at once.
+
+    Attributes
+    ----------
+    plain, predicts
+        Whether it is what activations and maps are of, and what predictions are of.
+    attention, logits
+        Whether its maps and its logits are wanted.
+    """
+
+    recorder: _Recorder
+    plain: bool
+    predicts: bool
+    attention: bool
+    logits: bool
+
+    def read(self, batch: PassBatch, model: nn.Module, forward: Forward | None, head: Head | None) -> None:
+        """Run the model over the batch, and leave in it the maps and the logits that are wanted."""
+        panel_batch, device = batch.panel_batch, batch.device
+        inputs = inputs_of(panel_batch, device, plain=not self.predicts)
+        self.recorder.begin(panel_batch)
+        shape = inputs.get("decoder_input_ids", inputs["input_ids"]).shape
+        rows = torch.as_tensor(panel_batch.predict_row * shape[1] + panel_batch.predict_column, device=device)
+        chosen = rows if self.logits else rows[:0]
+        if head is not None:
+            head.choose(shape, chosen)
+        if forward is not None:
+            logits = logits_of(forward(model, inputs), inputs)
+        else:
+            output = default_forward(model, inputs, **({"output_attentions": True} if self.attention else {}))
+            if self.attention:
+                batch.maps = attention_maps(output, model)
+            logits = logits_of(output, inputs, None if head is None else len(chosen))
+        self.recorder.finish_batch()
+        if self.predicts:
+            batch.logits = logits.flatten(0, 1)
+            batch.rows = rows if head is None else None
+            if self.logits and len(panel_batch.index):
+                _ = batch.laws
+
+
+def _readings(panel: Panel, sites: Mapping[str, Site], needs: list[Needs], device: torch.device) -> list[_Reading]:
+    """Return how the batches of a pass are read, for the sites that are kept and what the signals need."""
+    attention = any(need.attention for need in needs)
+    logits = any(need.logits for need in needs)
+    if panel.masked_ids is None:
+        return [_Reading(_Recorder(panel, sites, device), True, True, attention, logits)]
+
+    def asked(masks: bool) -> dict[str, Site]:
+        wanted = [need.sites for need in needs if need.masks == masks and need.sites]
+        return {name: site for name, site in sites.items() if any(w == "all" or name in w for w in wanted)}
+
+    plain = asked(masks=False) if needs else dict(sites)
+    at_masks = asked(masks=True)
+    readings = []
+    if plain or attention:
+        readings.append(_Reading(_Recorder(panel, plain, device), True, False, attention, False))
+    if at_masks or logits:
+        readings.append(_Reading(_Recorder(panel, at_masks, device), False, True, False, logits))
+    return readings
 
 
 def head_of(model: nn.Module, panel: Panel) -> Head | None:
@@ -313,6 +371,8 @@ class _Recorder:
         return torch.as_tensor(rows, device=self.device), positions
 
     def _write(self, site: Site, hidden: Any) -> None:
+        if not self.rows:  # another reading of the batch is under way
+            return
         hidden = hidden[0] if isinstance(hidden, (tuple, list)) else hidden
         (rows, positions), shape = self.rows[site.stream], self.shapes[site.stream]
         if not isinstance(hidden, Tensor) or hidden.shape[:2] != shape:
@@ -347,6 +407,7 @@ class _Recorder:
                 f"sites {', '.join(silent)} fired {[self.fired[name] for name in silent]} times in one pass, expected 1",
                 "Pass forward= so that the model runs each block once, or name the blocks with sites=",
             )
+        self.rows = {}
 
 
 class _Joined:

@@ -42,10 +42,11 @@ def device_of(model: nn.Module) -> torch.device:
     return parameter.device if parameter is not None else torch.device("cpu")
 
 
-def inputs_of(batch: PanelBatch, device: torch.device) -> dict[str, Tensor]:
-    """Return the batch as tensors on a device."""
+def inputs_of(batch: PanelBatch, device: torch.device, *, plain: bool = False) -> dict[str, Tensor]:
+    """Return the batch as tensors on a device; for masked models without its masks where it is to be `plain`."""
+    unmasked = plain and batch.plain_ids is not None
     arrays = {
-        "input_ids": batch.input_ids,
+        "input_ids": batch.plain_ids if unmasked else batch.input_ids,
         "attention_mask": batch.attention_mask,
         "position_ids": batch.position_ids,
         "decoder_input_ids": batch.decoder_input_ids,

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from lmtrace.errors import ModelError, TraceError
 from lmtrace.observe.capture import MAX_LOGITS, Captured, batch_size_for, capture, head_of
 from lmtrace.observe.causality import future_seen
+from lmtrace.observe.ends import end_losses
 from lmtrace.observe.forward import Forward, TrainLoss, device_of, objective_of, table_length
 from lmtrace.observe.head import Head
 from lmtrace.observe.interface import Needs, Signal
 from lmtrace.observe.isolation import undisturbed
-from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap, unwrap_optimizer
+from lmtrace.observe.optimizers import one_optimizer
+from lmtrace.observe.sites import Site, find_sites, sub_site, unwrap
 from lmtrace.observe.view import Measurement, MeasurementView
+from lmtrace.observe.weights import measured_weights
 from lmtrace.records.schema import Field, Record
 from lmtrace.records.wording import OFF
 from lmtrace.text.panel import Panel
@@ -74,7 +77,7 @@ class Instrument:
     model: nn.Module
     panel: Panel
     signals: list[Signal]
-    optimizer: torch.optim.Optimizer | None = None
+    optimizer: Any = None
     forward: Forward | None = None
     sites: Mapping[str, str] | None = None
     seed: int = 0
@@ -86,10 +89,14 @@ class Instrument:
     train_batches: list[dict[str, Any]] = field(default_factory=list)
     notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     loss: TrainLoss | None = None
+    end_known: bool | None = field(default=None, init=False)
+    """What a measurement has shown of the ends of sentences; None before, and where the panel was told."""
     _looked_ahead: bool = field(default=False, init=False, repr=False)
+    _early_notes: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.model, self.optimizer = unwrap(self.model), unwrap_optimizer(self.optimizer)
+        self.model = unwrap(self.model)
+        self.optimizer = one_optimizer(self.optimizer)
         self.known_sites: dict[str, Site] = find_sites(self.model, self.sites)
         objective = objective_of(self.model)
         config = getattr(self.model, "config", None)
@@ -162,10 +169,12 @@ class Instrument:
         begin = time.perf_counter()
         records: list[Record] = []
         with undisturbed(self.model, self.optimizer), _one_thread_pool():
+            self._look_at_ends(active, step)
             captured = self._capture(active, step, records)
             measurement = Measurement(
                 step, self.model, self.panel, self.known_sites, captured, self.seed, self.forward,
                 optimizer or self.optimizer, self.train_batches, loss=self.loss, last=last,
+                notes=self._early_notes,
             )  # fmt: skip
             self._look_ahead(measurement, step)
             seconds: dict[str, float] = {"pass": float(captured.seconds.get("pass", 0.0))}
@@ -179,6 +188,35 @@ class Instrument:
         for label, value in seconds.items():
             records.append(Record(step=step, signal="cost", metric="seconds", label=label, value=value, n=1))
         return records
+
+    def _look_at_ends(self, active: Sequence[int], step: int) -> None:
+        """Find out once, from a trained model, whether ends of sentences are averaged; what the user told is left as it is."""
+        self._early_notes = []
+        told = self.end_known is not None or self.panel.settings.end is not None
+        due = self.due(active)
+        if told or not (due.logits or due.model) or not self.panel.ends.any():
+            return
+        found = end_losses(self.model, self.panel, self.forward)
+        if found is None or found.trained is None:
+            return
+        self.know_end(found.trained)
+        text = (
+            f"At step {step} an end of sentence has a loss of {found.end:.2f} nats, everything else {found.words:.2f}: the model "
+            + (
+                "is trained on ends, and they are averaged."
+                if found.trained
+                else "is not trained on ends: averages are those of the words alone."
+            )
+            + " Tell it with Panel.from_annotated(end=)."
+        )
+        data = {"end": found.trained, "end_loss": found.end, "word_loss": found.words, "uniform": found.uniform}
+        self._early_notes.append(("panel", text, data))
+
+    def know_end(self, end: bool) -> None:
+        """Take up what a measurement has shown of the ends of sentences, now or before a resume."""
+        self.end_known = end
+        if self.panel.end != end:
+            self.panel = self.panel.with_end(end)
 
     def _look_ahead(self, measurement: Measurement, step: int) -> None:
         """Say once, at the first measurement, when the model sees the tokens that it is asked to predict."""
@@ -294,6 +332,11 @@ class Instrument:
             Record(step=step, signal=signal.name, metric=f.metric, split=split, missing=reason) for f in signal.fields
         ]
 
+    @property
+    def weights(self) -> str:
+        """Return in words which weights are measured: those that train, or averages of them."""
+        return measured_weights(self.model, self.optimizer)
+
     def describe(self) -> dict[str, Any]:
         """Return what the run's header says of the model."""
         parameters = list(self.model.parameters())
@@ -306,6 +349,7 @@ class Instrument:
             "num_trained": sum(p.numel() for p in parameters if p.requires_grad),
             "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
             "device": str(device_of(self.model)),
+            "weights": self.weights,
             "sites": list(self.known_sites),
             "config": {k: v for k, v in plain.items() if isinstance(v, (str, int, float, bool, type(None)))},
         }

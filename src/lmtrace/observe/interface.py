@@ -50,6 +50,9 @@ class Needs:
         The optimizer's state, read only.
     train_batch
         The last training batches, kept by the tracer (`View.train_batches`).
+    masks
+        Its sites are read where the model predicts: for masked models from the pass that holds the mask tokens. Otherwise
+        activations and attention maps are those of the sentences as they are, which for masked models is a pass of its own.
     """
 
     sites: Sites = ()
@@ -61,6 +64,7 @@ class Needs:
     parameters: bool = False
     optimizer: bool = False
     train_batch: bool = False
+    masks: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         sites: Sites = (
@@ -68,7 +72,7 @@ class Needs:
         )
         flags = {
             name: getattr(self, name) or getattr(other, name)
-            for name in ("logits", "attention", "truth", "model", "parameters", "optimizer", "train_batch")
+            for name in ("logits", "attention", "truth", "model", "parameters", "optimizer", "train_batch", "masks")
         }
         return Needs(sites=sites, labels=tuple(dict.fromkeys((*self.labels, *other.labels))), **flags)
 

@@ -28,6 +28,7 @@ from lmtrace.observe.forward import (
 from lmtrace.observe.interface import UNDECLARED, Needs, Signal, seed_of
 from lmtrace.observe.sites import Site
 from lmtrace.text.panel import LabelLayer, Panel
+from lmtrace.text.panel_parts import PanelBatch
 
 
 @dataclass(eq=False)
@@ -89,7 +90,8 @@ class MeasurementView:
         """[tokens, d_model] of a declared site."""
         if site not in self.sites:
             raise SignalError(f"{self.signal.name} reads site {site!r} without having declared it", UNDECLARED)
-        return self.measurement.captured.activations[site]
+        captured = self.measurement.captured
+        return (captured.masked if self.needs.masks else captured.activations)[site]
 
     def words(self, site: str, rows: np.ndarray | None = None) -> Tensor:
         """[words, d_model] of a declared site, by the panel's alignment policy; rows of words cut off are zero.
@@ -99,7 +101,8 @@ class MeasurementView:
         rows : [n] or None
             int64, which words; None is all.
         """
-        hidden, key = self.tokens(site), ("view.words", site)
+        hidden = self.tokens(site)
+        key = ("view.words", site, self.needs.masks)
         stream = self.measurement.sites[site].stream
         side = self.panel.encoder if stream == "encoder" else self.panel.decoder
         if side is None or not bool((side.word_last >= 0).any()):
@@ -177,7 +180,7 @@ class MeasurementView:
         """Closure: mean loss over the valid predictions of `num_sequences` panel sequences, in the order of `shuffled`."""
         model, measurement = self.model, self.measurement
         rows = self.panel.shuffled[start : start + num_sequences]
-        batches = list(self.panel.batches(num_sequences, indices=rows)) if len(rows) else []
+        batches = [self._averaged(b) for b in self.panel.batches(num_sequences, indices=rows)] if len(rows) else []
         if len(batches) != 1 or len(batches[0].index) == 0:
             raise DataError(f"the {num_sequences} panel sequences from {start} on hold nothing to predict")
         inputs = inputs_of(batches[0], device_of(model))
@@ -195,11 +198,19 @@ class MeasurementView:
         counts = {}
         for start in range(0, number, size):
             rows = self.panel.shuffled[start : min(start + size, number)]
-            [batch] = self.panel.batches(size, indices=rows)
+            [batch] = map(self._averaged, self.panel.batches(size, indices=rows))
             if len(batch.index):
                 counts[start] = (len(rows), len(batch.index))
         whole = sum(count for _, count in counts.values())
         return [(count / whole, self.loss(rows, start)) for start, (rows, count) in counts.items()]
+
+    def _averaged(self, batch: PanelBatch) -> PanelBatch:
+        """The batch with those predictions that the panel averages over."""
+        kept = self.panel.averaged[batch.index]
+        return replace(
+            batch, predict_row=batch.predict_row[kept], predict_column=batch.predict_column[kept],
+            index=batch.index[kept], targets=batch.targets[kept],
+        )  # fmt: skip
 
     def train_loss_parts(self, num_sequences: int, size: int) -> list[tuple[float, Callable[[], Tensor]]]:
         """`train_loss` in micro-batches; one part where the batch has no `labels` to count."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.moments import ClassMeans, Moments
+from lmtrace.numerics.moments import ClassMeans, Moments, product
 
 GRID = tuple(10.0 ** (k / 2) for k in range(-14, 3))
 """Penalties per training row, on standardised features: 1e-7 ... 10."""
@@ -29,11 +29,11 @@ class Linear:
     bias : [classes]
         float64.
     penalty
-        Per training row; in units of the mean variance for the default probe, on standardised features for the others.
+        Per training row; of a discriminant in units of the mean variance, else on standardised features.
     names
         Of the classes, where they are known: what column of the scores stands for what.
     iterated
-        Whether the default probe went on from its discriminant with softmax regression.
+        Whether a discriminant was refuted and went on as softmax regression.
     """
 
     weight: Tensor
@@ -126,7 +126,8 @@ def ridge_regressions(basis: Basis, rows: Tensor, targets: RealTargets, grid: tu
     rows : [n, d]
         Those rows, less any origin near their mean.
     """
-    cross = rows.T @ targets.centred.to(rows.dtype) / basis.moments.scale.to(rows.dtype)[:, None]
+    cross = product(rows, targets.centred.to(rows.dtype)) / basis.moments.scale[:, None]
+    cross = cross.to(rows.dtype)
     return _solve(basis, cross, targets.mean, targets.sizes, targets.totals, grid)
 
 

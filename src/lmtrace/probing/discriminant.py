@@ -1,4 +1,4 @@
-"""The default probe: a linear discriminant whose penalty is chosen on units left out, mended by likelihood where it is refuted.
+"""The probe `kind="discriminant"`: its penalty is chosen on units left out, and likelihood mends it where it is refuted.
 
 One eigendecomposition of the training rows (`Spectrum`) serves every labelling, its penalties and its control task:
 
@@ -238,7 +238,7 @@ def discriminant(spectrum: Spectrum, judged: LeftOut, cross: Tensor, counts: Ten
 def discriminants(
     sample: Sample, spectrum: Spectrum, labels: Labellings, codes: Tensor, units: Tensor, merged: Callable[..., tuple]
 ) -> list[Linear]:
-    """Return the default probe of several labellings of the same rows.
+    """Return the discriminant probes of several labellings of the same rows.
 
     Parameters
     ----------

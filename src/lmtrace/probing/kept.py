@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.probing.closed_form import Linear
-from lmtrace.probing.linear import KINDS, RENAMED, Kind, as_codes, as_rows, as_vector, fit, obstacle
+from lmtrace.probing.linear import KINDS, Kind, as_codes, as_rows, as_vector, fit, obstacle
 from lmtrace.probing.rows import Design, Targets
 from lmtrace.probing.splits import sentence_split
 
@@ -186,7 +186,7 @@ def _line(error: Exception) -> str:
 
 
 def transfer_matrix(
-    activations: Sequence[Any], y: Any, groups: Any, kind: Kind = "discriminant", seed: int = 0
+    activations: Sequence[Any], y: Any, groups: Any, kind: Kind = "ridge", seed: int = 0
 ) -> tuple[np.ndarray, list[Linear]]:
     """Return ([steps, steps] accuracy of the probe trained at row t on the activations of column t', the probes).
 
@@ -214,7 +214,6 @@ def transfer_matrix(
     >>> (matrix > 0.9).tolist()
     [[True, False], [False, True]]
     """
-    kind = RENAMED.get(kind, kind)
     if kind not in KINDS:
         raise ConfigError(f"transfer_matrix: kind is {kind!r}", f"Choose one of {', '.join(KINDS)}")
     rows, (codes, names), group = [as_rows(x) for x in activations], as_codes(y), as_vector(groups, "groups")

@@ -18,19 +18,15 @@ from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.moments import ClassMeans
 from lmtrace.probing.closed_form import Linear, lda
 from lmtrace.probing.discriminant import discriminants
-from lmtrace.probing.rows import Design, Targets
+from lmtrace.probing.rows import OF_TYPES, WAYS, Design, Targets
 from lmtrace.probing.scores import MIN_SUPPORT, Bootstrap, Tally, bootstrap_weights
 from lmtrace.probing.softmax import Perceptron, softmax_regressions
 from lmtrace.probing.splits import TEST_SHARE, control_labels, lexical_split, sentence_split
 
-Kind = Literal["discriminant", "lda", "logistic", "mlp", "ridge"]
+Kind = Literal["ridge", "discriminant", "lda", "logistic", "mlp"]
 SplitName = Literal["sentence", "lexical"]
-KINDS: tuple[Kind, ...] = ("discriminant", "lda", "logistic", "mlp")
-RENAMED: dict[str, Kind] = {"ridge": "discriminant"}
-"""Names of one release ago: the default was called ridge, which it was not."""
+KINDS: tuple[Kind, ...] = ("ridge", "discriminant", "lda", "logistic", "mlp")
 SPLITS: tuple[SplitName, ...] = ("sentence", "lexical")
-LOGISTIC_PENALTY = 1.0
-LOGISTIC_STEPS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +53,9 @@ class ProbeResult:
     classes
         Names, sorted; strings.
     regularisation
-        Penalty per training row (see `Linear`), or None for the perceptron.
+        Penalty (see `Linear`), or None for the perceptron.
     iterated
-        Whether the default probe went on from its discriminant with softmax regression.
+        Whether a discriminant was refuted and went on as softmax regression.
     missing
         Why there are no numbers; empty where there are.
     note
@@ -81,7 +77,7 @@ class ProbeResult:
     classes: tuple[str, ...] = ()
     regularisation: float | None = None
     iterated: bool = False
-    kind: str = "discriminant"
+    kind: str = "ridge"
     split: str = "sentence"
     missing: str = ""
     note: str = ""
@@ -100,7 +96,7 @@ class Fit:
     probability : [test rows]
         Probability given to the gold class.
     regularisation
-        Penalty per training row.
+        Its penalty (see `Linear`).
     """
 
     linear: Linear | None
@@ -174,7 +170,7 @@ def obstacle(codes: np.ndarray, test: np.ndarray, groups: np.ndarray, names: Seq
 def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]:
     """Return one probe per labelling, fitted on the training rows with a label, with its predictions on the test rows with one.
 
-    All but "logistic" need a label on every row.
+    The ways of `softmax_regressions` pass over rows without a label; the other kinds need one on every row.
 
     Parameters
     ----------
@@ -183,7 +179,7 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
     targets
         Labellings of the same rows with the same split, in the same arrangement.
     kind
-        One of `KINDS`.
+        One of `WAYS`, "discriminant", "lda" or "mlp".
     """
     train = list(zip(targets.train, targets.sizes, strict=True))
     linears: list[Linear] | None = None
@@ -211,16 +207,19 @@ def _linears(design: Design, targets: Targets, kind: str) -> list[Linear]:
         x = design.training.rows + design.training.origin
         train = zip(targets.train, targets.sizes, strict=True)
         return [lda(design.basis, ClassMeans.of(x, codes, size)) for codes, size in train]
-    if kind == "logistic":
-        white = design.white(LOGISTIC_PENALTY)
-        return softmax_regressions(design.training, white, targets.labellings, LOGISTIC_PENALTY, LOGISTIC_STEPS)
-    return discriminants(
-        design.training, design.spectrum, targets.labellings, targets.train, targets.units, design.once
-    )
+    if kind == "discriminant":
+        return discriminants(
+            design.training, design.spectrum, targets.labellings, targets.train, targets.units, design.once
+        )
+    penalty, steps = WAYS[kind]
+    sample, labels = design.training, targets.labellings
+    if kind in OF_TYPES:
+        sample, labels = design.once(labels)
+    return softmax_regressions(sample, design.white(penalty), labels, penalty, steps)
 
 
 def linear_probe(
-    x: Any, y: Any, groups: Any, types: Any = None, split: SplitName = "sentence", kind: Kind = "discriminant", seed: int = 0,
+    x: Any, y: Any, groups: Any, types: Any = None, split: SplitName = "sentence", kind: Kind = "ridge", seed: int = 0,
     *, test_share: float = TEST_SHARE,
 ) -> ProbeResult:  # fmt: skip
     """Return how well a probe reads the labels y off the rows x, on rows that it has not seen.
@@ -239,9 +238,10 @@ def linear_probe(
     split
         "sentence", or "lexical": word types of the test part never occur in the training part.
     kind
-        "discriminant" (`lmtrace.probing.discriminant`: penalised discriminant analysis, softmax regression where its
-        likelihood is refuted; "ridge", its name until now, still works), "lda" (penalty by generalised cross-validation),
-        "logistic" (converged, penalty 1 on standardised features), "mlp".
+        "ridge" (softmax regression of four steps that begin along the ridge), "discriminant" (penalised discriminant analysis,
+        softmax regression where its likelihood is refuted: `lmtrace.probing.discriminant`), "lda" (penalty by generalised
+        cross-validation), "logistic" (converged, penalty 1), "mlp". Four steps are not enough for unseen words of rows that
+        are alike for all words of a type (embeddings): take "logistic".
     seed
         Of split, control task, bootstrap and perceptron.
     test_share
@@ -266,7 +266,6 @@ def linear_probe(
     >>> result.accuracy > 0.9, 0.4 < result.majority < 0.6
     (True, True)
     """
-    kind = RENAMED.get(kind, kind)
     if kind not in KINDS:
         raise ConfigError(f"linear_probe: kind is {kind!r}", f"Choose one of {', '.join(KINDS)}")
     if split not in SPLITS:
@@ -310,7 +309,8 @@ def linear_probe(
         confidence=float(fitted.probability.mean()), majority=majority(codes, test), control_accuracy=control,
         selectivity=None if selectivity is None else selectivity.value,
         selectivity_stderr=None if selectivity is None else selectivity.stderr,
-        regularisation=fitted.regularisation, iterated=fitted.linear is not None and fitted.linear.iterated, note=macro.note, **counts,
+        regularisation=fitted.regularisation, iterated=fitted.linear is not None and fitted.linear.iterated,
+        note=macro.note, **counts,
     )  # fmt: skip
 
 

@@ -10,10 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.numerics.moments import Moments, Sample, centre_, square
+from lmtrace.numerics.moments import Moments, Sample, centre_
 from lmtrace.probing.closed_form import Basis, Linear
 from lmtrace.probing.discriminant import Spectrum
 from lmtrace.probing.softmax import Labellings, whitener
+
+WAYS = {"ridge": (0.1, 4), "unseen": (0.1, 3), "embedding": (2.0, 12), "types": (30.0, 12), "logistic": (1.0, 200)}
+"""Ways of softmax regression: penalty on the weights of standardised features (not per row), and L-BFGS steps."""
+OF_TYPES = ("embedding", "types")
+"""Ways for rows that are alike for all words of a type."""
 
 
 class Arrangement:
@@ -85,7 +90,7 @@ class Arranged:
     def __init__(self, rows: Tensor, arrangement: Arrangement) -> None:
         self.arrangement, self.rows, self.origin = arrangement, rows, centre_(rows)
         self.finite = bool(torch.isfinite(self.origin).all())
-        self._sums: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._moments: dict[tuple[int, int], Moments] = {}
         self._designs: dict[str, Design] = {}
 
     def design(self, split: str) -> Design:
@@ -96,15 +101,8 @@ class Arranged:
 
     def moments(self, split: str) -> Moments:
         """Return the moments of the training rows of a split."""
-        cells = self.arrangement.cells(split)
-        (total, products), (other_total, other_products) = map(self._of_cell, cells)
-        return Moments.of_sums(
-            cells[1].stop - cells[0].start,
-            self.origin,
-            total + other_total,
-            products + other_products,
-            torch.finfo(self.rows.dtype).eps,
-        )
+        one, other = self.arrangement.cells(split)
+        return self._of_cell(one) + self._of_cell(other)
 
     @cached_property
     def alike(self) -> Tensor | None:
@@ -117,12 +115,11 @@ class Arranged:
         equal = torch.equal(self.rows.index_select(0, _first(into, len(values))[into]), self.rows)
         return into if equal else None
 
-    def _of_cell(self, cell: slice) -> tuple[Tensor, Tensor]:
+    def _of_cell(self, cell: slice) -> Moments:
         key = (cell.start, cell.stop)
-        if key not in self._sums:
-            rows = self.rows[cell]
-            self._sums[key] = rows.sum(0).double(), square(rows)
-        return self._sums[key]
+        if key not in self._moments:
+            self._moments[key] = Moments.of_rows(self.rows[cell], self.origin)
+        return self._moments[key]
 
 
 def _first(into: Tensor, num: int) -> Tensor:

@@ -13,6 +13,12 @@ from lmtrace.numerics.estimate import Estimate
 NUM_RESAMPLES = 500
 MIN_SUPPORT = 10
 
+ONE_UNIT = "one sentence or word type in the test part: no error can be given"
+"""Why an estimate has no standard error: nothing says how much another unit would differ from the only one."""
+
+SAME = 1e-12
+"""A spread up to this is none: all resamples agree."""
+
 
 @lru_cache(maxsize=64)
 def bootstrap_weights(num_groups: int, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
@@ -70,7 +76,9 @@ class Bootstrap:
 
     Errors are widened where groups are few or unequal: with m = (sum w)^2 / sum w^2 groups in effect (Kish 1965) by
     sqrt(m / (m - 1)), and by Student's quantile for m - 1 degrees of freedom over the normal one. 1.01 for a hundred
-    sentences; 1.2 for a test part of twelve word types.
+    sentences; 1.2 for a test part of twelve word types. Where all groups
+    agree, resamples know nothing of the groups that are not there: the error then counts groups (see the methods). A difference
+    or an F1 in one group has none.
 
     Parameters
     ----------
@@ -82,6 +90,7 @@ class Bootstrap:
 
     def __init__(self, total: np.ndarray, weights: np.ndarray) -> None:
         self.total, self.weights, self.drawn = total, weights, weights @ total
+        self.num_groups = int((total > 0).sum())
         freedom = max(float(total.sum()) ** 2 / float(np.square(total).sum()) - 1, 0.5)
         self.wider = float(np.sqrt((freedom + 1) / freedom) * stdtrit(freedom, 0.975) / stdtrit(np.inf, 0.975))
 
@@ -92,8 +101,8 @@ class Bootstrap:
     def shares(self, parts: np.ndarray) -> list[Estimate]:
         """Return sum(part) / sum(total) over groups, with its error, of parts: [parts, groups].
 
-        Where all resamples agree (every row right, or none, or one group only) the bootstrap knows nothing; the error is
-        then that of a binomial over the groups, with two of either kind added (Agresti and Coull 1998).
+        Where all resamples agree (every row right, or none, or one group only) the error is that of a binomial over the
+        groups, with two of either kind added (Agresti and Coull 1998): .22 and more of one group.
         """
         n = float(self.total.sum())
         values, stderrs = (parts.sum(1) / n).tolist(), self._spread(self._resampled(parts))
@@ -122,14 +131,25 @@ class Bootstrap:
         return self.gains((a - b)[None])[0]
 
     def gains(self, differences: np.ndarray) -> list[tuple[Estimate, float]]:
-        """Return what `gain` does, of differences: [pairs of predictors, groups]."""
+        """Return what `gain` does, of differences: [pairs of predictors, groups].
+
+        One group gives no error, and an interval without a lower end. Where all groups agree on a difference, the error is
+        that of matched pairs over the groups, with half a group added to each of the four outcomes (Agresti and Min 2005). It
+        is 0 only where there is no difference in any group.
+        """
         n = float(self.total.sum())
-        values, resampled = (differences.sum(1) / n).tolist(), self._resampled(differences)
-        lows = [_quantiles(row, 0.025)[0] for row in resampled]
-        return [
-            (Estimate(value, stderr, round(n)), value + self.wider * (low - value))
-            for value, stderr, low in zip(values, self._spread(resampled), lows, strict=True)
-        ]
+        values = (differences.sum(1) / n).tolist()
+        if self.num_groups < 2:
+            return [(Estimate(value, None, round(n), ONE_UNIT), -np.inf) for value in values]
+        resampled = self._resampled(differences)
+        found = []
+        for value, stderr, row in zip(values, self._spread(resampled), resampled, strict=True):
+            low = value + self.wider * (_quantiles(row, 0.025)[0] - value)
+            if stderr < SAME and value:
+                centre, stderr = self._matched(value)
+                low = centre - 1.96 * stderr
+            found.append((Estimate(value, stderr, round(n)), low))
+        return found
 
     def f1_scores(
         self, tally: Tally, names: tuple[str, ...], min_support: int = MIN_SUPPORT
@@ -138,15 +158,23 @@ class Bootstrap:
 
         F1 = 2 hits / (support + predicted). A class with fewer than `min_support` test rows has no value, and is left
         out of the mean; the notes name it. Errors by linearisation of the ratio (which the bootstrap agrees with, at
-        many times the cost).
+        many times the cost); of a class that is read alike in all groups, by the binomial of `shares` over the groups that
+        hold it. One group gives none.
         """
         support = tally.support.sum(0)
         whole = tally.support + tally.predicted
         values = _ratio(2 * tally.hits.sum(0), whole.sum(0))
         residual = (2 * tally.hits - values * whole) / np.maximum(whole.sum(0), 1)
-        spread = (np.sqrt(np.square(residual).sum(0)) * self.wider).tolist()
+        spread = np.sqrt(np.square(residual).sum(0)) * self.wider
+        holding = (whole > 0).sum(0)
+        for i in np.flatnonzero(spread < SAME):
+            spread[i] = self._agreed(float(values[i]), int(holding[i]))[1]
+        errors: list[float | None] = spread.tolist()
+        if self.num_groups < 2:
+            errors = [None] * len(errors)
+        lonely = ONE_UNIT if self.num_groups < 2 else ""
         per_class = {
-            name: Estimate(float(values[i]), spread[i], int(support[i]))
+            name: Estimate(float(values[i]), errors[i], int(support[i]), lonely)
             if support[i] >= min_support
             else Estimate(None, None, int(support[i]), too_few(name, int(support[i]), min_support))
             for i, name in enumerate(names)
@@ -156,8 +184,13 @@ class Bootstrap:
         note = f"classes with fewer than {min_support} test rows left out: {', '.join(rare)}" if rare else ""
         if not kept.any():
             return per_class, Estimate(None, None, int(support.sum()), note)
+        mean = float(values[kept].mean())
+        if self.num_groups < 2:
+            return per_class, Estimate(mean, None, int(support[kept].sum()), note or ONE_UNIT)
         of_mean = float(np.sqrt(np.square(residual[:, kept].mean(1)).sum())) * self.wider
-        return per_class, Estimate(float(values[kept].mean()), of_mean, int(support[kept].sum()), note)
+        if of_mean < SAME:  # all classes are read alike everywhere; their errors are not known to go together
+            of_mean = float(np.sqrt(np.square(spread[kept]).sum())) / int(kept.sum())
+        return per_class, Estimate(mean, of_mean, int(support[kept].sum()), note)
 
     def _resampled(self, parts: np.ndarray) -> np.ndarray:
         """Return [parts, resamples] shares of parts: [parts, groups]."""
@@ -168,12 +201,21 @@ class Bootstrap:
         return (resampled.std(1, ddof=1) * self.wider).tolist()
 
     def _agree(self, value: float, stderr: float) -> bool:
-        return stderr < 1e-12 and 0.0 <= value <= 1.0
+        return stderr < SAME and 0.0 <= value <= 1.0
 
-    def _agreed(self, value: float) -> tuple[float, float]:
-        groups = len(self.total)
+    def _agreed(self, value: float, groups: int | None = None) -> tuple[float, float]:
+        """Return centre and error of a share that all groups agree on."""
+        groups = self.num_groups if groups is None else groups
         centre = (value * groups + 2) / (groups + 4)
         return centre, float(np.sqrt(centre * (1 - centre) / (groups + 4)))
+
+    def _matched(self, value: float) -> tuple[float, float]:
+        """Return centre and error of a difference that all groups agree on."""
+        groups = self.num_groups + 2
+        better = (max(value, 0.0) * self.num_groups + 0.5) / groups
+        worse = (max(-value, 0.0) * self.num_groups + 0.5) / groups
+        centre = better - worse
+        return centre, float(np.sqrt(max(better + worse - centre**2, 0.0) / groups))
 
 
 def too_few(name: str, support: int, min_support: int = MIN_SUPPORT) -> str:

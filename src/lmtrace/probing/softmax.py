@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import DataError
-from lmtrace.numerics.moments import Moments, Sample
+from lmtrace.numerics.moments import Moments, Sample, all_finite, column_sums
 from lmtrace.probing.closed_form import Linear
 
 
@@ -181,7 +181,7 @@ def whitener(moments: Moments, penalty: float) -> Tensor:
     n, d = moments.n, len(moments.mean)
     units, r = 1 / moments.scale, 2 * penalty / max(n, 1) + 4e-7 * d
     correlation = torch.outer(units, units / max(n, 1)).mul_(moments.scatter).float()
-    if not bool(torch.isfinite(correlation.diagonal()).all()):
+    if not all_finite(correlation):
         raise DataError(
             "probe: the rows are so large that their squares overflow", "Look at the model's activations first"
         )
@@ -312,7 +312,7 @@ class Perceptron:
         self, x: Tensor, codes: Tensor, num_classes: int, hidden: int = 256, seed: int = 0, *,
         epochs: int = 20, min_steps: int = 400, batch_size: int = 256, learning_rate: float = 3e-3, weight_decay: float = 1e-4,
     ) -> None:  # fmt: skip
-        self.mean = x.mean(0)
+        self.mean = (column_sums(x) / max(len(x), 1)).to(x.dtype)
         self.scale = torch.where(x.std(0, correction=0) > 0, x.std(0, correction=0), 1.0)
         generator = torch.Generator().manual_seed(seed)
         sizes = [(x.shape[1], hidden), (hidden, num_classes)]

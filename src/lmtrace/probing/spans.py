@@ -1,4 +1,4 @@
-"""Spans of several words that carry one label: chunks of a layer in B-, I-, O form, else what a labelled word heads in the tree."""
+"""Spans of several words that carry one label: chunks of a layer in a chunk coding, else what a labelled word heads in the tree."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmtrace.text.chunks import is_chunked
 from lmtrace.text.panel import LabelLayer, Panel
 
 POOLS = ("mean", "first", "last")
@@ -62,11 +63,10 @@ class Spans:
 def find_spans(panel: Panel, layer: LabelLayer) -> Spans | str:
     """Return the labelled spans of a panel, or why it has none.
 
-    A layer whose every value is "O" or begins with "B-" or "I-" holds chunks: B- begins one, so does an I- that continues
-    nothing. Every other layer labels words, and the span of a word is the word with all that depends on it, directly or not,
+    A layer in a chunk coding holds chunks; the panel has it in BIO, whatever coding it came in. Every other layer labels words, and the span of a word is the word with all that depends on it, directly or not,
     gaps left out. A span that loses a word at `max_length` is left out.
     """
-    if layer.names and all(name == "O" or name[:2] in ("B-", "I-") for name in layer.names):
+    if is_chunked(layer.names):
         return _chunks(panel, layer)
     if panel.heads is None:
         return "the panel has no syntactic heads to take spans from, and the layer no B- and I-"

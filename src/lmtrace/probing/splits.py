@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from lmtrace.probing.linear import SplitName
+    from lmtrace.text.panel import Panel
 
 TEST_SHARE = 0.25
 
 
-def sentence_split(groups: np.ndarray, seed: int = 0, test_share: float = TEST_SHARE) -> np.ndarray:
+def held_out(panel: Panel, split: SplitName, seed: int = 0) -> np.ndarray:
+    """Return [words] bool, True in the test part of a split that is drawn over all words of a panel.
+
+    All layers and signals are so judged on the same sentences or types. Sentences of equal tokens are on one side, and so are
+    words of equal tokens under "lexical".
+    """
+    if split == "lexical":
+        return lexical_split(panel.word_types, seed)
+    return sentence_split(panel.word_sentence, seed, twins=panel.sentence_twins[panel.word_sentence])
+
+
+def sentence_split(
+    groups: np.ndarray, seed: int = 0, test_share: float = TEST_SHARE, twins: np.ndarray | None = None
+) -> np.ndarray:
     """Return [n] bool, True in the test part: whole sentences, about `test_share` of them.
 
     Parameters
@@ -16,12 +35,26 @@ def sentence_split(groups: np.ndarray, seed: int = 0, test_share: float = TEST_S
         Sentence of every row.
     seed
         The same seed and the same set of sentences give the same split.
+    twins : [n] or None
+        A number that the rows of equal sentences share: these are on one side of the split. The test part then takes
+        sentences in random order as long as all their twins fit into it.
     """
-    names, index = np.unique(groups, return_inverse=True)
+    names, first, index = np.unique(groups, return_index=True, return_inverse=True)
     num_test = min(max(1, round(test_share * len(names))), len(names) - 1)
-    test = np.zeros(len(names), bool)
-    test[np.random.default_rng([seed, 1]).permutation(len(names))[:num_test]] = True
-    return test[index]
+    kind = np.arange(len(names))
+    if twins is not None:
+        kind = np.unique(twins[first], return_inverse=True)[1]
+    size = np.bincount(kind, minlength=1)
+    order = np.random.default_rng([seed, 1]).permutation(len(size))
+    chosen = np.zeros(len(size), bool)
+    room = num_test
+    for one in order.tolist():
+        if size[one] <= room:
+            chosen[one] = True
+            room -= int(size[one])
+    if not chosen.any() and len(size) > 1:  # all are larger than the test part should be
+        chosen[order[size[order].argmin()]] = True
+    return chosen[kind][index]
 
 
 def lexical_split(types: np.ndarray, seed: int = 0, test_share: float = TEST_SHARE) -> np.ndarray:
@@ -34,7 +67,7 @@ def lexical_split(types: np.ndarray, seed: int = 0, test_share: float = TEST_SHA
     Parameters
     ----------
     types : [n]
-        Word type of every row.
+        Word type of every row; of a panel's words `Panel.word_types`, which goes by their tokens.
     """
     _, index, counts = np.unique(types, return_inverse=True, return_counts=True)
     share, test = test_share * len(types), np.zeros(len(counts), bool)

@@ -16,8 +16,9 @@ from lmtrace.probing.linear import Fit, SplitName, majority, obstacle
 from lmtrace.probing.rows import Arranged, Arrangement, arranged
 from lmtrace.probing.scores import Bootstrap, Tally, bootstrap_weights
 from lmtrace.probing.spans import Spans, find_spans
-from lmtrace.probing.splits import control_labels, lexical_split, sentence_split
+from lmtrace.probing.splits import control_labels, held_out
 from lmtrace.text.panel import LabelLayer, Panel
+from lmtrace.text.word_types import best_accuracy
 
 _TASKS: WeakKeyDictionary[Panel, dict[tuple[str | int, ...], ProbeTask]] = WeakKeyDictionary()
 
@@ -49,6 +50,7 @@ class ProbeTask:
         self.of_inputs = bool(pair or span)
         """Whether what it reads is put together from several words."""
         self.reason = ""
+        self.panel_places = panel.word_places
         self.partners: np.ndarray | None = None
         self.spans: Spans | None = None
         if span:
@@ -79,7 +81,9 @@ class ProbeTask:
             self.names = tuple(names[i] for i in present)
         if self.spans is not None:
             self.spans = self.spans.take(np.searchsorted(self.spans.head, self.rows))
-        self.groups, self.types = panel.word_sentence[self.rows], panel.word_types[self.rows]
+        # Equal sentences are one unit: they succeed or fail together.
+        self.groups = panel.sentence_twins[panel.word_sentence[self.rows]]
+        self.types = panel.word_types[self.rows]
         if pair == "predicate":
             self.types = self.types * len(panel.type_names) + panel.word_types[self.partners]
         self.units = self.groups if split == "sentence" else panel.word_types[self.rows]
@@ -88,10 +92,7 @@ class ProbeTask:
             self.reason = several if pair == "predicate" else "no word has a label"
             return
         # Drawn over the whole panel, so that all layers are judged on the same sentences or types.
-        whole = (
-            sentence_split(panel.word_sentence, seed) if split == "sentence" else lexical_split(panel.word_types, seed)
-        )
-        self.test = whole[self.rows]
+        self.test = held_out(panel, split, seed)[self.rows]
         read = [self.rows, self.test] if self.partners is None else [self.rows, self.test, self.partners]
         if self.spans is not None:
             read += [self.spans.member, self.spans.offsets]
@@ -134,6 +135,22 @@ class ProbeTask:
     def control(self) -> np.ndarray:
         """Return the labels of the control task."""
         return control_labels(self.codes, self.types, len(self.names), self.seed)
+
+    @cached_property
+    def token_ceiling(self) -> float | None:
+        """Return the best accuracy on the test words that their vectors allow; None where each has a vector of its own.
+
+        Words that are read at one place are one vector, which no reader can give two classes.
+        """
+        if self.spans is not None:
+            return None
+        places = self.panel_places[self.rows]
+        if self.partners is not None:
+            places = places * (int(self.panel_places.max()) + 1) + self.panel_places[self.partners]
+        places = places[self.test]
+        if len(np.unique(places)) == len(places):
+            return None
+        return best_accuracy(places, self.codes[self.test])
 
     @cached_property
     def majority(self) -> float:
@@ -216,8 +233,7 @@ def word_arrangement(panel: Panel, words: np.ndarray, seed: int) -> Arrangement:
     """Return words: [n] int64 of a panel under both splits of a seed; made once, so that signals share what they compute."""
 
     def make() -> Arrangement:
-        # Drawn over the whole panel, so that all layers are judged on the same sentences or types.
-        by_sentence, by_type = sentence_split(panel.word_sentence, seed), lexical_split(panel.word_types, seed)
+        by_sentence, by_type = held_out(panel, "sentence", seed), held_out(panel, "lexical", seed)
         return Arrangement({"sentence": by_sentence[words], "lexical": by_type[words]}, words)
 
     return panel.once(("text.probe_task.words", seed, words.tobytes()), make)

@@ -69,6 +69,16 @@ def new_run(folder: Path, header: RunHeader, overwrite: bool) -> Iterator[Writer
         raise
 
 
+def remove_run(folder: Path) -> None:
+    """Remove what a writer has made in a folder, and the folder where nothing else is in it."""
+    for pattern in (f"{DATABASE}*", LOCK_NAME, "arrays/step-*.safetensors", "memory/step-*.safetensors"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    _remove_empty([folder / "arrays"])
+    _remove_empty([folder / "memory"])
+    _remove_empty([folder])
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[WriterLock]:
     """Hold the folder's lock, and give it back where the block fails."""

@@ -12,7 +12,7 @@ from lmtrace.errors import SignalError
 
 SCHEMA_VERSION = 1
 
-Status = Literal["running", "finished", "stopped early", "crashed"]
+Status = Literal["running", "finished", "stopped early", "interrupted", "crashed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +168,7 @@ class RunHeader:
     Attributes
     ----------
     status
-        "running", "finished", "stopped early" or "crashed".
+        "running", "finished", "stopped early", "interrupted" (by hand, or by a restart of the same training) or "crashed".
     signals
         Signal name -> list of its instances' parameters.
     fields

@@ -14,6 +14,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 2.0
 
+_writers: weakref.WeakValueDictionary[Path, RunWriter] = weakref.WeakValueDictionary()
+"""The writers of this process by folder: a training that was interrupted and started again takes its folder back."""
+
 
 class RunWriter:
     """The one writer of a run folder. Made by `create` or `resume`; also a context manager.
@@ -52,6 +56,7 @@ class RunWriter:
         self.folder = folder
         self._lock = lock
         self._db: sqlite3.Connection | None = open_for_writing(folder / DATABASE)
+        _writers[folder.absolute()] = self
         self._pid = os.getpid()
         self._mutex = threading.RLock()
         self._new_files: list[str] = []
@@ -89,7 +94,8 @@ class RunWriter:
         header
             What is known of the run; its status becomes "running".
         overwrite
-            Replace a run that is there (its database, arrays and memory; other files stay).
+            Replace a run that is there (its database, arrays and memory; other files stay). Where this process is still
+            writing it, that attempt ends as "interrupted".
 
         Raises
         ------
@@ -97,6 +103,8 @@ class RunWriter:
             Where the folder holds a run, is being written to, or cannot be written. Nothing is left half-written.
         """
         folder = Path(folder)
+        if overwrite:
+            _take_over(folder)
         with new_run(folder, header, overwrite) as lock:
             return cls(folder, lock, None)
 
@@ -105,7 +113,8 @@ class RunWriter:
         """Go on with a run from the training state after `step`.
 
         Everything that the previous attempt wrote for later steps is superseded in one transaction: measurements,
-        arrays, scalars, events and memory. What belongs to `step` and before stays; `steps` tells what that is.
+        arrays, scalars, events and memory. What belongs to `step` and before stays; `steps` tells what that is. An attempt
+        that this process has begun and not ended ends as "interrupted".
 
         Parameters
         ----------
@@ -129,6 +138,7 @@ class RunWriter:
                 raise RunError(
                     f"there is no run in {folder} to resume", "Name the folder of the run, or start a new one"
                 )
+            _take_over(folder)
             with held(folder) as lock:
                 return cls(folder, lock, (step, header))
 
@@ -368,6 +378,13 @@ class RunWriter:
             self._batch = batch
             self._scalars.clear()
             self._last_flush = time.monotonic()
+
+
+def _take_over(folder: Path) -> None:
+    """End what this process still writes into the folder."""
+    before = _writers.get(folder.absolute())
+    if before is not None:
+        before.finish("interrupted")
 
 
 def _step(step: int) -> int:

@@ -231,7 +231,13 @@ def runs_table(runs: Iterable[Mapping[str, Any]]) -> Table:
     for run in runs:
         step = "" if run.get("step") is None else f"{run['step']:,}"
         status = str(run.get("status", ""))
-        colour = {"running": "cyan", "finished": "green", "crashed": "red", "unreadable": "red"}.get(status, "")
+        colour = {
+            "running": "cyan",
+            "finished": "green",
+            "interrupted": "yellow",
+            "crashed": "red",
+            "unreadable": "red",
+        }.get(status, "")
         table.add_row(
             escape(str(run.get("name", ""))), Text(status, style=colour), step, f"{run.get('measurements', 0):,}",
             str(run.get("created", "")),

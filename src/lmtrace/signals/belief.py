@@ -110,7 +110,8 @@ class Belief(Signal):
 
     def _ask(self, panel: Panel, beliefs: np.ndarray, device: torch.device) -> HeldOut | str:
         rows = np.flatnonzero(panel.encoder.word_first >= 0)
-        beliefs, groups = np.asarray(beliefs, np.float64)[rows], panel.word_sentence[rows]
+        beliefs = np.asarray(beliefs, np.float64)[rows]
+        groups = panel.sentence_twins[panel.word_sentence[rows]]
         num = len(np.unique(groups))
         if num < 4 * MIN_SENTENCES:
             return f"{num} sentences, fewer than {4 * MIN_SENTENCES}"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
-from lmtrace.numerics.pairs import wilson_interval
+from lmtrace.numerics.pairs import wilson_stderr
 from lmtrace.observe.forward import context_length
 from lmtrace.observe.interface import Needs, Signal, View, numpy_generator
 from lmtrace.records.schema import Field, Record
@@ -125,14 +125,14 @@ class Errors(Signal):
             view,
             "well_formed",
             good / n,
-            stderr=_wilson_half(good / n, n),
+            stderr=wilson_stderr(good / n, n),
             n=n,
             null=self._shuffled_share(view, oracle),
         )
         counts = Counter(d.kind for d in diagnoses if d is not None)
         for kind in (*TYPES, *sorted(set(counts) - set(TYPES))):
             share = counts[kind] / n
-            yield self.record(view, "rate", share, label=f"type={kind}", stderr=_wilson_half(share, n), n=n, null=0.0)
+            yield self.record(view, "rate", share, label=f"type={kind}", stderr=wilson_stderr(share, n), n=n, null=0.0)
         yield from self._variety(view, sentences, diagnoses)
         worst = [(s, d) for s, d in zip(sentences, diagnoses, strict=True) if d is not None][: self.examples]
         if worst:
@@ -155,7 +155,7 @@ class Errors(Signal):
         n = len(sentences)
         share = len(set(sentences)) / n
         null = len({tuple(s) for s in own}) / len(own) if len(own) == n else None
-        yield self.record(view, "diversity", share, stderr=_wilson_half(share, n), n=n, null=null)
+        yield self.record(view, "diversity", share, stderr=wilson_stderr(share, n), n=n, null=null)
         well = [" ".join(s) for s, d in zip(sentences, diagnoses, strict=True) if d is None]
         training = view.panel.training_texts
         if training is None:
@@ -165,7 +165,7 @@ class Errors(Signal):
         else:
             new = sum(s not in training for s in well) / len(well)
             unseen = sum(" ".join(s) not in training for s in own) / len(own)
-            yield self.record(view, "novelty", new, stderr=_wilson_half(new, len(well)), n=len(well), null=unseen)
+            yield self.record(view, "novelty", new, stderr=wilson_stderr(new, len(well)), n=len(well), null=unseen)
 
     def _shuffled_share(self, view: View, oracle: Any) -> float:
         key = "shuffled_share"
@@ -253,9 +253,3 @@ def _sample_loop(view: View, ids: Tensor, max_words: int, eos: int, seed: int) -
         if bool(done.all()):
             break
     return ids
-
-
-def _wilson_half(share: float, n: int) -> float:
-    """Return half the width of the 68.3 % Wilson interval: a standard error that is not zero at 0 and 1."""
-    low, high = wilson_interval(share, n, z=1.0)
-    return (high - low) / 2

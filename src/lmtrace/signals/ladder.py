@@ -113,14 +113,14 @@ class Ladder(Signal):
         if not rungs:
             return
         reduced = {k: v.cpu().numpy() for k, v in view.reduced().items()}
-        uniform = np.log(reduced["vocabulary"])
+        uniform, averaged = np.log(reduced["vocabulary"]), view.panel.averaged
         columns, nulls = [], []
         for name in rungs:
             reference = found[name]
             columns += [reduced[f"cross_{name}"] - reference.entropy, reduced["loss"] - reference.surprisal]
             columns += [reference.surprisal]
             nulls += [uniform - reference.entropy, uniform - reference.surprisal, None]
-        means = grouped_means(np.column_stack(columns), np.zeros(len(uniform)), view.panel.predictions.sentence, 1)
+        means = grouped_means(np.column_stack(columns), np.where(averaged, 0, -1), view.panel.predictions.sentence, 1)
         metrics = [(metric, name) for name in rungs for metric in ("kl", "excess", "reference_loss")]
         distances: dict[str, float] = {}
         for (metric, name), value, stderr, null in zip(
@@ -132,11 +132,11 @@ class Ladder(Signal):
             if metric == "kl":
                 value = distances[name] = 0.0 if -ROUNDING < value < 0 else value
             yield self.record(
-                view, metric, value, split=name, n=len(uniform), stderr=stderr if math.isfinite(stderr) else None,
-                null=None if null is None else float(null.mean()),
+                view, metric, value, split=name, n=int(averaged.sum()), stderr=stderr if math.isfinite(stderr) else None,
+                null=None if null is None else float(null[averaged].mean()),
             )  # fmt: skip
         if len(distances) == len(rungs) > 1:
             nearest = min(distances, key=lambda name: distances[name])
-            yield self.record(view, "rung", float(RUNGS.index(nearest)), n=len(uniform), null=0.0)
+            yield self.record(view, "rung", float(RUNGS.index(nearest)), n=int(averaged.sum()), null=0.0)
         else:
             yield self.record(view, "rung", missing="fewer than two distances are finite")

@@ -5,7 +5,7 @@ with the model's own most probable token, and the depth from which this agreemen
 number of blocks; nostalgebraist 2020, Geva et al. 2022).
 
 What follows the last block is checked on one sequence: where norm and head do not give the model's own logits (up to a
-constant factor), the signal is missing with that reason. When it misleads: early blocks write in directions that the final norm
+constant factor), the signal is missing with that reason. A masked model is read at its masks, where it predicts. When it misleads: early blocks write in directions that the final norm
 was never trained on, so a high loss at a block is not absence of information (compare a probe).
 """
 
@@ -92,7 +92,7 @@ class Lens(Signal):
 
     def needs(self, panel: Panel) -> Needs:
         """Return the need of the sites that lead to the predictions, and of the model."""
-        return Needs(sites="all", model=True)
+        return Needs(sites="all", model=True, masks=True)
 
     def measure(self, view: View) -> Iterator[Record]:
         """Yield loss, accuracy and agreement of every block, and the mean depth."""
@@ -150,6 +150,8 @@ class Lens(Signal):
         """Return the token rows that predict, the right tokens, and the sentence of each."""
         rows, targets = view.panel.once("lens.rows", lambda: prediction_rows(view.panel))
         sentence = view.panel.predictions.sentence
+        if not (averaged := view.panel.averaged).all():
+            rows, targets, sentence = rows[averaged], targets[averaged], sentence[averaged]
         if len(rows) > self.num_predictions:
             chosen = torch.randperm(len(rows), generator=view.generator("sample"))[: self.num_predictions]
             chosen = chosen.sort().values.numpy()

@@ -7,6 +7,9 @@ Equations: with q the model's law and y the right token, loss = -log q(y); entro
 of q over the tokens of y's category; perplexity = exp(mean loss). Standard errors take sentences, not tokens, as
 independent.
 
+Ends of sentences are always told apart (label "token=end"), and are part of the numbers of the whole panel where the model is
+trained on them (`Panel.from_annotated(end=)`); otherwise those are of the words alone.
+
 When it misleads: values of a layer differ in how predictable they are, so compare a value with its null, its own step
 0, or the floor of the signal `truth`, not with another value. Categories counted on the panel (split "panel") miss
 words that the panel lacks.
@@ -64,7 +67,7 @@ class Output(Signal):
     name = "output"
     fields = (
         Field(metric="loss", title="Loss", unit="nats", low=0.0, better="down", null=UNIFORM,
-              meaning="Mean surprise at the right token."),
+              meaning="Mean surprise at the right token; ends of sentences only where the model is trained on them."),
         Field(metric="accuracy", title="Accuracy", low=0.0, high=1.0, better="up",
               null="always the most frequent token of the panel", meaning="Share of tokens that were most probable."),
         Field(metric="top5", title="Top-5 accuracy", low=0.0, high=1.0, better="up",
@@ -86,10 +89,10 @@ class Output(Signal):
         Field(metric="exact_match", title="Exact match", low=0.0, high=1.0, better="up",
               meaning="Share of targets that greedy decoding gets wholly right, end included; those cut at max_length are left out."),
         Field(metric="bleu", title="BLEU", low=0.0, high=1.0, better="up",
-              meaning="n-gram overlap with the target of the teacher-forced most probable tokens, up to the first end."),
+              meaning="As sacrebleu, of token ids: the teacher-forced most probable ones up to the first end, against the target."),
     )  # fmt: skip
     cost = "about four passes over the logits, less than a tenth of the forward pass"
-    source = "Guo et al. 2017 (calibration); Papineni et al. 2002 (BLEU)"
+    source = "Guo et al. 2017 (calibration); Papineni et al. 2002, Post 2018 (BLEU)"
 
     def needs(self, panel: Panel) -> Needs:
         """Logits, and every layer that is broken down."""
@@ -131,7 +134,7 @@ class Output(Signal):
         if not len(panel.predictions):
             yield self.record(view, "loss", missing="the panel has nothing to predict")
             return
-        layers = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",)), _token_kinds(panel)]
+        layers = [LabelLayer("", np.where(panel.averaged, 0, -1), ("",)), _token_kinds(panel)]
         for name in self.needs(panel).labels:
             layers.append(LabelLayer(name, panel.prediction_codes(name), view.labels(name).names))
         tables = self._tables(panel, layers, reduced)
@@ -153,7 +156,8 @@ class Output(Signal):
         )
 
         def nulls() -> np.ndarray:
-            uniform, frequent = np.full(len(target), math.log(width)), np.argsort(-np.bincount(target), kind="stable")
+            uniform = np.full(len(target), math.log(width))
+            frequent = np.argsort(-np.bincount(target[panel.averaged]), kind="stable")
             rows = np.stack([uniform, target == frequent[0], np.isin(target, frequent[:5]), uniform])
             return groups.mean(rows.take(groups.row, 1))
 
@@ -177,7 +181,8 @@ class Output(Signal):
             )
 
             def category_nulls() -> np.ndarray:
-                share = np.bincount(gold[gold >= 0], minlength=len(lexicon.names)) / (gold >= 0).sum()
+                inside = gold[(gold >= 0) & panel.averaged]
+                share = np.bincount(inside, minlength=len(lexicon.names)) / max(1, len(inside))
                 rows = np.stack([gold == share.argmax(), share[np.maximum(gold, 0)]])
                 return known.mean(rows.take(known.row, 1))
 

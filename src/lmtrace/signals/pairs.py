@@ -1,7 +1,8 @@
 """Minimal pairs: does the model find the right sentence more probable than the wrong one?
 
-For every pair the log-probabilities (nats) of both sentences, the end of sentence included; the pair counts 1 where
-log p(good) > log p(bad), 1/2 for a tie. Masked models give the pseudo-log-likelihood: the sum over words' tokens of log p(token |
+For every pair the log-probabilities (nats) of both sentences; the pair counts 1 where log p(good) > log p(bad), 1/2 for a tie. They
+are those of the words for pairs from files (BLiMP and others are scored so), and include the end of sentence for other pairs where
+the model is trained on ends; `end=` decides otherwise. Masked models give the pseudo-log-likelihood: the sum over words' tokens of log p(token |
 the rest), each token masked in turn (Salazar et al. 2020).
 
 It misleads where the two sentences differ in length or in the frequency of their words: the margin then holds the cost of a word,
@@ -21,11 +22,11 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
-from lmtrace.numerics.pairs import minimal_pair_accuracy
+from lmtrace.numerics.pairs import minimal_pair_accuracy, wilson_interval
 from lmtrace.observe.forward import context_length
 from lmtrace.observe.interface import Needs, Signal, View
 from lmtrace.records.schema import Field, Record
-from lmtrace.text.pairs import MinimalPair, Text, as_pairs
+from lmtrace.text.pairs import MinimalPair, Text, as_pairs, words_only
 from lmtrace.text.panel import Panel
 from lmtrace.text.sequences import bidirectional_affixes, causal_affixes, mask_id
 from lmtrace.text.tokenizer import WordTokenizer
@@ -44,11 +45,15 @@ class Pairs(Signal):
     pairs
         A JSONL file, a folder of them, or `MinimalPair` objects.
     per_kind
-        At most this many pairs of each kind, the first ones of the source.
+        At most this many pairs of each kind, drawn at random and the same at every step.
+    end
+        Whether the end of sentence is part of a sentence's probability (causal models). None: not for pairs from files, and for
+        others where the panel's ends are averaged (`Panel.from_annotated(end=)`).
     """
 
     pairs: str | tuple[MinimalPair | str, ...] = ()
     per_kind: int = 200
+    end: bool | None = None
 
     name = "pairs"
     cost = "2 forwards of each pair (masked models: one per token)"
@@ -62,6 +67,22 @@ class Pairs(Signal):
             better="up",
             null="chance: one half",
             meaning="Share of pairs whose acceptable sentence has the higher log-probability; ties count one half.",
+        ),
+        Field(
+            metric="accuracy_low",
+            title="Minimal pairs right, lower end",
+            low=0.0,
+            high=1.0,
+            null="chance: one half",
+            meaning="Lower end of the 95 % Wilson interval of the accuracy.",
+        ),
+        Field(
+            metric="accuracy_high",
+            title="Minimal pairs right, upper end",
+            low=0.0,
+            high=1.0,
+            null="chance: one half",
+            meaning="Upper end of the 95 % Wilson interval of the accuracy.",
         ),
         Field(
             metric="margin",
@@ -112,9 +133,9 @@ class Pairs(Signal):
             for field in self.fields:
                 yield self.record(view, field.metric, missing=reason)
             return
-        pairs = self._chosen()
+        pairs, ends = self._chosen(view.panel.end)
         good, bad = (
-            log_likelihoods(view, [encode(text, view.panel.tokenizer) for text in texts])
+            log_likelihoods(view, [encode(text, view.panel.tokenizer) for text in texts], ends)
             for texts in ([p.good for p in pairs], [p.bad for p in pairs])
         )
         kinds = sorted({p.kind for p in pairs if p.kind})
@@ -131,9 +152,12 @@ class Pairs(Signal):
         margin = (good - bad)[usable]
         yield self.record(view, "left_out", float((~usable).mean()), label=label, n=len(good))
         if share.value is None:
-            for metric in ("accuracy", "margin"):
+            for metric in ("accuracy", "accuracy_low", "accuracy_high", "margin"):
                 yield self.record(view, metric, label=label, missing=share.note)
             return
+        interval = wilson_interval(share.value, share.n)
+        for metric, end in zip(("accuracy_low", "accuracy_high"), interval, strict=True):
+            yield self.record(view, metric, end, label=label, n=share.n, null=0.5)
         yield self.record(view, "accuracy", share.value, label=label, stderr=share.stderr, n=share.n, null=0.5)
         stderr = float(margin.std(ddof=1) / math.sqrt(len(margin))) if len(margin) > 1 else None
         yield self.record(view, "margin", float(margin.mean()), label=label, stderr=stderr, n=len(margin), null=0.0)
@@ -160,14 +184,22 @@ class Pairs(Signal):
             return
         yield self.record(view, "severity_correlation", label=label, missing=reason)
 
-    def _chosen(self) -> list[MinimalPair]:
-        counts: dict[str, int] = {}
-        chosen = []
-        for pair in as_pairs(self.pairs):
-            counts[pair.kind] = counts.get(pair.kind, 0) + 1
-            if counts[pair.kind] <= self.per_kind:
-                chosen.append(pair)
-        return chosen
+    def _chosen(self, panel_end: bool) -> tuple[list[MinimalPair], list[bool]]:
+        """Return the pairs, in the order of their source, and for each whether the end of sentence belongs to it."""
+        pairs = as_pairs(self.pairs)
+        if self.end is None:
+            ends = [panel_end and not bare for bare in words_only(self.pairs)]
+        else:
+            ends = [self.end] * len(pairs)
+        places: dict[str, list[int]] = {}
+        for i, pair in enumerate(pairs):
+            places.setdefault(pair.kind, []).append(i)
+        generator = np.random.default_rng(0)
+        drawn: list[int] = []
+        for members in places.values():
+            drawn.extend(generator.permutation(members)[: self.per_kind].tolist())
+        drawn.sort()
+        return [pairs[i] for i in drawn], [ends[i] for i in drawn]
 
 
 def encode(text: Text, tokenizer: Any) -> list[int]:
@@ -178,15 +210,15 @@ def encode(text: Text, tokenizer: Any) -> list[int]:
     return list(tokenizer(joined, add_special_tokens=False)["input_ids"])
 
 
-def log_likelihoods(view: View, sentences: Sequence[Sequence[int]]) -> np.ndarray:
+def log_likelihoods(view: View, sentences: Sequence[Sequence[int]], ends: Sequence[bool]) -> np.ndarray:
     """Return [sentences] log-probabilities (nats); NaN where a sentence is longer than the model's context.
 
-    Causal models: sum of log p(token | before) with [bos] and [eos] as the panel has them. Masked models:
+    Causal models: sum of log p(token | before) after [bos] as the panel has it, with [eos] where `ends` says so. Masked models:
     pseudo-log-likelihood over the sentence's own tokens.
     """
     masked = view.panel.objective == "masked"
     begin, end = (bidirectional_affixes if masked else causal_affixes)(view.panel.tokenizer)
-    rows = [[*begin, *ids, *end] for ids in sentences]
+    rows = [[*begin, *ids, *(end if masked or whole else [])] for ids, whole in zip(sentences, ends, strict=True)]
     limit = context_length(view.model)
     result = np.full(len(rows), np.nan)
     fits = [i for i, row in enumerate(rows) if (limit is None or len(row) <= limit) and sentences[i]]

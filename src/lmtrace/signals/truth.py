@@ -121,9 +121,9 @@ class Truth(Signal):
         reduced = {k: v.cpu().numpy() for k, v in view.reduced().items()}
         truth, width = view.truth, int(reduced["vocabulary"][0])
         kl = -truth.entropy - reduced["expected"]
-        floor = truth.floor
+        floor = truth.floor_over(panel.averaged)
         yield self.record(view, "floor", floor.value, stderr=floor.stderr, n=floor.n)
-        layers = [LabelLayer("", np.zeros(len(panel.predictions), np.int64), ("",))]
+        layers = [LabelLayer("", np.where(panel.averaged, 0, -1), ("",))]
         for name in self.needs(panel).labels:
             layers.append(LabelLayer(name, panel.prediction_codes(name), view.labels(name).names))
         if panel.lexicon is not None and panel.lexicon.source == "oracle":

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lmtrace.errors import DataError
+from lmtrace.text.chunks import as_bio
 from lmtrace.text.panel_parts import LabelLayer
 from lmtrace.text.sentences import AnnotatedSentence
 
 POSITIONS = ("0", "1", "2", "3", "4-7", "8-15", "16-31", "32+")
-BANDS = ("1-10", "11-100", "101-1000", "1001+", "unseen")
+BANDS = ("rank 1-10", "rank 11-100", "rank 101-1000", "rank 1001+", "unseen")
 _POSITION_STARTS = np.array([0, 1, 2, 3, 4, 8, 16, 32])
 _BAND_STARTS = np.array([1, 11, 101, 1001])
 
@@ -21,7 +22,7 @@ def layer_values(sentences: Sequence[AnnotatedSentence]) -> dict[str, list[str |
     """Return layer -> one value per word over all sentences.
 
     Dependency relations become the layer "deprel"; labels of whole sentences are repeated over their words, unless a
-    word layer of that name exists.
+    word layer of that name exists. Layers of chunks are in BIO, whatever coding they came in (`lmtrace.text.chunks`).
     """
     total = sum(map(len, sentences))
     columns: dict[str, list[str | None]] = {}
@@ -36,7 +37,8 @@ def layer_values(sentences: Sequence[AnnotatedSentence]) -> dict[str, list[str |
         for name, values in rows.items():
             columns.setdefault(name, [None] * total)[done : done + len(sentence)] = values
         done += len(sentence)
-    return columns
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sentences])]).astype(np.int64)
+    return {name: as_bio(name, values, offsets) for name, values in columns.items()}
 
 
 def encode_layer(name: str, values: Sequence[str | None], keep: np.ndarray) -> LabelLayer:
@@ -53,27 +55,20 @@ def position_layer(word_position: np.ndarray, keep: np.ndarray) -> LabelLayer:
     return _ordinal("position", codes, POSITIONS, keep)
 
 
-def frequency_layer(
-    word_types: np.ndarray, type_names: Sequence[str], keep: np.ndarray, counts: Mapping[str, int] | None
-) -> LabelLayer:
-    """Return the layer "frequency": the band of the word's rank by falling count.
+def frequency_layer(forms: Sequence[str], keep: np.ndarray, counts: Mapping[str, int] | None) -> LabelLayer:
+    """Return the layer "frequency": the band of the word's rank by falling count ("rank 1-10": the ten most frequent words).
 
     Counts are those of `counts` (the training corpus), where absent words are "unseen"; without it, those of the
     panel itself. Ties rank in alphabetical order.
     """
     if counts is None:
-        counts = Counter({name: int(n) for name, n in zip(type_names, np.bincount(word_types), strict=True)})
+        counts = Counter(forms)
     ranked = sorted((w for w, n in counts.items() if n > 0), key=lambda w: (-counts[w], w))
     rank = {word: i + 1 for i, word in enumerate(ranked)}
     unseen = len(BANDS) - 1
-    bands = np.array(
-        [
-            int(np.searchsorted(_BAND_STARTS, rank[w], side="right")) - 1 if w in rank else unseen
-            for w in type_names
-        ],
-        np.int64,
-    )  # fmt: skip
-    return _ordinal("frequency", bands[word_types] if len(word_types) else word_types, BANDS, keep)
+    band = {word: int(np.searchsorted(_BAND_STARTS, at, side="right")) - 1 for word, at in rank.items()}
+    codes = np.fromiter((band.get(word, unseen) for word in forms), np.int64, len(forms))
+    return _ordinal("frequency", codes, BANDS, keep)
 
 
 def _ordinal(name: str, codes: np.ndarray, names: tuple[str, ...], keep: np.ndarray) -> LabelLayer:

@@ -69,6 +69,16 @@ def _pair(row: Any, name: str) -> MinimalPair:
     return MinimalPair(good, bad, str(row.get("UID", name)), None if severity is None else float(severity))
 
 
+def words_only(source: str | Path | Iterable[MinimalPair | str | Path]) -> list[bool]:
+    """Return, for each of `as_pairs(source)`, whether it comes from a file: those are scored without an end of sentence."""
+    if isinstance(source, (str, Path)):
+        return [True] * len(as_pairs(source))
+    found: list[bool] = []
+    for item in source:
+        found.extend([False] if isinstance(item, MinimalPair) else words_only(item))
+    return found
+
+
 def as_pairs(source: str | Path | Iterable[MinimalPair | str | Path]) -> list[MinimalPair]:
     """Return pairs from a file, a folder of .jsonl files, pairs, or a mix of them."""
     if isinstance(source, (str, Path)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -14,18 +15,27 @@ import numpy as np
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.text import layers as label_layers
-from lmtrace.text import lexicon, references, streams
+from lmtrace.text import lexicon, overlap, references, streams
 from lmtrace.text.alignment import Encoding, coverage, encode, unknown_share
 from lmtrace.text.lexicon import Lexicon
 from lmtrace.text.panel_parts import LabelLayer, Objective, PanelBatch, PanelSettings, Policy
 from lmtrace.text.readers import read
 from lmtrace.text.references import Reference
 from lmtrace.text.sentences import AnnotatedSentence, as_annotated, iterate_words, take
+from lmtrace.text.sequences import ends_of_itself, special_id
 from lmtrace.text.truth import find_truth
+from lmtrace.text.word_types import sentence_twins, shared_share, word_places, word_types
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+WITHOUT_MASKS = "of the sentences as they are, without masks; predictions are made at masks"
+AS_PREDICTED = "of the sequences that the predictions are made on"
+"""What a run's header says that activations and attention maps were read from."""
+
+MANY_SHARED = 0.1
+"""A larger share of words without a vector of their own is said aloud: it bounds what a probe can reach."""
 
 MANY_UNKNOWN = 0.2
 """A larger share of unknown tokens is said aloud: that many words look the same to the model."""
@@ -39,22 +49,32 @@ class Panel:
     sentences
         The sampled sentences (`AnnotatedSentence`), in the order of their source.
     word_sentence, word_position, word_types : [words]
-        int64: sentence, place in it, and index into `type_names` of every word, cut words included.
+        int64: sentence, place in it, and index into `type_names` of every word, cut words included. Words that the model
+        reads as the same tokens are of one type (see `lmtrace.text.word_types`).
     type_names
-        Distinct word forms, sorted.
+        The first spelling of every type, sorted.
+    sentence_twins : [sentences]
+        int64: the first sentence of the panel with the same token ids. Splits keep twins together.
     heads : [words] or None
         int64: row of the head word; -1 for a root or where there is no tree. None where no sentence has a tree.
     encoder
-        The main stream: the only one of causal and masked models. For masked models it holds the mask tokens, so the
-        activations of masked words are those of the mask.
+        The main stream: the only one of causal and masked models. It is the sentence as it is, without masks.
     decoder
         The second stream of encoder-decoder models, or None.
     predictions
         What is predicted.
+    ends : [predictions]
+        bool, ends of sentences that a causal model is asked to predict.
+    averaged : [predictions]
+        bool, what numbers of the whole panel are averaged over: all of it, or all but the ends where the model is not trained
+        on them (see `end`).
     truth
         The exact law (`lmtrace.text.truth.Truth`), or None; `truth_reason` then says why.
     coverage
         Share of words that reach at least one token, before cutting.
+    shared
+        Share of words that are read as the very vector of another word: parts of a fused form, or of a token that reaches
+        over several words.
     skipped
         Sentences met while sampling that had no words or no tokens.
     target
@@ -82,22 +102,23 @@ class Panel:
         self.word_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.word_sentence = np.repeat(np.arange(len(lengths)), lengths).astype(np.int64)
         self.word_position = np.arange(self.word_offsets[-1]) - self.word_offsets[self.word_sentence]
-        forms = [token for s in sentences for token in s.tokens]
-        self.type_names = tuple(sorted(set(forms)))
-        index = {form: i for i, form in enumerate(self.type_names)}
-        self.word_types = np.fromiter((index[form] for form in forms), np.int64, len(forms))
+        self.word_types, self.type_names = word_types(self.sentences, self.encodings)
         self.heads = self._flat_heads()
 
         self._streams = built = streams.build(self.sentences, self.encodings, tokenizer, settings, self.word_offsets)
         self.encoder, self.decoder, self.predictions = built.encoder, built.decoder, built.predictions
         self.target = built.target
+        self.sentence_twins = sentence_twins(self.encoder.ids)
+        self.word_places = word_places(self.encoder, settings.policy)
+        self.shared = shared_share(self.word_places)
+        self.end = self._is_trained_on_ends() if settings.end is None else settings.end
 
         keep = self.encoder.word_first >= 0
         values = label_layers.layer_values(self.sentences)
         computed = {
             "position": lambda: label_layers.position_layer(self.word_position, keep),
             "frequency": lambda: label_layers.frequency_layer(
-                self.word_types, self.type_names, keep, settings.frequencies
+                [token for s in self.sentences for token in s.tokens], keep, settings.frequencies
             ),
         }  # fmt: skip
         available = [*values, *(name for name in computed if name not in values)]
@@ -123,6 +144,7 @@ class Panel:
         decoder_start_id: int | None = None,
         min_coverage: float = 0.9,
         training: Iterable[Any] | None = None,
+        end: bool | None = None,
     ) -> Panel:
         """Sample a panel from annotated sentences.
 
@@ -153,8 +175,14 @@ class Panel:
         min_coverage
             Least share of words that must reach a token.
         training
-            The annotated training corpus, for the reference predictors of the signal `ladder`; read when they are first
-            asked for.
+            The annotated training corpus, for the reference predictors of the signal `ladder` and for the share of the
+            panel that was trained on (`in_training`); read when they are first asked for.
+        end
+            Whether the model is trained on an end after every sentence (causal models). Where it is not, as after training on
+            packed text, ends are predicted but not averaged: loss and perplexity are those of the words, and those of the end
+            stand apart, with the label "token=end". None: yes for a corpus with an oracle, for a `WordTokenizer` and for a
+            tokenizer that puts an end itself; what a measurement of a trained model then shows (`lmtrace.observe.ends`) has the
+            last word.
 
         Raises
         ------
@@ -163,7 +191,7 @@ class Panel:
         """
         settings = PanelSettings(
             objective=objective, policy=policy, max_length=max_length, seed=seed, frequencies=frequencies,
-            layers=None if layers is None else tuple(layers), decoder_start_id=decoder_start_id,
+            layers=None if layers is None else tuple(layers), decoder_start_id=decoder_start_id, end=end,
         )  # fmt: skip
         if size < 1:
             raise ConfigError(f"panel: size is {size}", "Ask for at least one sentence")
@@ -207,10 +235,17 @@ class Panel:
             "available": len(items), "skipped": skipped, "coverage": share,
             "notes": dict(getattr(corpus, "notes", None) or {}),
         }  # fmt: skip
-        return cls(
+        panel = cls(
             [sentences[i] for i in full], [encodings[i] for i in full], tokenizer, settings, provenance,
             take(items, [chosen[i] for i in full]), getattr(corpus, "oracle", None), training,
         )  # fmt: skip
+        if panel.shared > MANY_SHARED:
+            logger.warning(
+                "%.0f%% of the panel's words share their vector with another word of their sentence: no probe can tell these "
+                "apart",
+                100 * panel.shared,
+            )
+        return panel
 
     def with_objective(self, objective: Objective, decoder_start_id: int | None = None) -> Panel:
         """Return the same sentences, tokenized for another objective."""
@@ -225,6 +260,30 @@ class Panel:
             self._oracle,
             self._training,
         )
+
+    def with_end(self, end: bool) -> Panel:
+        """Return the same panel with ends of sentences averaged, or not; its settings still say what was told."""
+        changed = copy.copy(self)
+        changed.end, changed._made = end, {}
+        changed.__dict__.pop("averaged", None)
+        return changed
+
+    def _is_trained_on_ends(self) -> bool:
+        return self.objective != "causal" or self._oracle is not None or ends_of_itself(self.tokenizer)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """[predictions] bool: ends of sentences; none of them under other objectives than the causal one."""
+        predictions, end = self.predictions, special_id(self.tokenizer, "eos")
+        if self.objective != "causal" or end is None or not len(predictions):
+            return np.zeros(len(predictions), bool)
+        last = np.append(predictions.sentence[1:] != predictions.sentence[:-1], True)
+        return last & (predictions.word < 0) & (predictions.target == end)
+
+    @cached_property
+    def averaged(self) -> np.ndarray:
+        """[predictions] bool: what is averaged; everything where there is nothing but ends."""
+        return np.ones(len(self.ends), bool) if self.end or self.ends.all() else ~self.ends
 
     def _flat_heads(self) -> np.ndarray | None:
         if all(s.heads is None for s in self.sentences):
@@ -250,6 +309,11 @@ class Panel:
     def oracle(self) -> Any:
         """Return the corpus's oracle, or None; unlike `truth` it is there for every objective and tokenizer."""
         return self._oracle
+
+    @property
+    def masked_ids(self) -> tuple[np.ndarray, ...] | None:
+        """Return, for masked models, the encoder's ids with the masks that predictions are made at; None for others."""
+        return self._streams.masked
 
     @property
     def num_sentences(self) -> int:
@@ -324,6 +388,11 @@ class Panel:
         return frozenset(" ".join(words) for words in iterate_words(self._training))
 
     @cached_property
+    def in_training(self) -> np.ndarray | None:
+        """[sentences] bool: the sentence is in the training corpus; None where the panel was built without one."""
+        return None if self._training is None else overlap.in_training(self, self._training)
+
+    @cached_property
     def references(self) -> tuple[dict[str, Reference], dict[str, str]]:
         """Reference predictors by rung, and why others are missing (see `lmtrace.text.references`); counted once."""
         return references.build(self, self._training)
@@ -341,12 +410,16 @@ class Panel:
             if side is not None:
                 for array in (*side.ids, side.offsets, side.word_first, side.word_last):
                     digest.update(array.tobytes())
+        for ids in self._streams.masked or ():
+            digest.update(ids.tobytes())
         for array in (self.word_types, self.predictions.target, self.predictions.word, self._streams.column):
             digest.update(array.tobytes())
         digest.update("\x1f".join(self.type_names).encode())
         for name in sorted(self._layers):
             layer = self._layers[name]
-            digest.update("\x1f".join((name, *layer.names)).encode())
+            # Bands of frequency were named without "rank" once: a panel keeps its hash.
+            names = [value.removeprefix("rank ") if name == "frequency" else value for value in layer.names]
+            digest.update("\x1f".join((name, *names)).encode())
             digest.update(layer.codes.tobytes())
         return digest.hexdigest()
 
@@ -387,6 +460,8 @@ class Panel:
             "hash": self.hash,
             "objective": self.objective,
             "target": self.target,
+            "end": self.end,
+            "end_told": self.settings.end is not None,
             "policy": self.policy,
             "num_sentences": self.num_sentences,
             "num_words": self.num_words,
@@ -394,6 +469,10 @@ class Panel:
             "num_predictions": len(self.predictions),
             "num_types": len(self.type_names),
             "cut_words": int((self.encoder.word_first < 0).sum()),
+            "shared": self.shared,
+            "activations": WITHOUT_MASKS if self.objective == "masked" else AS_PREDICTED,
+            "in_training": None if self.in_training is None else float(self.in_training.mean()),
+            "twin_sentences": int((self.sentence_twins != np.arange(self.num_sentences)).sum()),
             "unknown_tokens": unknown_share(self.encodings, self.tokenizer),
             "max_length": self.settings.max_length,
             "seed": self.settings.seed,

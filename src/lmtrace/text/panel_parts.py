@@ -69,7 +69,7 @@ class Side:
     Attributes
     ----------
     ids
-        One int64 array per sequence: the input ids, special tokens included, padding not.
+        One int64 array per sequence: the input ids, special tokens included, padding not, and without masks.
     offsets : [sequences + 1]
         Where each sequence starts in the flat list of token rows.
     word_first, word_last : [words]
@@ -96,7 +96,7 @@ class PanelBatch:
     sequences : [sequences]
         Panel indices of the rows.
     input_ids, attention_mask : [sequences, length]
-        What the model reads (the encoder, for encoder-decoder models).
+        What the model reads when it predicts (the encoder, for encoder-decoder models).
     decoder_input_ids, decoder_attention_mask : [sequences, decoder length] or None
         What the decoder reads.
     predict_row, predict_column : [predictions in the batch]
@@ -108,6 +108,8 @@ class PanelBatch:
     position_ids : [sequences, length] or None
         Only with padding on the left, for models that count positions from the left edge; those that take none ignore
         it.
+    plain_ids : [sequences, length] or None
+        For masked models the same rows without masks, from which activations and attention maps are read.
     """
 
     sequences: np.ndarray
@@ -120,6 +122,7 @@ class PanelBatch:
     index: np.ndarray
     targets: np.ndarray
     position_ids: np.ndarray | None = None
+    plain_ids: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +137,7 @@ class PanelSettings:
     decoder_start_id: int | None = None
     mask_share: float = 0.15
     seed: int = 0
+    end: bool | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("objective", get_args(Objective)), ("policy", get_args(Policy))):

@@ -28,6 +28,19 @@ def causal_affixes(tokenizer: Any) -> tuple[list[int], list[int]]:
     return [] if begin is None else [begin], [] if end is None else [end]
 
 
+def ends_of_itself(tokenizer: Any) -> bool:
+    """Return whether training text made with the tokenizer has an end after every sentence.
+
+    A `WordTokenizer`'s has (`encode_causal`); a Hugging Face tokenizer's where it puts one there by itself. Most put none: their
+    models are trained on packed text, and what they give an end of sentence after a sentence is of no meaning.
+    """
+    if isinstance(tokenizer, WordTokenizer):
+        return True
+    end = special_id(tokenizer, "eos")
+    ids = list(tokenizer("a")["input_ids"])
+    return end is not None and ids[-1:] == [end]
+
+
 def bidirectional_affixes(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return ([cls or bos], [sep or eos]), each empty where the tokenizer has none (T5 has no cls)."""
     begin, end = special_id(tokenizer, "cls", "bos"), special_id(tokenizer, "sep", "eos")

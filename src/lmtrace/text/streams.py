@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Both sides, the predictions, and for each of those the column of the logits that predicts it."""
+    """Both sides, the predictions, and for each of those the column of the logits that predicts it.
+
+    `masked` holds, for masked models only, the encoder's rows with the masks that the predictions are made at.
+    """
 
     encoder: Side
     decoder: Side | None
@@ -33,6 +36,7 @@ class Streams:
     column: np.ndarray
     prediction_offsets: np.ndarray
     target: str = ""
+    masked: tuple[np.ndarray, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def _causal(sentences, encodings, tokenizer, settings, word_offsets) -> Streams:
 def _masked(sentences, encodings, tokenizer, settings, word_offsets) -> Streams:
     begin, end = bidirectional_affixes(tokenizer)
     mask = mask_id(tokenizer)
-    rows, predicted = [], _Predicted(word_offsets)
+    rows, masked, predicted = [], [], _Predicted(word_offsets)
     for i, e in enumerate(encodings):
         row = _row(e, begin, end, settings.max_length, cut_end=False)
         candidates = np.flatnonzero(e.owner[: row.kept] >= 0)
@@ -83,9 +87,11 @@ def _masked(sentences, encodings, tokenizer, settings, word_offsets) -> Streams:
         predicted.add(i, e, row.ids[columns], tokens, columns)
         ids = row.ids.copy()
         ids[columns] = mask
-        rows.append(_Row(ids, row.prefix, row.kept))
+        masked.append(ids)
+        rows.append(row)
     predictions, column, offsets = predicted.finish()
-    return Streams(_side(rows, encodings, word_offsets), None, predictions, column, offsets)
+    side = _side(rows, encodings, word_offsets)
+    return Streams(side, None, predictions, column, offsets, masked=tuple(masked))
 
 
 def _seq2seq(sentences, encodings, tokenizer, settings, word_offsets) -> Streams:
@@ -201,7 +207,11 @@ def cuts(lengths: np.ndarray, size: int, price: int) -> np.ndarray:
 def pad(streams: Streams, sequences: np.ndarray, tokenizer: Any, side: Literal["left", "right"]) -> PanelBatch:
     """Return these sequences as one padded batch."""
     fill = special_id(tokenizer, "pad", "eos") or 0
-    ids, mask, shift = _padded([streams.encoder.ids[i] for i in sequences], fill, side)
+    read = streams.encoder.ids if streams.masked is None else streams.masked
+    ids, mask, shift = _padded([read[i] for i in sequences], fill, side)
+    plain = None
+    if streams.masked is not None:
+        plain, _, _ = _padded([streams.encoder.ids[i] for i in sequences], fill, side)
     decoder_ids = decoder_mask = None
     if streams.decoder is not None:
         # A decoder starts at its first column; only what it reads from may be padded on the left.
@@ -217,6 +227,7 @@ def pad(streams: Streams, sequences: np.ndarray, tokenizer: Any, side: Literal["
         sequences=sequences, input_ids=ids, attention_mask=mask, decoder_input_ids=decoder_ids,
         decoder_attention_mask=decoder_mask, predict_row=row, predict_column=streams.column[index] + shift[row],
         index=index, targets=streams.predictions.target[index], position_ids=positions,
+        plain_ids=plain,
     )  # fmt: skip
 
 

@@ -107,9 +107,13 @@ class Truth:
         A model that knows the law has this loss on the panel; the standard error says how far the panel may lie from
         the language's entropy rate.
         """
+        return self.floor_over(np.ones(len(self._sentence), bool))
+
+    def floor_over(self, kept: np.ndarray) -> Estimate:
+        """Return `floor` over the predictions that are `kept` [predictions]."""
         from lmtrace.numerics.clustered import clustered_mean
 
-        return clustered_mean(self.surprisal, self._sentence)
+        return clustered_mean(self.surprisal[kept], self._sentence[kept])
 
     def law(self, index: np.ndarray) -> np.ndarray:
         """Return [n, tokenizer vocabulary] float64: the law of the next token at these rows of the predictions."""

@@ -24,7 +24,7 @@ FIELDS = {
     "dimension": [Field(metric="two_nn", title="Intrinsic dimension", unit="dimensions"),
                   Field(metric="effective_rank", title="Effective rank", unit="dimensions"),
                   Field(metric="participation_ratio", title="Participation ratio", unit="dimensions")],
-    "curvature": [Field(metric="trace", title="Trace"), Field(metric="edge", title="Edge"),
+    "curvature": [Field(metric="trace", title="Trace"), Field(metric="edge", title="Edge", meaning="1 is that of SGD."),
                   Field(metric="trace_gap", title="Trace: panel - train")],
     "cost": [Field(metric="seconds", title="Time per measurement", unit="seconds")],
     "gradient": [Field(metric="norm", title="Gradient norm")],

@@ -203,7 +203,7 @@ def test_the_edge_of_stability_is_told_only_where_the_scatter_allows_it(late, sa
     run = SyntheticRun(steps).add("curvature", "edge", np.concatenate([np.full(len(late), 0.5), late]))
     [found] = [f for f in findings(run) if f.kind == "curvature"]
     assert said in found.sentence
-    assert any("preconditioned" in caveat for caveat in found.caveats)
+    assert any(caveat == "The limit that it is relative to: 1 is that of SGD." for caveat in found.caveats)
 
 
 def test_a_length_of_time_is_said_in_the_unit_that_suits_it():

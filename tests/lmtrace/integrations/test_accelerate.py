@@ -126,7 +126,7 @@ def test_two_processes_write_one_run(tmp_path):
         )
         for rank in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=300)[0] for process in processes]
+    said = [process.communicate(timeout=1200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)[-3000:]
     run = lmtrace.open_run(tmp_path / "run")
     assert run.header.status == "stopped early"

@@ -44,19 +44,24 @@ def states(model, panel):
     return {site: torch.cat(parts) for site, parts in rows.items()}
 
 
-def slow_matrix(models, panel, layer, site):
-    """{(t, u): accuracy} of the probe of step t on the words of step u: one fit per step, then a loop over words."""
+def slow_matrix(models, panel, layer, site, labelled_only=False):
+    """{(t, u): accuracy} of the probe of step t on the words of step u: one fit per step, then a loop over words.
+
+    The signal standardises by all words of a site, whichever layer labels them.
+    """
     labels = panel.labels(layer)
-    rows = np.flatnonzero(labels.codes >= 0)
+    rows = np.flatnonzero(labels.codes >= 0) if labelled_only else np.arange(panel.num_words)
     codes, test = labels.codes[rows], sentence_split(panel.word_sentence, 0)[rows]
     x = {step: states(model, panel)[site][torch.as_tensor(rows)] for step, model in models.items()}
-    result, sentences = {}, panel.word_sentence[rows]
+    result, way = {}, "embedding" if site == "embed" else "ridge"
     for t in models:
-        targets = Targets.of([(codes, len(labels.names))], test, units=sentences)
-        [found] = fit(Design.of(x[t], test), targets, "discriminant")
+        [found] = fit(Design.of(x[t], test), Targets.of([(codes, len(labels.names))], test), way)
         weight, bias = found.linear.weight.numpy(), found.linear.bias.numpy()
         for u in models:
-            right = [int(np.argmax(x[u][i].double().numpy() @ weight + bias) == codes[i]) for i in np.flatnonzero(test)]
+            right = [
+                int(np.argmax(x[u][i].double().numpy() @ weight + bias) == codes[i])
+                for i in np.flatnonzero(test & (codes >= 0))
+            ]
             result[t, u] = float(np.mean(right))
     return result
 
@@ -128,7 +133,7 @@ def test_the_matrix_equals_a_loop(models, panel):
     x = [states(models[step], panel)["final"][torch.as_tensor(rows)] for step in STEPS]
     y = np.array(labels.names)[labels.codes[rows]]
     matrix, probes = F.transfer_matrix(x, y, panel.word_sentence[rows])
-    expected = slow_matrix(models, panel, "role", "final")
+    expected = slow_matrix(models, panel, "role", "final", labelled_only=True)
     n = int(sentence_split(panel.word_sentence, 0)[rows].sum())
     assert matrix == pytest.approx(np.array([[expected[t, u] for u in STEPS] for t in STEPS]), abs=1.1 / n)
     assert all(p.names == labels.names for p in probes)

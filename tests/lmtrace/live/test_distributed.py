@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
             for rank in range(ranks)
         ]  # fmt: skip
         try:
-            said = [process.communicate(timeout=240)[0] for process in started]
+            said = [process.communicate(timeout=1000)[0] for process in started]
         finally:
             for process in started:
                 process.kill()

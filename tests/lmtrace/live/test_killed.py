@@ -29,7 +29,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(how, kills, tmp_pa
     env = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root / 'tests'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path / "runs"), str(kills), "1", how],
-        env=env, capture_output=True, text=True, timeout=500,
+        env=env, capture_output=True, text=True, timeout=2000,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])

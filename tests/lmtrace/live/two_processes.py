@@ -128,7 +128,7 @@ def main(folder: Path, rank: int, ranks: int, port: int) -> None:
     torch.set_num_threads(1)
     if ranks > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        dist.init_process_group("gloo", rank=rank, world_size=ranks, timeout=timedelta(seconds=90))
+        dist.init_process_group("gloo", rank=rank, world_size=ranks, timeout=timedelta(seconds=360))
     rng = np.random.default_rng(0)
     sentences = [toys.toy_sentence(rng) for _ in range(200)]
     tokenizer = WordTokenizer.from_corpus(sentences)

@@ -133,6 +133,7 @@ def test_bleu_of_known_sentences():
     assert corpus_bleu([["a", "b", "c", "x"]], [["a", "b", "c", "d"]], order=2).value == pytest.approx(math.sqrt(1 / 2))
     assert corpus_bleu([["a", "b"]], [["a", "b", "c", "d"]], order=2).value == pytest.approx(math.exp(-1))
     assert corpus_bleu([["x"]], [["a"]]).value == 0
+    assert corpus_bleu([["a", "b", "c"]], [["a", "b", "c"]]).value == 0  # no 4-gram: as sacrebleu
     assert corpus_bleu([], []).value is None
 
 

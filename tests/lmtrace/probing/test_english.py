@@ -8,8 +8,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from lmtrace.numerics.clustered import clustered_mean
 from lmtrace.observe.view import Measurement, MeasurementView
-from lmtrace.probing.linear import linear_probe
+from lmtrace.probing.linear import fit, linear_probe, majority
+from lmtrace.probing.rows import Design, Targets
 from lmtrace.probing.splits import sentence_split
 from lmtrace.signals.probe import Probe
 from lmtrace.text.panel import Panel
@@ -43,16 +45,24 @@ def english(data_dir):
 @pytest.mark.slow
 @pytest.mark.parametrize("site", ["embed", "block.0", "block.1", "final"])
 def test_accuracy_is_that_of_scikit_learn(english, site):
-    x, y, groups, types = english
+    x, y, groups, _ = english
     test = sentence_split(groups, 0)
     scaler = StandardScaler().fit(x[site][~test])
     train, held_out = (scaler.transform(x[site][part]) for part in (~test, test))
-    expected = LogisticRegression(max_iter=300).fit(train, y[~test]).score(held_out, y[test])
-    logistic = linear_probe(x[site], y, groups, kind="logistic")
-    ridge = linear_probe(x[site], y, groups, types)
-    assert logistic.accuracy == pytest.approx(expected, abs=0.01)
-    assert ridge.accuracy == pytest.approx(expected, abs=0.01)
-    assert ridge.accuracy > ridge.majority + 0.2
+    theirs = LogisticRegression(max_iter=300).fit(train, y[~test]).predict(held_out)
+    codes = np.unique(y, return_inverse=True)[1]
+    design, targets = Design.of(x[site], test), Targets.of([(codes, int(codes.max()) + 1)], test)
+    truth = codes[test]
+    their_codes = np.searchsorted(np.unique(y), theirs)
+    for kind in ("logistic", "ridge"):
+        ours = fit(design, targets, kind)[0].predicted
+        # Rows near a boundary fall to either side, by the steps of a search and by rounding: as often right as wrong, so
+        # the mean difference is within its sampling error over sentences, whatever the processor.
+        gap = clustered_mean((ours == truth).astype(float) - (their_codes == truth), groups[test])
+        assert abs(gap.value) < 3 * gap.stderr + 1 / len(truth), (kind, gap)
+    # The same loss and penalty, searched to its end by both: few rows are that near.
+    assert (fit(design, targets, "logistic")[0].predicted == their_codes).mean() > 0.98
+    assert (ours == truth).mean() > majority(codes, test) + 0.2
 
 
 @pytest.mark.slow

@@ -108,6 +108,15 @@ def test_word_maps_equal_their_reference():
     assert not found[1, :, :, 2].any()
 
 
+@pytest.mark.parametrize("length", [31, 97, 300])
+def test_words_that_get_the_same_weight_are_ties(length):
+    """A cumulative sum in float32 would order them by its rounding, which is another on every processor."""
+    maps = uniform_maps(visible_keys(torch.ones(1, length, dtype=torch.bool), causal=True))
+    place = torch.arange(length)[None]
+    found = word_maps(maps, place, place)
+    assert torch.equal(found, maps)
+
+
 def test_edges():
     weights = torch.tensor([[[0.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.2, 0.5, 0.3]]])[:, None]
     pairs = visible_keys(torch.ones(1, 3, dtype=torch.bool), causal=True) & ~torch.eye(3, dtype=torch.bool)

@@ -112,8 +112,8 @@ def test_sentences_are_the_means_of_their_tokens():
 def test_the_null_is_measured_once_and_remembered():
     view = PlantedView({"block.0": normal(400, 6)})
     measured(Dimension(), view)
-    assert list(view.memory) == ["null 400 6"]
-    view.memory["null 400 6"] = torch.full((6,), 7.0, dtype=torch.float64)
+    assert list(view.memory) == ["nulls 400 6"]
+    view.memory["nulls 400 6"] = torch.full((8,), 7.0, dtype=torch.float64)
     assert find(measured(Dimension(), view.then()), "two_nn").null == 7.0
 
 

@@ -174,9 +174,11 @@ def read_slowly(case, style):
             for site, states in zip(WORDS, output.hidden_states, strict=False):
                 own = states[0, first : last + 1]
                 words[site][word] = {"first": own[0], "last": own[-1], "mean": own.mean(0)}[panel.policy]
-        law = output.logits[0].log_softmax(-1)
+        read = ids if panel.masked_ids is None else panel.masked_ids[i]
+        with torch.no_grad():  # words are read without masks, predictions are made at them
+            law = model(torch.as_tensor(read)[None]).logits[0].log_softmax(-1)
         mine = panel.predictions.sentence == i
-        masks = np.flatnonzero(ids == panel.tokenizer.mask_token_id)
+        masks = np.flatnonzero(read == panel.tokenizer.mask_token_id)
         columns = masks if style == "bert" else np.arange(len(ids) - 1)
         assert len(columns) == mine.sum()
         laws.append(law[columns])
@@ -334,7 +336,7 @@ def test_pairs_of_unequal_length_equal_a_loop(style, case):
     tokenizer = WordTokenizer.from_corpus(corpus()) if case == "words" else byte_tokenizer()
     texts = [tuple(s.tokens) for s in sentences]
     pairs = [MinimalPair(a, b, "k") for a, b in zip(texts[::2], texts[1::2], strict=True)]
-    panel = Panel.from_annotated(sentences, tokenizer, objective="masked" if style == "bert" else "causal")
+    panel = Panel.from_annotated(sentences, tokenizer, objective="masked" if style == "bert" else "causal", end=True)
     records, model = pair_records(tokenizer, pairs, style, panel)
     margins = [
         slow_log_likelihood(model, tokenizer, p.good, style == "bert")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmtrace.signals.gradient.noise_scale import SKETCH, noise_scale, sketch
+from lmtrace.signals.gradient.noise_scale import SKETCH, inverse_noise_scale, noise_scale, sketch
 
 
 def products(rng: np.random.Generator, m: int, batch: int, mean: np.ndarray, deviation: float) -> np.ndarray:
@@ -25,12 +25,40 @@ def test_both_parts_are_unbiased_and_the_error_covers():
     assert 0.88 < inside <= 1.0
 
 
+@pytest.mark.statistical
+@pytest.mark.parametrize("expected", [40.0, 640.0, 2500.0])
+def test_the_inverse_has_no_bias_where_the_scale_is_far_above_the_sample(expected):
+    """Half of the draws have gradients that do not agree: none of them is left out, and the mean is right."""
+    rng = np.random.default_rng(2)
+    d, m, batch = 1200, 5, 6
+    mean = rng.normal(size=d)
+    mean /= np.linalg.norm(mean)
+    found = [inverse_noise_scale(products(rng, m, batch, mean, np.sqrt(expected / d)), batch) for _ in range(1000)]
+    values, errors = np.array([e.value for e in found]), np.array([e.stderr for e in found])
+    assert abs(values.mean() - 1 / expected) < 4 * values.std() / np.sqrt(1000)
+    assert (values < 0).any() == (expected > 500)
+    covered = np.mean(np.abs(values - 1 / expected) < 2.78 * errors)  # t, 4 degrees of freedom
+    assert 0.88 < covered < 1.0
+
+
+def test_a_scale_that_is_not_resolved_says_from_where_on_it_lies():
+    rng = np.random.default_rng(7)
+    draws = [products(rng, 4, 8, np.zeros(900), 1.0) for _ in range(40)]
+    notes = [noise_scale(p, 8).note for p in draws if noise_scale(p, 8).value is None]
+    assert len(notes) > 5
+    assert all("above" in note and "sequences" in note for note in notes)
+    known = [noise_scale(p, 8) for p in draws]
+    assert all(e.stderr is not None for e in known if e.value)
+
+
 def test_closed_forms():
     same = np.ones((3, 3))
     assert noise_scale(same, 4).value == 0.0
     two = np.array([[3.0, 1.0], [1.0, 3.0]])
     assert noise_scale(two, 5).value == pytest.approx(5 * (3 - 1) / 1)
     assert noise_scale(two, 5).stderr is None
+    assert inverse_noise_scale(two, 5).value == pytest.approx(1 / (5 * (3 - 1)))
+    assert inverse_noise_scale(same, 4).value is None
 
 
 def test_gradients_that_do_not_agree_are_a_reason():

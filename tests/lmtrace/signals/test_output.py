@@ -104,7 +104,7 @@ def test_ambiguous_categories_come_from_the_panel_where_there_is_no_oracle():
 
 
 def test_subwords_are_counted_by_kind_and_label():
-    panel = Panel.from_annotated(english(), fast_tokenizer("gpt2"), layers=["upos"])
+    panel = Panel.from_annotated(english(), fast_tokenizer("gpt2"), layers=["upos"], end=True)
     records = measure(panel, random_law(panel))
     n = {kind: records["loss", f"token={kind}"].n for kind in ("end", "first", "continuation")}
     assert n["end"] == len(english())
@@ -112,6 +112,14 @@ def test_subwords_are_counted_by_kind_and_label():
     loose = (panel.predictions.word < 0) & ~panel.predictions.first
     assert sum(n.values()) + loose.sum() == len(panel.predictions) == records["loss", None].n
     assert records["loss", "upos=WORD"].n + records["loss", "upos=PUNCT"].n == n["first"] + n["continuation"]
+    words = measure(panel.with_end(False), random_law(panel))
+    assert words["loss", None].n == len(panel.predictions) - n["end"]
+    assert words["loss", "token=end"].value == records["loss", "token=end"].value
+    total = records["loss", None].value * len(panel.predictions)
+    ends = records["loss", "token=end"].value * n["end"]
+    assert words["loss", None].value == pytest.approx((total - ends) / words["loss", None].n)
+    targets = panel.predictions.target[~panel.ends]
+    assert words["accuracy", None].null == pytest.approx(np.bincount(targets).max() / len(targets))
 
 
 def test_rare_values_are_missing_with_the_count(panel):

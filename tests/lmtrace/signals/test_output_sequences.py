@@ -23,9 +23,8 @@ from text_corpora import fast_tokenizer, toy
 
 
 def plain_bleu(hypotheses, references, order=4):
-    """BLEU of Papineni et al. 2002 by its definition: clipped counts over the corpus, brevity penalty, no smoothing."""
-    order = min(order, max(len(r) for r in references))
-    precisions = []
+    """BLEU by its definition with sacrebleu's smoothing: clipped counts over the corpus, brevity penalty."""
+    precisions, halvings, matched = [], 0, False
     for n in range(1, order + 1):
         clipped = total = 0
         for hypothesis, reference in zip(hypotheses, references, strict=True):
@@ -34,12 +33,42 @@ def plain_bleu(hypotheses, references, order=4):
             total += len(mine)
             for gram, count in Counter(mine).items():
                 clipped += min(count, theirs.count(gram))
-        precisions.append(Fraction(clipped, total) if total else Fraction(0))
+        if not total:
+            return 0.0
+        matched = matched or clipped > 0
+        halvings += not clipped
+        precisions.append(Fraction(clipped, total) if clipped else Fraction(1, 2**halvings * total))
     c, r = sum(map(len, hypotheses)), sum(map(len, references))
-    if not all(precisions):
-        return 0.0
     penalty = 1.0 if c > r else math.exp(1 - r / c)
-    return penalty * math.exp(sum(math.log(p) for p in precisions) / order)
+    return matched * penalty * math.exp(sum(math.log(p) for p in precisions) / order)
+
+
+KNOWN = (
+    # hypotheses, references, what sacrebleu 2.6.0 says with tokenize="none"
+    ((("a b c d e f", "a x c d"), ("a b c d e g", "a b c d")), 59.4603558),
+    ((("a b c", "d e"), ("a b c", "d e")), 0.0),
+    ((("a b c d", "q r"), ("a b d c", "r q s")), 29.9276484),
+    ((("a q b r c s d",), ("a b c d e f g h",)), 8.0511536),
+    ((("x y z w v",), ("a b c d e",)), 0.0),
+)
+
+
+@pytest.mark.parametrize(("texts", "expected"), KNOWN)
+def test_bleu_is_that_of_sacrebleu(texts, expected):
+    hypotheses, references = ([text.split() for text in side] for side in texts)
+    assert 100 * corpus_bleu(hypotheses, references).value == pytest.approx(expected, abs=1e-6)
+
+
+def test_bleu_of_random_corpora_is_that_of_sacrebleu():
+    sacrebleu = pytest.importorskip("sacrebleu")
+    rng = np.random.default_rng(3)
+    for longest in (3, 5, 9, 25):
+        for share in (0.1, 0.5, 0.95):
+            references = [rng.integers(0, 9, rng.integers(1, longest + 1)).tolist() for _ in range(9)]
+            hypotheses = [[w if rng.random() < share else 17 for w in r][: rng.integers(1, 30)] for r in references]
+            texts = [[" ".join(map(str, row)) for row in side] for side in (hypotheses, references)]
+            expected = sacrebleu.BLEU(tokenize="none", force=True).corpus_score(texts[0], [texts[1]]).score
+            assert 100 * corpus_bleu(hypotheses, references).value == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -42,6 +42,58 @@ def test_wilson_interval_against_its_equation():
             assert (edge - share) ** 2 == pytest.approx(1.959964**2 * edge * (1 - edge) / n, abs=1e-9)
 
 
+@pytest.mark.parametrize(("right", "n"), [(0, 23), (23, 23), (5, 40), (31, 77)])
+def test_two_errors_of_the_accuracy_hold_the_wilson_interval(right, n):
+    margins = [1.0] * right + [-1.0] * (n - right)
+    found = F.minimal_pair_accuracy(margins, [0.0] * n)
+    low, high = wilson_interval(right / n, n)
+    assert found.value - 2 * found.stderr <= low
+    assert found.value + 2 * found.stderr >= high
+    assert found.stderr < (high - low) / 1.95
+
+
+def test_the_interval_and_the_end_of_the_records(panel, tokenizer, sentences, tmp_path):
+    """Pairs of a file are scored by their words; others with the end where the panel has one; `end=` decides otherwise."""
+    model = tiny("gpt2", tokenizer).eval()
+    texts = [(" ".join(s.tokens), " ".join(s.tokens[::-1])) for s in sentences[:21]]
+    path = tmp_path / "kind.jsonl"
+    path.write_text("\n".join(json.dumps({"sentence_good": a, "sentence_bad": b}) for a, b in texts))
+    pairs = tuple(MinimalPair(a, b, "kind") for a, b in texts)
+
+    def scored(text, end):
+        ids = [tokenizer.bos_token_id, *tokenizer.encode(text), *([tokenizer.eos_token_id] if end else [])]
+        with torch.no_grad():
+            log_probs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        return sum(float(log_probs[j, ids[j + 1]]) for j in range(len(ids) - 1))
+
+    margins = {end: [scored(a, end) - scored(b, end) for a, b in texts] for end in (False, True)}
+    cases = (
+        (Pairs(pairs=str(path)), panel, False),
+        (Pairs(pairs=pairs), panel, True),
+        (Pairs(pairs=pairs), panel.with_end(False), False),
+        (Pairs(pairs=pairs, end=False), panel, False),
+        (Pairs(pairs=str(path), end=True), panel, True),
+        (Pairs(pairs=(str(path), *pairs)), panel, None),
+    )
+    for signal, read, end in cases:
+        by = {(r.metric, r.label): r for r in signal.measure(view_of(model, read, signal))}
+        both = margins[False] + margins[True]
+        expected = np.mean(both if end is None else margins[end])
+        assert by["margin", None].value == pytest.approx(expected, abs=1e-5)
+        share = np.mean(np.array(both if end is None else margins[end]) > 0)
+        low, high = wilson_interval(share, len(both) if end is None else 21)
+        assert (by["accuracy_low", None].value, by["accuracy_high", None].value) == pytest.approx((low, high))
+
+
+def test_the_sample_of_a_kind_is_not_its_beginning(panel, tokenizer):
+    pairs = tuple(MinimalPair(("noun1",) * (1 + i // 30), ("verb1",), f"k{i % 3}") for i in range(240))
+    chosen, _ = Pairs(pairs=pairs, per_kind=30)._chosen(True)
+    assert {kind: sum(p.kind == kind for p in chosen) for kind in ("k0", "k1", "k2")} == {"k0": 30, "k1": 30, "k2": 30}
+    lengths = [len(p.good) for p in chosen]
+    assert np.mean(lengths) == pytest.approx(4.5, abs=0.8)  # the first thirty of each have 2 on average
+    assert Pairs(pairs=pairs, per_kind=30)._chosen(True)[0] == chosen
+
+
 def test_bad_input_of_accuracy():
     assert F.minimal_pair_accuracy([], []).value is None
     left = F.minimal_pair_accuracy([-1.0, math.nan], [-2.0, -1.0])
@@ -56,7 +108,7 @@ def test_log_likelihoods_equal_a_plain_loop(style, panel, tokenizer, sentences):
     model = tiny(style, tokenizer).eval()
     view = view_of(model, panel, Pairs())
     rows = [tokenizer.encode(s.tokens) for s in sentences[:12]]
-    found = log_likelihoods(view, rows)
+    found = log_likelihoods(view, rows, [True] * len(rows))
     for row, value in zip(rows, found, strict=True):
         ids = [tokenizer.bos_token_id, *row, tokenizer.eos_token_id]
         total = 0.0
@@ -101,7 +153,7 @@ def test_severity_is_that_of_the_law_and_the_margin_follows_it(panel, tokenizer,
     pairs += (MinimalPair(good[0], good[1], "order"), MinimalPair(good[0], good[1], "no law"))
     signal = Pairs(pairs=pairs)
     margins = iter([np.append(2 * exact + 0.1, [0.0, 0.0]), np.zeros(32)])
-    monkeypatch.setattr("lmtrace.signals.pairs.log_likelihoods", lambda view, rows: next(margins))
+    monkeypatch.setattr("lmtrace.signals.pairs.log_likelihoods", lambda view, rows, ends: next(margins))
     by = {(r.metric, r.label): r for r in signal.measure(view_of(tiny("gpt2", tokenizer), panel, signal))}
     assert by["severity", "kind=order"].value == pytest.approx(exact.mean())
     assert by["severity", "kind=order"].n == 30
@@ -172,7 +224,7 @@ def test_all_blimp_files_run(data_dir, sentences):
         for file in files:
             first = json.loads(file.read_text().splitlines()[0])
             ids = encode(first["sentence_good"], tokenizer)
-            value = log_likelihoods(view, [ids])[0]
+            value = log_likelihoods(view, [ids], [True])[0]
             full = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
             if len(full) > 32:
                 assert np.isnan(value)

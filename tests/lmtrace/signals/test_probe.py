@@ -48,6 +48,17 @@ def test_a_label_that_the_word_decides_has_no_contextual_gain(panel, activations
     assert abs(by(records, "selectivity", site="embed", **at).value) < 0.15
 
 
+def test_the_discriminant_is_chosen_by_name_and_says_what_it_chose(panel, activations):
+    default = measure(Probe(labels="upos"), panel, activations)
+    chosen = measure(Probe(labels="upos", kind="discriminant"), panel, activations)
+    assert not [r for r in default if r.metric in ("penalty", "iterated")]
+    for at in ({"split": split, "site": site} for split in ("sentence", "lexical") for site in ("embed", "block.0")):
+        assert by(chosen, "penalty", label="upos", **at).value > 0
+        assert by(chosen, "iterated", label="upos", **at).value in (0.0, 1.0)
+    at = {"label": "upos", "split": "sentence", "site": "embed"}
+    assert by(chosen, "accuracy", **at).value > by(default, "accuracy", **at).value - 0.05
+
+
 def test_the_lexical_split_shows_that_it_was_the_dictionary(panel, activations):
     records = measure(Probe(labels="upos"), panel, activations)
     assert {r.split for r in records} == {"sentence", "lexical"}
@@ -69,7 +80,11 @@ def test_a_label_of_the_word_before_is_a_contextual_gain(panel, activations):
     assert block.n < panel.num_words / 3
 
 
-def test_the_signal_gives_what_the_function_gives(panel, activations):
+def test_the_signal_gives_what_the_function_gives(panel):
+    # Without twins, which the signal keeps together and the function knows nothing of.
+    once = [panel.sentences[i] for i in np.unique(panel.sentence_twins)]
+    panel = Panel.from_annotated(once, panel.tokenizer)
+    activations = planted_activations(panel)
     layer = panel.labels("role")
     rows = layer.codes >= 0
     # The signal splits the whole panel, the function only the labelled words: here they hold the same sentences.
@@ -208,9 +223,9 @@ def test_which_predicate_governs_an_argument():
 
 
 def _test_sentences(panel):
-    from lmtrace.probing.splits import sentence_split
+    from lmtrace.probing.splits import held_out
 
-    return np.unique(panel.word_sentence[sentence_split(panel.word_sentence, 0)])
+    return np.unique(panel.word_sentence[held_out(panel, "sentence", 0)])
 
 
 def test_nothing_to_read_is_missing_with_its_reason(activations):

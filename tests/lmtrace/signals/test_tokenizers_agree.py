@@ -110,7 +110,9 @@ def forward_through(tokenizer):
 def measured(kind, objective, side, pad):
     corpus, _ = language()
     tokenizer = tokenizer_of(kind, side)
-    panel = Panel.from_annotated(corpus, tokenizer, size=120, seed=0, objective=objective, training=corpus[120:])
+    panel = Panel.from_annotated(
+        corpus, tokenizer, size=120, seed=0, objective=objective, training=corpus[120:], end=True
+    )
     assert (panel.encoder.word_first == panel.encoder.word_last).all(), "every word is one piece"
     model = tiny("bert" if objective == "masked" else "gpt2", language()[1], "2x32").eval()
     model.config.vocab_size = len(tokenizer)  # as seen through `forward`

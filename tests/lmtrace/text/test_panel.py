@@ -118,7 +118,7 @@ def test_masked_panel_masks_words_only_and_keeps_them_across_panels():
     per_sentence = np.bincount(panel.predictions.sentence, minlength=panel.num_sentences)
     assert per_sentence.min() >= 1
     row = 0
-    for masked, full, n in zip(panel.encoder.ids, plain, per_sentence, strict=True):
+    for masked, full, n in zip(panel.masked_ids, plain, per_sentence, strict=True):
         assert (masked[0], masked[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
         columns = np.flatnonzero(masked == tokenizer.mask_token_id)
         assert np.array_equal(np.flatnonzero(masked != full), columns)
@@ -246,9 +246,15 @@ def test_frequency_bands_come_from_the_training_counts_where_given():
     counts = {"a": 1000, **{f"x{i}": 500 for i in range(10)}, "b": 400, **{f"y{i}": 300 for i in range(90)}, "c": 1}
     panel = Panel.from_annotated([sentence], WordTokenizer(["a"]), frequencies=counts)
     layer = panel.labels("frequency")
-    assert [layer.names[c] for c in layer.codes] == ["1-10", "11-100", "101-1000", "unseen"]
+    assert [layer.names[c] for c in layer.codes] == ["rank 1-10", "rank 11-100", "rank 101-1000", "unseen"]
     own = Panel.from_annotated([sentence], WordTokenizer(["a"])).labels("frequency")
-    assert own.names == ("1-10",)
+    assert own.names == ("rank 1-10",)
+
+
+def test_a_panel_keeps_the_hash_that_it_had_before_bands_were_called_ranks():
+    sentences = [AnnotatedSentence(tokens=tuple("abca")), AnnotatedSentence(tokens=("d", "a"))]
+    panel = Panel.from_annotated(sentences, WordTokenizer(list("abcd")))
+    assert panel.hash == "dee50fb8a3dfdfb8be88ad82671c4846"
 
 
 def test_one_sentence_one_class_and_empty_sentences():

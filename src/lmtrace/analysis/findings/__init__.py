@@ -9,7 +9,13 @@ import numpy as np
 from lmtrace.analysis import emergence as emerging
 from lmtrace.analysis.alerts import alerts
 from lmtrace.analysis.convergence import convergence
-from lmtrace.analysis.findings.change import combined_findings, compression_findings, curvature_findings, phase_findings
+from lmtrace.analysis.findings.change import (
+    combined_findings,
+    compression_findings,
+    curvature_findings,
+    massive_findings,
+    phase_findings,
+)
 from lmtrace.analysis.findings.finding import Finding, closed, say, say_error, say_step
 from lmtrace.analysis.findings.learning import emergence_findings, gain_findings, order_findings
 from lmtrace.analysis.readings import (
@@ -41,7 +47,7 @@ def findings(run: Readable) -> list[Finding]:
         Alerts, loss against its floor, emergence and its order, contextual gain, phases, compression, memorisation,
         curvature, convergence. Every finding has at least one series that it rests on.
     """
-    found = [*_future(run), *_alerts(run), *_switched_off(run), *_floor(run)]
+    found = [*_future(run), *_alerts(run), *massive_findings(run), *_switched_off(run), *_floor(run)]
     emerged = list(emergence_findings(run))
     found += [finding for finding, _ in emerged]
     found += [

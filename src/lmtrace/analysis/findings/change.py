@@ -128,7 +128,7 @@ def compression_findings(run: Readable) -> Iterator[Finding]:
 
 def curvature_findings(run: Readable) -> Iterator[Finding]:
     """Compare sharpness over the second half of the run with its limit of stability, of the optimizer where it is known."""
-    for metric, name in (("preconditioned_edge", "Adam's"), ("edge", "gradient descent's")):
+    for metric, name in (("preconditioned_edge", "Adam's"), ("edge", "SGD's")):
         series = whole(run, "curvature", metric)
         values = column(series)[1] if series is not None else np.array([])
         if series is None or values.size < 4:  # of fewer than two in the second half nothing can be said
@@ -152,10 +152,21 @@ def curvature_findings(run: Readable) -> Iterator[Finding]:
             interval=(low, high), null=1.0, series=(series.key,),
             caveats=(
                 "The limit is exact for full-batch training; with small batches sharpness settles below it.",
-                *(("It is the limit of plain gradient descent: for Adam measure the quantity 'preconditioned'.",) if metric == "edge" else ()),
+                f"The limit that it is relative to: {series.field.meaning}",
             ),
         )  # fmt: skip
         return
+
+
+def massive_findings(run: Readable) -> Iterator[Finding]:
+    """Name the dimensions and the token where a few coordinates own the variance."""
+    events = run.events("massive") if hasattr(run, "events") else ()  # pyright: ignore[reportAttributeAccessIssue]
+    keys = keys_of(run, "dimension", "top_coordinates")
+    for event in events[:1] if keys else ():
+        yield Finding(
+            kind="alert", sentence=event.text, numbers={"step": event.step, **event.data},
+            null="all coordinates alike", series=tuple(keys[:1]), site=event.data["site"],
+        )  # fmt: skip
 
 
 def combined_findings(run: Readable) -> Iterator[Finding]:

@@ -73,11 +73,12 @@ def word_maps(maps: Tensor, first: Tensor, last: Tensor) -> Tensor:
     heads, length = maps.shape[1], maps.shape[3]
     exists = first >= 0
     rows = last.clamp_min(0)[:, None, :, None].expand(-1, heads, -1, length)
-    summed = torch.nn.functional.pad(maps.gather(2, rows).cumsum(dim=3), (1, 0))
+    # In float64 sums of weights are exact, so words that get the same weight are ties wherever they stand.
+    summed = torch.nn.functional.pad(maps.gather(2, rows).cumsum(dim=3, dtype=torch.float64), (1, 0))
     begin = first.clamp_min(0)[:, None, None].expand(-1, heads, first.shape[1], -1)
     end = (last + 1).clamp_min(0)[:, None, None].expand(-1, heads, first.shape[1], -1)
     weights = summed.gather(3, end) - summed.gather(3, begin)
-    return weights * (exists[:, :, None] & exists[:, None, :])[:, None]
+    return (weights * (exists[:, :, None] & exists[:, None, :])[:, None]).to(maps.dtype)
 
 
 def edge_statistics(weights: Tensor, query: Tensor, key: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:

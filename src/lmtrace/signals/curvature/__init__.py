@@ -3,8 +3,9 @@
 H is the Hessian of the mean loss (nats) over the valid predictions of a fixed batch of panel sequences, with respect to
 the P trained parameters (tied ones once, frozen ones not). Its entries are in nats per squared unit of parameter.
 
-- **spectrum**: the largest and the smallest eigenvalue (Lanczos), the k largest, and lambda_max * eta / 2, which is 1 at
-  the edge of stability of gradient descent (Cohen et al. 2021).
+- **spectrum**: the largest and the smallest eigenvalue (Lanczos), the k largest, and `edge`, lambda_max relative to the limit of
+  stability of SGD with the momentum (Nesterov's too), dampening and weight decay that it has (`stability`); it is 1 at the edge
+  (Cohen et al. 2021), and missing for other optimizers.
 - **trace**: Hutchinson, with the same probes at every step, so that differences between steps are less noisy than the
   value.
 - **components**: the trace of the diagonal block of every component and every layer, from the same products.
@@ -12,10 +13,13 @@ the P trained parameters (tied ones once, frozen ones not). Its entries are in n
 - **landscape**: the same quantities on as many sequences of the last training batch.
 - **component_spectrum**: the largest eigenvalue of every component's diagonal block.
 - **preconditioned**: the largest eigenvalue of P^-1/2 H P^-1/2 with the optimizer's Adam preconditioner (Cohen et al.
-  2022).
+  2022), H with the weight decay that is part of the gradient; relative to Adam's own limit it is 1 at the edge.
 - **density**: spectral density (stochastic Lanczos quadrature), and from it ranks, condition number, decay, negative
   mass and the curvature score Tr H / sqrt(r_eff). Ranks live off the many small eigenvalues, which few products resolve
   badly: read them with their standard error (20 to 50 % by default), and raise `density_steps` and `density_probes`.
+
+The error of an eigenvalue is the residual of its Lanczos vector: there is an eigenvalue within it, and where the spectrum has a
+gap the error is of the order of its square. The end of a dense bulk may lie up to two residuals farther.
 
 Parameters in bfloat16 or float16: H is that of a float32 copy of the model, at the same (rounded) weights. The copy
 lives as long as the measurement.
@@ -39,13 +43,14 @@ from torch import Tensor
 from lmtrace.errors import ConfigError, DataError, ModelError
 from lmtrace.numerics.density import density_of, estimate_shape, quadrature, shape_of_eigenvalues
 from lmtrace.numerics.hutchinson import mean_estimate
-from lmtrace.numerics.lanczos import NotFiniteError, lanczos, random_start
+from lmtrace.numerics.lanczos import NotFiniteError, Spectrum, lanczos, random_start
 from lmtrace.observe.components import COMPONENTS
 from lmtrace.observe.interface import Needs, Signal, View
 from lmtrace.records.schema import Field, Record
 from lmtrace.signals.curvature.landscape import alignment, random_cosine, subspace_overlap
 from lmtrace.signals.curvature.preconditioner import NoPreconditionerError, adam_preconditioner
 from lmtrace.signals.curvature.problem import CurvatureBatch
+from lmtrace.signals.curvature.stability import NoLimitError, adam_limit_of, decays, sgd_limit_of
 from lmtrace.text.panel import Panel
 
 UNIT = "nats/param^2"
@@ -62,7 +67,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         _field("lambda_max", "Sharpness", "Largest eigenvalue of the Hessian.", UNIT),
         _field("lambda_min", "Most negative curvature", "Smallest eigenvalue of the Hessian.", UNIT),
         _field("eigenvalues", "Largest eigenvalues", "The k largest, as far as they converged.", UNIT, axis="rank"),
-        _field("edge", "Sharpness x learning rate / 2", "1: edge of stability of gradient descent.", low=None),
+        _field("edge", "Sharpness over SGD's limit", "lambda / (2 (1 + momentum) / lr), Nesterov and decay as set; 1: the edge."),
         _field("double_backward", "Exact products", "1: by double backward; 0: by central differences.", **_SHARE),
         _field("micro_batches", "Micro-batches", "Parts in which the batch was read, to bound memory.", low=1.0),
     ),
@@ -96,7 +101,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
     ),
     "preconditioned": (
         _field("preconditioned_lambda_max", "Preconditioned sharpness", "lambda_max of P^-1/2 H P^-1/2.", "nats"),
-        _field("preconditioned_edge", "Edge of stability of Adam", "lambda eta (1 - b1) / (2 (1 + b1)); 1: the edge."),
+        _field("preconditioned_edge", "Edge of stability of Adam", "lambda eta (1 - b1) / (2 (1 + b1)), decay as set; 1: the edge."),
     ),
     "density": (
         _field("density", "Spectral density", "Smoothed; row 0 eigenvalue, row 1 density.", axis="eigenvalue, density"),
@@ -129,8 +134,8 @@ class Curvature(Signal):
     num_probes
         Products for traces.
     tolerance
-        Residual of an eigenpair relative to the largest magnitude (lambda_min: to its own); the eigenvalue's error is
-        of the order of its square.
+        Residual of an eigenpair relative to the largest magnitude (lambda_min: 2.5 times it, relative to its own). The residual is
+        the eigenvalue's error in the records.
     max_products
         Limit per spectrum; what has not converged by then is missing.
     max_logits
@@ -150,7 +155,7 @@ class Curvature(Signal):
     sequences: int = 16
     top: int = 1
     num_probes: int = 10
-    tolerance: float = 0.05
+    tolerance: float = 0.02
     max_products: int = 60
     density_probes: int = 4
     density_steps: int = 40
@@ -229,9 +234,10 @@ class Curvature(Signal):
 
     def _spectrum(self, work: CurvatureBatch) -> Iterator[Record]:
         spectrum, view = work.spectrum, work.view
-        rows = (("lambda_max", spectrum.largest), ("lambda_min", spectrum.smallest))
-        for metric, value in rows:
-            yield self._or_missing(view, metric, value, spectrum.note, n=1)
+        residual = _residual(spectrum)
+        yield self._or_missing(view, "lambda_max", spectrum.largest, spectrum.note, n=1, stderr=residual)
+        error = spectrum.smallest_residual
+        yield self._or_missing(view, "lambda_min", spectrum.smallest, spectrum.note, n=1, stderr=error)
         if len(spectrum.eigenvalues):
             yield self.record(view, "eigenvalues", array=spectrum.eigenvalues)
         else:
@@ -239,12 +245,20 @@ class Curvature(Signal):
         exact = float(work.operator.method == "double backward")
         yield self.record(view, "double_backward", exact, n=1)
         yield self.record(view, "micro_batches", float(work.num_parts), n=1)
+        yield self._edge(work)
+
+    def _edge(self, work: CurvatureBatch) -> Record:
+        spectrum, view = work.spectrum, work.view
         if spectrum.largest is None:
-            yield self.record(view, "edge", missing=spectrum.note)
-            return
-        rate, reason = work.setting("lr")
-        edge = None if rate is None else spectrum.largest * rate / 2
-        yield self._or_missing(view, "edge", edge, reason, n=1)
+            return self.record(view, "edge", missing=spectrum.note)
+        try:
+            share = sgd_limit_of(view.optimizer, view.parameters())
+        except (DataError, NoLimitError) as error:
+            return self.record(view, "edge", missing=str(error))
+        along = work.shares(spectrum.vectors[0])
+        decay = sum(along[name] * w for name, w in decays(view.optimizer, view.parameters(), decoupled=False).items())
+        error = (_residual(spectrum) or 0.0) * share
+        return self._or_missing(view, "edge", (spectrum.largest + decay) * share, "", n=1, stderr=error)
 
     def _trace(self, work: CurvatureBatch) -> Iterator[Record]:
         estimate = mean_estimate(work.forms.sum(1))
@@ -293,23 +307,35 @@ class Curvature(Signal):
                 block, start, tol=self.tolerance, smallest=False, max_products=self.max_products, max_basis=20,
                 generator=view.generator("fresh"),
             )  # fmt: skip
-            yield self._or_missing(view, "component_lambda_max", found.largest, found.note, site=name, n=1)
+            error = _residual(found)
+            yield self._or_missing(
+                view, "component_lambda_max", found.largest, found.note, site=name, n=1, stderr=error
+            )
 
     def _preconditioned(self, work: CurvatureBatch) -> Iterator[Record]:
         operator, view = work.operator, work.view
         diagonal = adam_preconditioner(view.optimizer, view.parameters())
         root = torch.cat([d.reshape(-1).to(operator.device, operator.dtype) for d in diagonal]).rsqrt()
+        coupled = decays(view.optimizer, view.parameters(), decoupled=False)
+        decay = torch.cat([torch.full((p.numel(),), coupled[name]) for name, p in view.parameters().items()])
+        decay = decay.to(operator.device, operator.dtype)
         start = random_start(operator.size, view.generator("lanczos"), operator.dtype, operator.device)
         found = lanczos(
-            lambda v: root * operator(root * v), start, tol=self.tolerance, smallest=False,
+            lambda v: root * (operator(root * v) + decay * root * v), start, tol=self.tolerance, smallest=False,
             max_products=self.max_products, max_basis=work.num_vectors, generator=view.generator("fresh"),
         )  # fmt: skip
-        yield self._or_missing(view, "preconditioned_lambda_max", found.largest, found.note, n=1)
-        (rate, reason), (beta, other) = work.setting("lr"), work.setting("beta_1")
-        edge = None
-        if found.largest is not None and rate is not None and beta is not None:
-            edge = found.largest * rate * (1 - beta) / (2 * (1 + beta))
-        yield self._or_missing(view, "preconditioned_edge", edge, found.note or reason or other, n=1)
+        error = _residual(found)
+        yield self._or_missing(view, "preconditioned_lambda_max", found.largest, found.note, n=1, stderr=error)
+        if found.largest is None:
+            yield self.record(view, "preconditioned_edge", missing=found.note)
+            return
+        try:
+            share = adam_limit_of(view.optimizer, view.parameters(), work.shares(found.vectors[0]))
+        except (DataError, NoLimitError) as reason:
+            yield self.record(view, "preconditioned_edge", missing=str(reason))
+            return
+        edge = found.largest * share
+        yield self._or_missing(view, "preconditioned_edge", edge, "", n=1, stderr=(error or 0.0) * share)
 
     def _density(self, work: CurvatureBatch) -> Iterator[Record]:
         operator, view = work.operator, work.view
@@ -346,12 +372,14 @@ class Curvature(Signal):
         yield self.record(view, "trace_gap", gap.value, stderr=gap.stderr, n=gap.n, null=0.0)
         ratio = _ratio(float(panel_forms.mean()), there.value)
         yield self._or_missing(view, "trace_ratio", ratio, "the trace on the training batch is not positive", null=1.0)
-        yield self._or_missing(view, "train_lambda_max", spectrum.largest, spectrum.note, n=1)
+        there = _residual(spectrum)
+        yield self._or_missing(view, "train_lambda_max", spectrum.largest, spectrum.note, n=1, stderr=there)
         note = panel.note or spectrum.note
         difference = None
         if panel.largest is not None and spectrum.largest is not None:
             difference = panel.largest - spectrum.largest
-        yield self._or_missing(view, "lambda_max_gap", difference, note, n=1, null=0.0)
+        error = (_residual(panel) or 0.0) + (there or 0.0)
+        yield self._or_missing(view, "lambda_max_gap", difference, note, n=1, null=0.0, stderr=error)
         ratio = _ratio(panel.largest, spectrum.largest)
         yield self._or_missing(view, "lambda_max_ratio", ratio, note or "it is not positive", n=1, null=1.0)
         overlap = subspace_overlap(panel.vectors, spectrum.vectors)
@@ -364,6 +392,11 @@ class Curvature(Signal):
             place = {key: rest[key] for key in ("site", "split") if key in rest}
             return self.record(view, metric, missing=reason or "not finite", **place)
         return self.record(view, metric, value, **rest)
+
+
+def _residual(spectrum: Spectrum) -> float | None:
+    """Return the residual of the largest eigenvalue."""
+    return float(spectrum.residuals[0]) if len(spectrum.residuals) else None
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:

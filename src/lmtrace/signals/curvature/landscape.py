@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmtrace.numerics.vectors import dot, inner, norm
+
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
@@ -51,19 +53,19 @@ def alignment(gradient: Tensor, image: Tensor, eigenvalues: np.ndarray, vectors:
     eigenvalues, vectors
         The top k of H, [k] and [k, P]; may be empty.
     """
-    g, hg = float(gradient.norm()), float(image.norm())
+    g, hg = norm(gradient), norm(image)
     if g == 0.0:
         return None
-    dot = float((gradient * image).sum(dtype=torch.float64))
+    along = dot(gradient, image)
     cosines = np.zeros(0)
     if len(eigenvalues):
-        cosines = np.minimum(np.abs((vectors @ (gradient / g)).double().cpu().numpy()), 1.0)
+        cosines = np.minimum(np.abs((inner(vectors, gradient[None]) / g)[:, 0].cpu().numpy()), 1.0)
     magnitude = np.abs(eigenvalues)
     return Alignment(
         gradient_norm=g,
         amplification=hg / g,
-        cosine=max(-1.0, min(1.0, dot / (g * hg))) if hg > 0 else None,
-        rayleigh=dot / g**2,
+        cosine=max(-1.0, min(1.0, along / (g * hg))) if hg > 0 else None,
+        rayleigh=along / g**2,
         cosines=cosines,
         top_share=min(1.0, float((cosines**2).sum())) if len(cosines) else None,
         weighted=float(magnitude @ cosines**2 / magnitude.sum()) if magnitude.sum() > 0 else None,
@@ -85,4 +87,4 @@ def subspace_overlap(a: Tensor, b: Tensor) -> float | None:
         return None
     if torch.equal(a[:k], b[:k]):
         return 1.0  # exactly, whatever the rounding
-    return min(1.0, float(((a[:k] @ b[:k].T).double() ** 2).sum()) / k)
+    return min(1.0, float((inner(a[:k], b[:k]) ** 2).sum()) / k)

@@ -36,14 +36,3 @@ def adam_preconditioner(optimizer: torch.optim.Optimizer, params: Mapping[str, T
         root = (second.detach().float() / (1 - float(beta_2) ** step)).sqrt()
         result.append((root + float(group["eps"])) * (1 - float(beta_1) ** step))
     return result
-
-
-def common_setting(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor], name: str) -> float | None:
-    """Return the setting ("lr", "beta_1") that all groups of these parameters share, or None where they differ."""
-    wanted = {id(p) for p in params.values()}
-    found = {
-        float(group["betas"][0]) if name == "beta_1" else float(group[name])
-        for group in optimizer.param_groups
-        if any(id(p) in wanted for p in group["params"])
-    }
-    return found.pop() if len(found) == 1 else None

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtrace.errors import DataError
 from lmtrace.numerics.hessian import operator_spectrum
 from lmtrace.numerics.hessian_operator import HessianOperator, Loss, Method, Parts
 from lmtrace.numerics.hutchinson import quadratic_forms
 from lmtrace.numerics.lanczos import NotFiniteError, Spectrum, random_start, warm_start
 from lmtrace.observe.components import Part, parts_of
 from lmtrace.observe.interface import View
-from lmtrace.signals.curvature.preconditioner import common_setting
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +131,7 @@ class CurvatureBatch:
 
     def _solve(self, start: Tensor) -> Spectrum:
         return operator_spectrum(
-            self.operator, self.top, self.tolerance, smallest=self.like is None, start=start,
+            self.operator, self.top, self.tolerance, tol_smallest=2.5 * self.tolerance, smallest=self.like is None, start=start,
             generator=self.view.generator("fresh"), max_products=self.max_products, max_basis=self.num_vectors,
         )  # fmt: skip
 
@@ -177,13 +175,11 @@ class CurvatureBatch:
             inside[operator.slices[part.parameter]].view(operator.params[part.parameter].shape)[part.index] = True
         return inside.nonzero().squeeze(1)
 
-    def setting(self, name: str) -> tuple[float | None, str]:
-        """A setting of the optimizer that all groups share, or why there is none."""
-        try:
-            value = common_setting(self.view.optimizer, self.view.parameters(), name)
-        except DataError as error:
-            return None, str(error)
-        return value, "" if value is not None else f"the optimizer's groups differ in {name}"
+    def shares(self, vector: Tensor) -> dict[str, float]:
+        """Parameter -> share of a vector's square [P] that lies in it."""
+        square = vector.double().square()
+        square = square / square.sum()
+        return {name: float(square[place].sum()) for name, place in self.operator.slices.items()}
 
     def close(self) -> None:
         """Free the gradient graph; results stay."""

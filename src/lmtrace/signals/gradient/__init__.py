@@ -4,7 +4,8 @@ On a fixed random sample of panel sequences, in micro-batches: the norm of the m
 noise scale ``tr(S) / |G|^2`` in sequences (equation: `lmtrace.signals.gradient.noise_scale`); the cosine with the gradient of the
 measurement before. Gradients are taken with `torch.autograd.grad`; `.grad` is not touched.
 
-When it misleads: it is the gradient of the loss on held-out sentences in evaluation mode, not the one the optimizer saw; the norm
+When it misleads: where the noise scale is far above the sample, half of the measurements have none, and those that have one are
+too low; the inverse has no such bias, so average that. It is the gradient of the loss on held-out sentences in evaluation mode, not the one the optimizer saw; the norm
 contains noise, about ``tr(S) / num_sequences`` in its square; the cosine is measured on a sketch, to about 0.004.
 """
 
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor
 
 from lmtrace.errors import ConfigError
+from lmtrace.numerics.estimate import Estimate
 from lmtrace.observe.components import COMPONENTS, parts_of
 from lmtrace.observe.interface import Needs, Signal, View
 from lmtrace.records.schema import Field, Record
-from lmtrace.signals.gradient.noise_scale import noise_scale, sketch
+from lmtrace.signals.gradient.noise_scale import inverse_noise_scale, noise_scale, sketch
 from lmtrace.text.panel import Panel
 
 
@@ -57,7 +59,14 @@ class Gradient(Signal):
             title="Gradient noise scale",
             unit="sequences",
             low=0.0,
-            meaning="Variance of one sequence's gradient over the squared mean gradient.",
+            meaning="Variance of one sequence's gradient over the squared mean gradient; average its inverse instead.",
+        ),
+        Field(
+            metric="inverse_noise_scale",
+            title="Inverse gradient noise scale",
+            unit="1/sequences",
+            null="no common gradient: zero",
+            meaning="Squared mean gradient over the variance of one sequence's gradient: without bias, so that it may be negative.",
         ),
         Field(
             metric="cosine_previous",
@@ -107,10 +116,14 @@ class Gradient(Signal):
         products = torch.stack(sketches) @ torch.stack(sketches).T
         products = _exact(products.numpy(), np.array(squares), total * self.num_batches**2)
         yield from self._norms(view, parameters, mean, total, products)
-        scale = noise_scale(products, size)
-        rest = {"missing": scale.note} if scale.value is None else {"stderr": scale.stderr, "n": scale.n}
-        yield self.record(view, "noise_scale", scale.value, **rest)
+        yield self._estimate(view, "noise_scale", noise_scale(products, size))
+        yield self._estimate(view, "inverse_noise_scale", inverse_noise_scale(products, size), null=0.0)
         yield self._cosine(view, torch.stack(sketches).mean(dim=0), size * self.num_batches)
+
+    def _estimate(self, view: View, metric: str, found: Estimate, null: float | None = None) -> Record:
+        if found.value is None:
+            return self.record(view, metric, missing=found.note)
+        return self.record(view, metric, found.value, stderr=found.stderr, n=found.n, null=null)
 
     def _norms(
         self, view: View, parameters: dict, mean: dict[str, Tensor], total: float, products: np.ndarray

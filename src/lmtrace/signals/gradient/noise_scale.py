@@ -14,12 +14,13 @@ SKETCH = 65521
 """A prime, so that rows of no usual width fold onto each other."""
 
 
-def noise_scale(products: np.ndarray, batch: int) -> Estimate:
-    """Return the gradient noise scale ``tr(S) / |G|^2`` in examples, S the covariance of one example's gradient.
+def inverse_noise_scale(products: np.ndarray, batch: int) -> Estimate:
+    """Return ``|G|^2 / tr(S)``, one over the gradient noise scale, per example; negative where the gradients do not agree.
 
-    From M micro-batches of b examples: with s the mean of ``|g_i|^2`` and c the mean of ``g_i.g_j`` over pairs,
-    ``|G|^2`` is c and ``tr(S)`` is b (s - c), both without bias. McCandlish et al. (2018), appendix A. Batches much smaller than
-    it waste little data, much larger ones little time.
+    From M micro-batches of b examples: with s the mean of ``|g_i|^2`` and c the mean of ``g_i.g_j`` over pairs, ``|G|^2`` is c
+    and ``tr(S)`` is b (s - c), both without bias (McCandlish et al. 2018, appendix A). c is as often too small as too large, and
+    below zero where noise is much larger than the gradient: averages over measurements are those of this number, of which none is
+    left out.
 
     Parameters
     ----------
@@ -31,34 +32,65 @@ def noise_scale(products: np.ndarray, batch: int) -> Estimate:
     Returns
     -------
     Estimate
-        Standard error by the jackknife over micro-batches (M at least 3). `value` is None where c is not positive.
+        Standard error by the jackknife over micro-batches (M at least 3). `value` is None where all gradients are equal.
     """
     m = len(products)
     if m < 2:
         return Estimate(None, n=m, note=f"{m} micro-batches; at least 2 are needed")
-    squares, pairs = float(np.trace(products)), float(products.sum() - np.trace(products))
-    value = _scale(squares, pairs, m, batch)
-    if value is None:
-        return Estimate(
-            None, n=m, note="the micro-batches' gradients do not agree: the noise scale is above what they show"
-        )
+    squares, total = np.diag(products), products.sum()
+    value = _inverse(squares.sum(), total - squares.sum(), m, batch)
+    if not math.isfinite(value):
+        return Estimate(None, n=m, note="the micro-batches' gradients are equal: there is no noise")
     if m < 3:
         return Estimate(value, n=m)
-    without = [
-        _scale(squares - products[i, i], pairs - 2 * (products[i].sum() - products[i, i]), m - 1, batch)
-        for i in range(m)
-    ]
-    found = [w for w in without if w is not None]
-    if len(found) < m:
-        return Estimate(value, n=m, note="no standard error: the gradients barely agree")
-    return Estimate(value, math.sqrt((m - 1) * float(np.var(found))), m)
+    left = squares.sum() - squares
+    pairs = total - 2 * products.sum(1) + squares - left
+    without = [_inverse(s, p, m - 1, batch) for s, p in zip(left, pairs, strict=True)]
+    stderr = math.sqrt((m - 1) * float(np.var(without)))
+    return Estimate(value, stderr if math.isfinite(stderr) else None, m)
 
 
-def _scale(squares: float, pairs: float, m: int, batch: int) -> float | None:
+def noise_scale(products: np.ndarray, batch: int) -> Estimate:
+    """Return the gradient noise scale ``tr(S) / |G|^2`` in examples, S the covariance of one example's gradient.
+
+    One over `inverse_noise_scale`, and its error carried over. Batches much smaller than it waste little data, much larger ones
+    little time. Where it is far above the sample, what is found scatters from below it to infinity, and half of it may be
+    missing: averages are those of the inverse.
+
+    Parameters
+    ----------
+    products, batch
+        As for `inverse_noise_scale`.
+
+    Returns
+    -------
+    Estimate
+        `value` is None where the gradients do not agree; `note` then says from where on the scale lies.
+    """
+    inverse = inverse_noise_scale(products, batch)
+    if inverse.value is None:
+        return Estimate(0.0, n=inverse.n) if inverse.n > 1 else inverse
+    if not inverse.value > 0:
+        return Estimate(None, n=inverse.n, note=f"the micro-batches' gradients do not agree: {_above(inverse)}")
+    value = 1 / inverse.value
+    return Estimate(value, None if inverse.stderr is None else inverse.stderr * value**2, inverse.n)
+
+
+def _above(inverse: Estimate) -> str:
+    """Return in words from where on the noise scale lies, at two standard errors."""
+    highest = (inverse.value or 0.0) + 2 * (inverse.stderr or 0.0)
+    return (
+        f"the noise scale is above {1 / highest:.0f} sequences"
+        if highest > 0
+        else "the noise scale is above what they show"
+    )
+
+
+def _inverse(squares: float, pairs: float, m: int, batch: int) -> float:
+    """Return |G|^2 / tr(S) from the sums of |g_i|^2 and of g_i.g_j, i != j; NaN where there is no noise."""
     mean_square, mean_product = squares / m, pairs / (m * (m - 1))
-    if not mean_product > 0:
-        return None
-    return max(0.0, batch * (mean_square - mean_product) / mean_product)
+    noise = batch * (mean_square - mean_product)
+    return mean_product / noise if noise > 0 else math.nan
 
 
 def sketch(gradients: list[Tensor], generator: torch.Generator) -> Tensor:

@@ -242,23 +242,32 @@ def _distances(h: Tensor) -> Tensor:
     return (square[:, :, None] + square[:, None, :]).sub_(inner, alpha=2)
 
 
-def spanning_trees(distance: np.ndarray) -> np.ndarray:
+def spanning_trees(distance: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
     """Return [sentences, n, n] bool, the edges (i < j) of minimum spanning trees of full distance matrices of that shape.
 
     Prim's algorithm, all sentences side by side.
+
+    Parameters
+    ----------
+    counted : [sentences, n] or None
+        bool, the words that the tree spans; all by default.
     """
     num, n, _ = distance.shape
     every = np.arange(num)
-    edges, inside = np.zeros(distance.shape, bool), np.zeros((num, n), bool)
-    inside[:, 0] = True
-    nearest, cost = np.zeros((num, n), np.int64), distance[:, 0].copy()
+    edges = np.zeros(distance.shape, bool)
+    inside = np.zeros((num, n), bool) if counted is None else ~counted
+    first = inside.argmin(1)
+    nearest = np.repeat(first[:, None], n, axis=1)
+    cost = distance[every, first].copy()
+    inside[every, first] = True
     for _ in range(n - 1):
         new = np.where(inside, np.inf, cost).argmin(1)
         old = nearest[every, new]
-        edges[every, np.minimum(old, new), np.maximum(old, new)] = True
+        edges[every, np.minimum(old, new), np.maximum(old, new)] = ~inside[every, new]
         inside[every, new] = True
         closer = distance[every, new] < cost
-        cost, nearest = np.where(closer, distance[every, new], cost), np.where(closer, new[:, None], nearest)
+        cost = np.where(closer, distance[every, new], cost)
+        nearest = np.where(closer, new[:, None], nearest)
     return edges
 
 

@@ -10,9 +10,9 @@ from lmtrace.errors import DataError
 from lmtrace.text.readers.lines import numbered
 from lmtrace.text.sentences import AnnotatedSentence, tree_problem
 
-MISC_LAYERS = ("Category", "Role", "Predicate", "Frame", "Cluster", "NER", "Chunk")
-"""Attributes of MISC that are read as layers, in lower case: those of ABSynth, and two of spans (B-, I-, O). What UD keeps there
-besides is about spelling and editing."""
+MISC_LAYERS = ("category", "role", "predicate", "frame", "cluster", "ner", "chunk")
+"""Attributes of MISC that are read as layers, in whatever case they are written: those of ABSynth, and two of chunks. What UD
+keeps there besides is about spelling and editing."""
 
 COLUMNS = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 Row = tuple[int, list[str]]
@@ -109,14 +109,46 @@ def _sentence(path: Path, rows: list[Row], comments: dict[str, str]) -> Annotate
 
 
 def _fused(surface: str, forms: list[str], start: int) -> list[tuple[int, int]]:
-    """Return the spans of the words of a fused form: their part where they spell it ("do" + "n't"), else all."""
-    if "".join(forms).lower() != surface.lower():
-        return [(start, start + len(surface))] * len(forms)
-    spans = []
-    for form in forms:
-        spans.append((start, start + len(form)))
-        start += len(form)
-    return spans
+    """Return the spans of the words of a fused form, from `start` on: the part that each spells.
+
+    Words that begin the form as they are spelt take their part from its beginning, words that end it from its end ("do" + "n't";
+    "b" and "bait" of "b", "ha", "bait" in "babait"). Where the first of the words left begins the rest and the last of them ends
+    it, the last takes what it has in common with its end ("in" + "dem" in "im": "i" and "m"), and of three and more the first
+    what it has in common with its beginning. What is left is the other word's, or is shared by the others ("de" + "le" in
+    "du"); where nothing is left, they have the place of their neighbours.
+    """
+    spans: list[tuple[int, int]] = [(0, 0)] * len(forms)
+    begin, end = 0, len(surface)
+    first, last = 0, len(forms)
+    while first < last and _prefix(forms[first], surface[begin:end]) == len(forms[first]):
+        spans[first] = (begin, begin + len(forms[first]))
+        begin += len(forms[first])
+        first += 1
+    while first < last and _prefix(forms[last - 1][::-1], surface[begin:end][::-1]) == len(forms[last - 1]):
+        last -= 1
+        spans[last] = (end - len(forms[last]), end)
+        end -= len(forms[last])
+    if last - first > 1:
+        head = _prefix(forms[first], surface[begin:end])
+        tail = _prefix(forms[last - 1][::-1], surface[begin + head : end][::-1])
+        if head and tail:
+            last -= 1
+            spans[last] = (end - tail, end)
+            end -= tail
+            if last - first > 1:
+                spans[first] = (begin, begin + head)
+                begin += head
+                first += 1
+    if begin == end:
+        begin = spans[first - 1][0] if first else 0
+        end = spans[last][1] if last < len(forms) else len(surface)
+    spans[first:last] = [(begin, end)] * (last - first)
+    return [(start + a, start + b) for a, b in spans]
+
+
+def _prefix(a: str, b: str) -> int:
+    """Return how many characters two strings have in common at their beginning, whatever their case."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x.lower() != y.lower()), min(len(a), len(b)))
 
 
 def _labels(path: Path, words: list[Row]) -> dict[str, tuple[str | None, ...]]:
@@ -132,7 +164,7 @@ def _labels(path: Path, words: list[Row]) -> dict[str, tuple[str | None, ...]]:
             values[name] = value
         for attribute in columns[9].split("|"):
             name, sign, value = attribute.partition("=")
-            if sign and value and name in MISC_LAYERS:
+            if sign and value and name.lower() in MISC_LAYERS:
                 values[name.lower()] = unquote(value)
         for name, value in values.items():
             if value != "_":

@@ -1,0 +1,1 @@
+"""What a corpus is, measured against what its grammar asked for: numbers, text and figures."""
