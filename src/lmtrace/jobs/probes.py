@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-
-import torch
 
 from lmtrace.errors import DataError
 from lmtrace.probing.closed_form import Linear
+from lmtrace.probing.kept import kept_in
 from lmtrace.run import Run, open_run
-from lmtrace.signals.probe import KEPT
 
 
 def kept_probes(run: Run | str | Path) -> dict[str, Linear]:
@@ -32,14 +29,7 @@ def kept_probes(run: Run | str | Path) -> dict[str, Linear]:
     opened = run if isinstance(run, Run) else open_run(run)
     found: dict[str, Linear] = {}
     for memory in opened.read_memory().values():
-        for name in memory:
-            if not name.startswith(KEPT) or not name.endswith("|weight"):
-                continue
-            key = name.removesuffix("|weight")
-            _, step, site, label, split, _ = key.split("|")
-            classes = tuple(json.loads(memory[f"{key}|names"].tobytes().decode()))
-            weight, bias = (torch.as_tensor(memory[f"{key}|{part}"]).double() for part in ("weight", "bias"))
-            found[f"{site}|{label}|{split}|{step}"] = Linear(weight, bias, float("nan"), names=classes)
+        found.update({key.name: probe for key, probe in kept_in(memory).items()})
     if not found:
         raise DataError(
             f"{opened.folder} has kept no probes", "Measure with Probe(keep_at=(step, ...)) at one of these steps"

@@ -29,15 +29,18 @@ class Linear:
     bias : [classes]
         float64.
     penalty
-        Per training row.
+        Per training row; of a discriminant in units of the mean variance, else on standardised features.
     names
         Of the classes, where they are known: what column of the scores stands for what.
+    iterated
+        Whether a discriminant was refuted and went on as softmax regression.
     """
 
     weight: Tensor
     bias: Tensor
     penalty: float
     names: tuple[str, ...] = ()
+    iterated: bool = False
 
     def scores(self, x: Tensor) -> Tensor:
         """Return [n, classes] in the precision of x: [n, d]."""

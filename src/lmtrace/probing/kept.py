@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,89 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.probing.closed_form import Linear
 from lmtrace.probing.linear import KINDS, Kind, as_codes, as_rows, as_vector, fit, obstacle
 from lmtrace.probing.rows import Design, Targets
 from lmtrace.probing.splits import sentence_split
+
+MEMORY = "kept|"
+"""Beginning of the names under which kept probes lie in a run's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptKey:
+    """What a kept probe was fitted on.
+
+    Attributes
+    ----------
+    site, label, split
+        As in its records.
+    step
+        At which it was fitted.
+    """
+
+    site: str
+    label: str
+    split: str
+    step: int
+
+    @property
+    def name(self) -> str:
+        """Its name in files and mappings: "block.0|role|sentence|100"; "|" and "%" within a part are escaped."""
+        return "|".join(map(_escaped, (self.site, self.label, self.split, str(self.step))))
+
+    @classmethod
+    def of(cls, name: str) -> KeptKey:
+        """Return the key of a name; `DataError` where it is none."""
+        parts = [_plain(part) for part in name.split("|")]
+        if len(parts) != 4 or not parts[3].isdigit():
+            raise DataError(f"{name!r} is no name of a kept probe", "Name probes 'site|label|split|step'")
+        site, label, split, step = parts
+        return cls(site, label, split, int(step))
+
+    def in_memory(self, pair: str) -> str:
+        """Return the name in a run's memory, without the part (weight, bias, names) at its end."""
+        return MEMORY + "|".join(map(_escaped, (str(self.step), self.site, self.label, self.split, pair)))
+
+    @classmethod
+    def of_memory(cls, name: str) -> KeptKey:
+        """Return the key of a name from `in_memory`."""
+        step, site, label, split, _ = (_plain(part) for part in name.removeprefix(MEMORY).split("|"))
+        return cls(site, label, split, int(step))
+
+
+def _escaped(part: str) -> str:
+    return part.replace("%", "%25").replace("|", "%7C")
+
+
+def _plain(part: str) -> str:
+    return part.replace("%7C", "|").replace("%25", "%")
+
+
+def remember(memory: MutableMapping[str, Tensor], key: KeptKey, pair: str, probe: Linear, names: Sequence[str]) -> None:
+    """Put a probe into a run's memory, with the names of its classes."""
+    name = key.in_memory(pair)
+    memory[f"{name}|weight"] = probe.weight.float().cpu()
+    memory[f"{name}|bias"] = probe.bias.float().cpu()
+    memory[f"{name}|names"] = torch.tensor(list(json.dumps(tuple(names)).encode()), dtype=torch.uint8)
+
+
+def remembered(memory: Mapping[str, Any], name: str) -> Linear | None:
+    """Return the probe under a name from `KeptKey.in_memory`, None where there is none; its penalty is not kept, so NaN."""
+    if f"{name}|weight" not in memory:
+        return None
+    weight, bias, letters = (torch.as_tensor(memory[f"{name}|{part}"]) for part in ("weight", "bias", "names"))
+    return Linear(weight.double(), bias.double(), float("nan"), tuple(json.loads(bytes(letters.tolist()))))
+
+
+def kept_in(memory: Mapping[str, Any]) -> dict[KeptKey, Linear]:
+    """Return all probes of a run's memory."""
+    names = [name.removesuffix("|weight") for name in memory if name.startswith(MEMORY) and name.endswith("|weight")]
+    found = {KeptKey.of_memory(name): remembered(memory, name) for name in names}
+    return {key: probe for key, probe in found.items() if probe is not None}
 
 
 def save_probes(path: str | Path, probes: Mapping[str, Linear]) -> None:
@@ -154,7 +231,7 @@ def transfer_matrix(
     test = sentence_split(group, seed) if len(group) else np.zeros(0, bool)
     if reason := obstacle(codes, test, group, names, "sentence"):
         raise DataError(f"transfer_matrix: {reason}")
-    probes, targets = [], Targets.of([(codes, len(names))], test, rows[0].device)
+    probes, targets = [], Targets.of([(codes, len(names))], test, rows[0].device, group)
     for x in rows:
         probe = fit(Design.of(x, test), targets, kind, seed)[0].linear
         if probe is None:

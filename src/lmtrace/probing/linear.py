@@ -17,14 +17,15 @@ from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
 from lmtrace.numerics.moments import ClassMeans
 from lmtrace.probing.closed_form import Linear, lda
+from lmtrace.probing.discriminant import discriminants
 from lmtrace.probing.rows import OF_TYPES, WAYS, Design, Targets
 from lmtrace.probing.scores import MIN_SUPPORT, Bootstrap, Tally, bootstrap_weights
 from lmtrace.probing.softmax import Perceptron, softmax_regressions
 from lmtrace.probing.splits import TEST_SHARE, control_labels, lexical_split, sentence_split
 
-Kind = Literal["ridge", "lda", "logistic", "mlp"]
+Kind = Literal["ridge", "discriminant", "lda", "logistic", "mlp"]
 SplitName = Literal["sentence", "lexical"]
-KINDS: tuple[Kind, ...] = ("ridge", "lda", "logistic", "mlp")
+KINDS: tuple[Kind, ...] = ("ridge", "discriminant", "lda", "logistic", "mlp")
 SPLITS: tuple[SplitName, ...] = ("sentence", "lexical")
 
 
@@ -52,7 +53,9 @@ class ProbeResult:
     classes
         Names, sorted; strings.
     regularisation
-        Penalty per training row on standardised features, or None for the perceptron.
+        Penalty (see `Linear`), or None for the perceptron.
+    iterated
+        Whether a discriminant was refuted and went on as softmax regression.
     missing
         Why there are no numbers; empty where there are.
     note
@@ -73,6 +76,7 @@ class ProbeResult:
     n_test: int = 0
     classes: tuple[str, ...] = ()
     regularisation: float | None = None
+    iterated: bool = False
     kind: str = "ridge"
     split: str = "sentence"
     missing: str = ""
@@ -92,7 +96,7 @@ class Fit:
     probability : [test rows]
         Probability given to the gold class.
     regularisation
-        Penalty per training row.
+        Its penalty (see `Linear`).
     """
 
     linear: Linear | None
@@ -166,7 +170,7 @@ def obstacle(codes: np.ndarray, test: np.ndarray, groups: np.ndarray, names: Seq
 def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]:
     """Return one probe per labelling, fitted on the training rows with a label, with its predictions on the test rows with one.
 
-    LDA and the perceptron need a label on every row; the ways of `softmax_regressions` pass over those without.
+    The ways of `softmax_regressions` pass over rows without a label; the other kinds need one on every row.
 
     Parameters
     ----------
@@ -175,7 +179,7 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
     targets
         Labellings of the same rows with the same split, in the same arrangement.
     kind
-        One of `WAYS`, "lda" or "mlp".
+        One of `WAYS`, "discriminant", "lda" or "mlp".
     """
     train = list(zip(targets.train, targets.sizes, strict=True))
     linears: list[Linear] | None = None
@@ -183,16 +187,7 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
         x, held_out = design.training.rows.float(), design.held_out.float()
         scores = [Perceptron(x, codes, size, seed=seed).scores(held_out) for codes, size in train]
     else:
-        if kind == "lda":
-            x = design.training.rows + design.training.origin
-            linears = [lda(design.basis, ClassMeans.of(x, codes, size)) for codes, size in train]
-        else:
-            penalty, steps = WAYS[kind]
-            sample, labels = design.training, targets.labellings
-            if kind in OF_TYPES and design.merged is not None:
-                sample, into = design.merged
-                labels = labels.merged(into, len(sample.rows))
-            linears = softmax_regressions(sample, design.white(penalty), labels, penalty, steps)
+        linears = _linears(design, targets, kind)
         scores = design.scores(linears)
     found = []
     for i, codes in enumerate(targets.test):
@@ -204,6 +199,23 @@ def fit(design: Design, targets: Targets, kind: str, seed: int = 0) -> list[Fit]
         confidence = chosen.double().cpu().numpy()[known]
         found.append(Fit(linear, predicted, confidence, None if linear is None else linear.penalty))
     return found
+
+
+def _linears(design: Design, targets: Targets, kind: str) -> list[Linear]:
+    """Return a linear probe per labelling."""
+    if kind == "lda":
+        x = design.training.rows + design.training.origin
+        train = zip(targets.train, targets.sizes, strict=True)
+        return [lda(design.basis, ClassMeans.of(x, codes, size)) for codes, size in train]
+    if kind == "discriminant":
+        return discriminants(
+            design.training, design.spectrum, targets.labellings, targets.train, targets.units, design.once
+        )
+    penalty, steps = WAYS[kind]
+    sample, labels = design.training, targets.labellings
+    if kind in OF_TYPES:
+        sample, labels = design.once(labels)
+    return softmax_regressions(sample, design.white(penalty), labels, penalty, steps)
 
 
 def linear_probe(
@@ -226,7 +238,8 @@ def linear_probe(
     split
         "sentence", or "lexical": word types of the test part never occur in the training part.
     kind
-        "ridge" (softmax regression of four steps that begin along the ridge), "lda" (penalty by generalised
+        "ridge" (softmax regression of four steps that begin along the ridge), "discriminant" (penalised discriminant analysis,
+        softmax regression where its likelihood is refuted: `lmtrace.probing.discriminant`), "lda" (penalty by generalised
         cross-validation), "logistic" (converged, penalty 1), "mlp". Four steps are not enough for unseen words of rows that
         are alike for all words of a type (embeddings): take "logistic".
     seed
@@ -277,9 +290,9 @@ def linear_probe(
     tasks = [(codes, len(names))]
     if kinds is not None:
         tasks.append((control_labels(codes, kinds, len(names), seed), len(names)))
-    fitted, *others = fit(Design.of(rows, test), Targets.of(tasks, test, rows.device), kind, seed)
     # Words of a type that was not seen succeed or fail together, as words of a sentence do otherwise.
     unit = kinds if split == "lexical" and kinds is not None else group
+    fitted, *others = fit(Design.of(rows, test), Targets.of(tasks, test, rows.device, unit), kind, seed)
     index = np.unique(unit[test], return_inverse=True)[1]
     tally = Tally.of(codes[test], fitted.predicted, fitted.probability, index, len(names))
     bootstrap = Bootstrap(tally.total, bootstrap_weights(len(tally.total), seed))
@@ -296,7 +309,8 @@ def linear_probe(
         confidence=float(fitted.probability.mean()), majority=majority(codes, test), control_accuracy=control,
         selectivity=None if selectivity is None else selectivity.value,
         selectivity_stderr=None if selectivity is None else selectivity.stderr,
-        regularisation=fitted.regularisation, note=macro.note, **counts,
+        regularisation=fitted.regularisation, iterated=fitted.linear is not None and fitted.linear.iterated,
+        note=macro.note, **counts,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmtrace.numerics.moments import Moments, Sample, centre_
 from lmtrace.probing.closed_form import Basis, Linear
+from lmtrace.probing.discriminant import Spectrum
 from lmtrace.probing.softmax import Labellings, whitener
 
 WAYS = {"ridge": (0.1, 4), "unseen": (0.1, 3), "embedding": (2.0, 12), "types": (30.0, 12), "logistic": (1.0, 200)}
@@ -177,8 +178,20 @@ class Design:
 
     @cached_property
     def basis(self) -> Basis:
-        """Return the eigenbasis of the training rows."""
+        """Return the eigenbasis of the training rows, standardised."""
         return Basis.of(self.training.moments)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Return the eigenbasis of the training rows as they are."""
+        return Spectrum.of(self.training)
+
+    def once(self, labels: Labellings) -> tuple[Sample, Labellings]:
+        """Return the training rows, equal ones once, and the labels of these; both as they are where few are equal."""
+        if self.merged is None:
+            return self.training, labels
+        sample, into = self.merged
+        return sample, labels.merged(into, len(sample.rows))
 
     def white(self, penalty: float) -> Tensor:
         """Return what whitens the training rows for a regression with this penalty."""
@@ -223,11 +236,15 @@ class Targets:
         Which of its splits.
     device
         Where the rows lie.
+    units : [n] or None
+        What rows are left out with when a penalty is chosen: sentence or word type. None is each by itself.
 
     Attributes
     ----------
     sizes
         Classes of each.
+    units : [training rows]
+        int64.
     train, test
         Codes of both parts: [tasks, rows of the part] int64.
     """
@@ -238,18 +255,26 @@ class Targets:
         arrangement: Arrangement,
         split: str,
         device: torch.device | str = "cpu",
+        units: np.ndarray | None = None,
     ) -> None:
         self.sizes = [size for _, size in tasks]
         codes = np.stack([codes for codes, _ in tasks]).astype(np.int64)
         self.train = torch.as_tensor(codes[:, arrangement.training(split)], device=device)
         self.test = torch.as_tensor(codes[:, arrangement.tests[split]], device=device)
+        places = arrangement.training(split)
+        of_rows = places if units is None else np.unique(units[places], return_inverse=True)[1]
+        self.units = torch.as_tensor(of_rows, device=device)
 
     @classmethod
     def of(
-        cls, tasks: Sequence[tuple[np.ndarray, int]], test: np.ndarray, device: torch.device | str = "cpu"
+        cls,
+        tasks: Sequence[tuple[np.ndarray, int]],
+        test: np.ndarray,
+        device: torch.device | str = "cpu",
+        units: np.ndarray | None = None,
     ) -> Targets:
         """Return the targets of a `Design.of` rows with one split: [n] bool."""
-        return cls(tasks, Arrangement({"": test}), "", device)
+        return cls(tasks, Arrangement({"": test}), "", device, units)
 
     @cached_property
     def labellings(self) -> Labellings:

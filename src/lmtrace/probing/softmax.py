@@ -97,19 +97,52 @@ def softmax_regressions(
     max_iter
         Steps.
     """
-    x, (n, d) = sample.rows, sample.rows.shape
+    x, d = sample.rows, sample.rows.shape[1]
     # From weights of whitened rows and a bias at their mean to weights of the rows and a bias at their origin.
     back = x.new_zeros(d + 1, d + 1)
     back[:d, :d], back[d, d] = white, 1.0
     back[:d, d] = -(back[:d, :d] @ sample.offset.to(x.dtype))
-    share, minus = (1 / labels.rows[labels.of]).to(x.dtype)[:, None], labels.minus.to(x.dtype)
+    share = (1 / labels.rows[labels.of]).to(x.dtype)[:, None]
     pull = penalty * share * torch.cat([sample.moments.scale, x.new_zeros(1)]).square().to(x.dtype)
+    objective = negative_log_likelihood(sample, labels, lambda theta: theta @ back, lambda slope: slope @ back.T, pull)
+    start = torch.cat([x.new_zeros(len(labels.of), d), labels.start.to(x.dtype)[:, None]], 1)
+    theta = minimise(objective, start, labels.of, max_iter, first=objective(start, True))
+    weight, bias = (theta @ back).double().split([d, 1], 1)
+    bias = bias[:, 0] - weight @ sample.origin
+    return [
+        Linear(weight[span].T, bias[span], penalty / count)
+        for span, count in zip(labels.spans, labels.rows.tolist(), strict=True)
+    ]
+
+
+def negative_log_likelihood(
+    sample: Sample,
+    labels: Labellings,
+    to_linear: Callable[[Tensor], Tensor],
+    to_slope: Callable[[Tensor], Tensor],
+    pull: Tensor,
+) -> Objective:
+    """Return the mean negative log-likelihood of every labelling, with pull / 2 times its squared weights, as `minimise` reads it.
+
+    Parameters
+    ----------
+    sample
+        The rows: [n, d], those that are alike once where the labels are merged.
+    to_linear
+        Parameters [classes, any] -> weights of the rows and a bias at their origin, [classes, d + 1].
+    to_slope
+        Gradient by these -> gradient by the parameters.
+    pull : [classes, d + 1]
+        Penalty on each, per row.
+    """
+    x, (n, d) = sample.rows, sample.rows.shape
+    share, minus = (1 / labels.rows[labels.of]).to(x.dtype)[:, None], labels.minus.to(x.dtype)
     # Rows last: torch's softmax over a last axis of fewer than 16 classes is ten times slower. And kept between calls,
     # because fresh memory costs more than what is done with it.
     logits, logp = x.new_empty(2, len(labels.of), n)
 
     def objective(theta: Tensor, blank: bool = False) -> tuple[Tensor, Callable[[], Tensor]]:
-        linear = theta @ back
+        linear = to_linear(theta)
         if blank:
             logits.copy_(linear[:, d:])
         else:
@@ -127,18 +160,11 @@ def softmax_regressions(
             slope = torch.empty_like(linear)
             torch.mm(residual, x, out=slope[:, :d])
             torch.sum(residual, 1, out=slope[:, d])
-            return pulled.addcmul_(slope, share) @ back.T
+            return to_slope(pulled.addcmul_(slope, share))
 
         return loss.index_add(0, labels.of, (pulled * linear).sum(1), alpha=0.5), gradient
 
-    start = torch.cat([x.new_zeros(len(labels.of), d), labels.start.to(x.dtype)[:, None]], 1)
-    theta = minimise(objective, start, labels.of, max_iter, first=objective(start, blank=True))
-    weight, bias = (theta @ back).double().split([d, 1], 1)
-    bias = bias[:, 0] - weight @ sample.origin
-    return [
-        Linear(weight[span].T, bias[span], penalty / count)
-        for span, count in zip(labels.spans, labels.rows.tolist(), strict=True)
-    ]
+    return objective
 
 
 def whitener(moments: Moments, penalty: float) -> Tensor:
@@ -171,7 +197,7 @@ def whitener(moments: Moments, penalty: float) -> Tensor:
 CHECK_EVERY = 4
 """Steps between two looks at whether a search has come to its end."""
 
-Objective = Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]
+Objective = Callable[..., tuple[Tensor, Callable[[], Tensor]]]
 """theta -> (values [problems], and what gives the gradient [rows, columns]: called at most once, at once)."""
 
 
@@ -183,6 +209,7 @@ def minimise(
     tolerance: float = 1e-5,
     history: int = 10,
     first: tuple[Tensor, Callable[[], Tensor]] | None = None,
+    scale: float = 4.0,
 ) -> Tensor:
     """Return where L-BFGS with backtracking ends, for smooth convex functions with curvature of about 1 or less.
 
@@ -201,6 +228,8 @@ def minimise(
         int64, the problem of every row, rising.
     first
         The objective there, where it is known.
+    scale
+        Inverse of the curvature that the first step counts on.
     """
     value, slopes = first or objective(theta)
     gradient = slopes()
@@ -214,7 +243,7 @@ def minimise(
 
     running, all_run = torch.ones_like(value, dtype=torch.bool), True
     moves: list[tuple[Tensor, Tensor, Tensor]] = []
-    scale = torch.full_like(value, 4.0)
+    scales = torch.full_like(value, scale)
     for iteration in range(1, max_iter + 1):
         if iteration % CHECK_EVERY == 1:
             steep = (gradient.abs().amax(1) >= tolerance).to(value)
@@ -227,7 +256,7 @@ def minimise(
             a = rho * inner(s, direction)
             direction.addcmul_(rows(a), y, value=-1)
             stack.append(a)
-        direction *= rows(scale)
+        direction *= rows(scales)
         for (s, y, rho), a in zip(moves, reversed(stack), strict=True):
             direction.addcmul_(rows(a - rho * inner(y, direction)), s)
         slope = inner(gradient, direction)
@@ -257,7 +286,7 @@ def minimise(
         # A move without curvature says nothing, and nothing of the scale.
         useful = sy > 1e-12
         moves = [*moves[-(history - 1) :], (s, y, torch.where(useful, 1 / sy.clamp(min=1e-12), 0.0))]
-        scale = torch.where(useful, sy / inner(y, y).clamp(min=1e-30), 1.0)
+        scales = torch.where(useful, sy / inner(y, y).clamp(min=1e-30), 1.0)
         theta, value, gradient = candidate, new_value, new_gradient
     return theta
 

@@ -21,7 +21,6 @@ words by heart.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lmtrace.errors import ConfigError, DataError
 from lmtrace.numerics.estimate import Estimate
@@ -39,7 +37,7 @@ from lmtrace.observe.interface import Needs, Signal, Sites, View
 from lmtrace.observe.sites import embed_of
 from lmtrace.probing.closed_form import Linear
 from lmtrace.probing.codelength import codelength
-from lmtrace.probing.kept import load_probes
+from lmtrace.probing.kept import KeptKey, load_probes, remember, remembered
 from lmtrace.probing.label_sets import coarsen, layer_of
 from lmtrace.probing.linear import KINDS, SPLITS, Fit, Kind, SplitName, fit, majority
 from lmtrace.probing.rows import WAYS, Arranged, Design, Targets
@@ -54,9 +52,6 @@ DEFAULT_LAYERS = ("category", "upos", "role", "frame", "deprel", "Number", "numb
 
 NUM_DEFAULT = 4
 """More would cost more than the panel's forward pass on short sentences."""
-
-KEPT = "kept|"
-"""Beginning of the names under which kept probes lie in a run's memory: "kept|step|site|label|split|pair"."""
 
 LEXICAL_LAYERS = ("category", "upos", "xpos", "deprel")
 """Layers that the word type decides wholly or in large part: judged under the lexical split, and all but ABSynth's category,
@@ -83,7 +78,8 @@ class Probe(Signal):
         A layer, several, or None for the first four of `DEFAULT_LAYERS` that the panel has. "role/basic" reads a layer
         under a coarser label set.
     kind
-        "ridge" (as above), "lda", "logistic" (the same regression to its end, token by token) or "mlp"; the last two cost
+        "ridge" (as above), "discriminant" (one estimator at every site and under every split, its penalty chosen on the training
+        part and recorded: `lmtrace.probing.discriminant`; up to ten times slower), "lda", "logistic" (the same regression to its end, token by token) or "mlp"; the last two cost
         10 to 1,000 times more.
     split
         "sentence", "lexical", or None: lexical for category, both for the other `LEXICAL_LAYERS`, by sentence for the rest.
@@ -149,6 +145,10 @@ class Probe(Signal):
         Field(metric="codelength", title="Description length", low=0.0, better="down",
               null="the uniform code: 1", meaning="Online code of the labels relative to the uniform code."),
         _share("ceiling", "Ceiling", "The best possible accuracy, from the corpus's oracle.", "", ""),
+        Field(metric="penalty", title="Penalty of the discriminant", low=0.0,
+              meaning='Of kind="discriminant": chosen on the training part, in units of the mean variance.'),
+        _share("iterated", "Likelihood refutes the discriminant", 'Of kind="discriminant": 1 where softmax regression went on '
+               "from it, 0 where it stood.", "", ""),
         _share("token_ceiling", "Ceiling of the tokens", "The best accuracy of any reader on these test words: words that share "
                "all their tokens have one vector, and get one class.", "", ""),
         _share("transfer", "Accuracy of a kept probe", "Accuracy here of the probe that was fitted at the step named in "
@@ -173,9 +173,10 @@ class Probe(Signal):
                 f"probe: keep_at is {self.keep_at!r}", "Pass a tuple of steps, each a whole number from 0 on"
             )
         if self.apply:
-            for name in self._saved:
-                if name.count("|") != 3 or not name.rpartition("|")[2].isdigit():
-                    raise ConfigError(f"probe: {self.apply} holds {name!r}", "Name probes 'site|label|split|step'")
+            try:
+                _ = self._saved
+            except DataError as error:
+                raise ConfigError(f"probe: {error.message}", error.fix) from error
         if self.keep_at and self.kind == "mlp":
             raise ConfigError("probe: keep_at works with linear probes, kind is 'mlp'", "Choose another kind")
         for label in self._asked():
@@ -187,8 +188,9 @@ class Probe(Signal):
         return (self.labels,) if isinstance(self.labels, str) else tuple(self.labels or ())
 
     @cached_property
-    def _saved(self) -> dict[str, Linear]:
-        return load_probes(self.apply) if self.apply else {}
+    def _saved(self) -> dict[KeptKey, Linear]:
+        found = load_probes(self.apply) if self.apply else {}
+        return {KeptKey.of(name): probe for name, probe in found.items()}
 
     def layers(self, panel: Panel) -> tuple[str, ...]:
         """Return the labels that it reads on this panel, in the order of the records."""
@@ -253,12 +255,14 @@ class Probe(Signal):
                 if key not in targets:
                     labellings = [(group.spread(t, t.codes), len(t.names)) for t in group.tasks]
                     labellings += [(group.spread(t, t.control), len(t.names)) for t in controlled]
-                    targets[key] = Targets(labellings, group.arrangement, group.split, rows.rows.device)
+                    units = group.tasks[0].units if self.kind == "discriminant" else None
+                    targets[key] = Targets(labellings, group.arrangement, group.split, rows.rows.device, units)
                 fits = fit(design, targets[key], self.way(site, group.split), self.seed)
                 controls = dict(zip(controlled, fits[len(group.tasks) :], strict=True))
                 for task, place, fitted in zip(group.tasks, where, fits[: len(group.tasks)], strict=True):
                     tally = task.tally(fitted)
                     judged.setdefault(task, {})[site] = tally
+                    yield from self._chosen(view, fitted, place)
                     if task in controls:
                         yield from self._control(view, controls[task], tally, task, place)
                     if self.bits:
@@ -276,6 +280,12 @@ class Probe(Signal):
         except DataError as error:  # a decoder that answers with logical forms reads none of the panel's words
             return error.message
         return rows if rows.finite else "activations that are not finite"
+
+    def _chosen(self, view: View, fitted: Fit, where: dict[str, Any]) -> Iterator[Record]:
+        """Yield what a discriminant chose on the training part."""
+        if self.kind == "discriminant" and fitted.linear is not None:
+            yield self.record(view, "penalty", fitted.linear.penalty, **where)
+            yield self.record(view, "iterated", float(fitted.linear.iterated), **where)
 
     def _due(self, view: View) -> bool:
         """Return whether this measurement fits the control tasks; counts the measurements."""
@@ -374,13 +384,14 @@ class Probe(Signal):
         self, view: View, design: Design, labelled: np.ndarray, fitted: Fit, task: ProbeTask, where: dict[str, Any]
     ) -> Iterator[Record]:
         """Yield the accuracies of probes of other steps on the labelled test rows, and keep today's where that was asked."""
-        name = f"{where['site']}|{task.label}|{task.split}"
+
+        def key(step: int) -> KeptKey:
+            return KeptKey(where["site"], task.label, task.split, step)
+
         kept: dict[int, Linear | None] = {}
         for step in sorted({s for s in self.keep_at if s < view.step}):
-            kept[step] = _kept(view.memory, f"{KEPT}{step}|{where['site']}|{task.key}")
-        saved = {
-            int(key.rpartition("|")[2]): probe for key, probe in self._saved.items() if key.rpartition("|")[0] == name
-        }
+            kept[step] = remembered(view.memory, key(step).in_memory(task.pair))
+        saved = {at.step: probe for at, probe in self._saved.items() if at == key(at.step)}
         if self.apply and not saved:
             reason = f"{self.apply} holds no probe of this site, label and split"
             yield self.record(view, "transfer", missing=reason, **where)
@@ -405,10 +416,7 @@ class Probe(Signal):
                     view, "transfer", value.value, stderr=value.stderr, n=value.n, null=task.majority, **here
                 )
         if view.step in self.keep_at and fitted.linear is not None:
-            key = f"{KEPT}{view.step}|{where['site']}|{task.key}"
-            for part in ("weight", "bias"):
-                view.memory[f"{key}|{part}"] = getattr(fitted.linear, part).float().cpu()
-            view.memory[f"{key}|names"] = torch.tensor(list(json.dumps(task.names).encode()), dtype=torch.uint8)
+            remember(view.memory, key(view.step), task.pair, fitted.linear, task.names)
 
     def _token_ceiling(self, view: View, task: ProbeTask) -> Iterator[Record]:
         """Yield the best accuracy that the vectors of the test words allow, where some of them are one vector."""
@@ -432,15 +440,6 @@ class Probe(Signal):
         if stderr is not None and not math.isfinite(stderr):  # of one sentence
             stderr = None
         yield self.record(view, "ceiling", float(value), stderr=stderr, label=label, n=view.panel.num_words)
-
-
-def _kept(memory: dict[str, Tensor], key: str) -> Linear | None:
-    """Return a probe out of a memory, None where it is not there."""
-    if f"{key}|weight" not in memory:
-        return None
-    names = tuple(json.loads(bytes(memory[f"{key}|names"].tolist())))
-    weight, bias = (memory[f"{key}|{part}"].double() for part in ("weight", "bias"))
-    return Linear(weight, bias, 0.0, names)
 
 
 def _controlled(group: TaskGroup, due: bool) -> list[ProbeTask]:

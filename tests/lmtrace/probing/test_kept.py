@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from lmtrace.errors import DataError
-from lmtrace.probing.kept import load_probes, save_probes, transfer_matrix
+from lmtrace.probing.closed_form import Linear
+from lmtrace.probing.kept import KeptKey, kept_in, load_probes, remember, save_probes, transfer_matrix
 from lmtrace.probing.linear import linear_probe
 
 
@@ -53,3 +54,21 @@ def test_a_perceptron_has_no_weights_to_apply(steps):
     activations, y, groups = steps
     with pytest.raises(DataError, match="Choose a linear kind"):
         transfer_matrix([activations[0][:60]], y[:60], groups[:60], kind="mlp")
+
+
+@pytest.mark.parametrize("label", ["role", "a|b", "upos/basic", "x=y z", "100%", "%7C", "a|b%7C|"])
+def test_a_label_may_hold_any_character(label):
+    key = KeptKey("block.0", label, "sentence", 30)
+    assert KeptKey.of(key.name) == key
+    memory = {}
+    probe = Linear(torch.ones(3, 2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64), 0.1)
+    remember(memory, key, "head", probe, ("p|q", "r"))
+    assert set(kept_in(memory)) == {key}
+    assert kept_in(memory)[key].names == ("p|q", "r")
+
+
+def test_names_of_older_files_are_read():
+    assert KeptKey.of("block.0|role|sentence|100") == KeptKey("block.0", "role", "sentence", 100)
+    for name in ("a|b|c", "a|b|c|x", "a|b|c|d|1"):
+        with pytest.raises(DataError, match="no name of a kept probe"):
+            KeptKey.of(name)

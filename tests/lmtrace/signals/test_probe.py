@@ -48,6 +48,17 @@ def test_a_label_that_the_word_decides_has_no_contextual_gain(panel, activations
     assert abs(by(records, "selectivity", site="embed", **at).value) < 0.15
 
 
+def test_the_discriminant_is_chosen_by_name_and_says_what_it_chose(panel, activations):
+    default = measure(Probe(labels="upos"), panel, activations)
+    chosen = measure(Probe(labels="upos", kind="discriminant"), panel, activations)
+    assert not [r for r in default if r.metric in ("penalty", "iterated")]
+    for at in ({"split": split, "site": site} for split in ("sentence", "lexical") for site in ("embed", "block.0")):
+        assert by(chosen, "penalty", label="upos", **at).value > 0
+        assert by(chosen, "iterated", label="upos", **at).value in (0.0, 1.0)
+    at = {"label": "upos", "split": "sentence", "site": "embed"}
+    assert by(chosen, "accuracy", **at).value > by(default, "accuracy", **at).value - 0.05
+
+
 def test_the_lexical_split_shows_that_it_was_the_dictionary(panel, activations):
     records = measure(Probe(labels="upos"), panel, activations)
     assert {r.split for r in records} == {"sentence", "lexical"}
