@@ -36,8 +36,8 @@ def test_the_published_set_on_the_quick_start_has_no_missing_number():
     instrument = start.instrument([module.Curvature(quantities=module.PUBLISHED, top=5)])
     found = [r for r in instrument.measure(1) if r.signal == "curvature"]
     missing = {r.metric: r.missing for r in found if r.missing}
-    # Early in training one end of the spectrum may not have converged; what fails otherwise is the benchmark.
-    assert set(missing) <= {"lambda_min", "trace_ratio"}, missing
+    # Early in training one end of the spectrum may not have converged, and Adam has no edge of SGD; what fails otherwise is the benchmark.
+    assert set(missing) <= {"lambda_min", "trace_ratio", "edge"}, missing
     assert {"eigenvalues", "component_trace", "component_lambda_max", "cosine", "overlap"} <= {r.metric for r in found}
 
 

@@ -89,6 +89,8 @@ def test_it_resumes_with_what_its_signals_remember(old_run, old_panel):
         if key[1] == "probe":  # the estimator of later versions is another one
             assert key[2] == "transfer" or found[tuple(key)] is not None
             continue
+        if key[4] and key[4].startswith("frequency="):  # bands say since then that they are ranks
+            key[4] = key[4].replace("=", "=rank ")
         # float32 activations on another processor differ in their last bits; a measure of 60 sentences does not amplify them
         assert found[tuple(key)] == (None if value is None else pytest.approx(value, rel=2e-4, abs=2e-5)), key
         checked += 1

@@ -226,11 +226,11 @@ class Tracer:
     def _open(self) -> tuple[int, int | None, bool]:
         """Create or resume the run; return what the other ranks have to know of it."""
         if self.resume and (self.folder / DATABASE).is_file():
-            self._writer = RunWriter.resume(self.folder, self.current_step, self._header())
+            self._writer = RunWriter.resume(self.folder, self.current_step, self._header(), take_over=True)
             self._continue_from(self._writer)
         else:
             self._replaced = (self.folder / DATABASE).exists()
-            self._writer = RunWriter.create(self.folder, self._header(), overwrite=self.overwrite)
+            self._writer = RunWriter.create(self.folder, self._header(), self.overwrite, take_over=True)
         self._tell_overlap(self._writer)
         with generators_kept():
             self.sinks.open(resume=self.resume)

@@ -49,7 +49,7 @@ class EndLosses:
         return self.end <= max(self.words, -math.log(self.share))
 
 
-def end_losses(model: nn.Module, panel: Panel, forward: Forward | None = None) -> EndLosses | None:
+def end_losses(model: nn.Module, panel: Panel, forward: Forward | None = None, batch_size: int = 8) -> EndLosses | None:
     """Return the losses on at most `NUM_SEQUENCES` sequences; None where these hold no ends or nothing else.
 
     Parameters
@@ -58,9 +58,11 @@ def end_losses(model: nn.Module, panel: Panel, forward: Forward | None = None) -
         In evaluation mode, gradients off.
     panel, forward
         As for `capture`.
+    batch_size
+        Sequences at a time.
     """
     losses, ends, vocabulary = [], [], 0
-    for batch in panel.batches(8, indices=panel.shuffled[:NUM_SEQUENCES]):
+    for batch in panel.batches(batch_size, indices=panel.shuffled[:NUM_SEQUENCES]):
         inputs = inputs_of(batch, device_of(model))
         logits = logits_of((forward or default_forward)(model, inputs), inputs)
         chosen = logits[torch.as_tensor(batch.predict_row), torch.as_tensor(batch.predict_column)].float()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -50,6 +50,8 @@ from lmtrace.observe.weights import measured_weights
 from lmtrace.records.schema import Field, Record
 from lmtrace.records.wording import OFF
 from lmtrace.text.panel import Panel
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +256,8 @@ class Instrument:
         due = self.due(active)
         if told or not (due.logits or due.model) or not self.panel.ends.any():
             return
-        found = end_losses(self.model, self.panel, self.forward)
+        size = min(8, self._batch_size)
+        found = _asked(lambda: end_losses(self.model, self.panel, self.forward, size))
         if found is None or found.trained is None:
             return
         self.know_end(found.trained)
@@ -314,6 +317,12 @@ class Instrument:
             )
             measurement.notes.append(("sinks", text, {"blocks": sinks}))
 
+    @property
+    def _batch_size(self) -> int:
+        """Sequences of a micro-batch whose logits stay within `max_logits`."""
+        vocabulary = vocabulary_of(self.model) or len(self.panel.tokenizer)
+        return batch_size_for(vocabulary, self.panel.longest, self.max_logits)
+
     @cached_property
     def _head(self) -> Head | None:
         """The model's output layer, looked for at the first pass."""
@@ -334,8 +343,6 @@ class Instrument:
                 return Captured()
             names = tuple(self.known_sites) if union.sites == "all" else union.sites
             chosen = {name: site for name, site in self.known_sites.items() if name in names}
-            vocabulary = vocabulary_of(self.model) or len(self.panel.tokenizer)
-            longest = self.panel.longest
             try:
                 captured = capture(
                     self.model,
@@ -344,7 +351,7 @@ class Instrument:
                     [(i, self.signals[i], self.needs[i]) for i in active],
                     forward=self.forward,
                     head=self._head if self._head is not None and self._head.alone else None,
-                    batch_size=batch_size_for(vocabulary, longest, self.max_logits),
+                    batch_size=self._batch_size,
                     same_length=self.same_length,
                     maps=self._maps if union.attention else None,
                 )
@@ -491,7 +498,7 @@ def _one_thread_pool() -> Any:
     return ThreadpoolController().select(internal_api="openblas").limit(limits=1)
 
 
-def _asked(question: Callable[[], float | None]) -> float | None:
+def _asked(question: Callable[[], T | None]) -> T | None:
     """Return the answer of a check of the model; None where the model gives no logits to ask."""
     try:
         return question()

@@ -84,7 +84,9 @@ class RunWriter:
 
     # ------------------------------------------------------------------------------------------------ opening
     @classmethod
-    def create(cls, folder: str | os.PathLike[str], header: RunHeader, overwrite: bool = False) -> RunWriter:
+    def create(
+        cls, folder: str | os.PathLike[str], header: RunHeader, overwrite: bool = False, take_over: bool = False
+    ) -> RunWriter:
         """Start a new run in `folder`, made where it does not exist.
 
         Parameters
@@ -94,8 +96,10 @@ class RunWriter:
         header
             What is known of the run; its status becomes "running".
         overwrite
-            Replace a run that is there (its database, arrays and memory; other files stay). Where this process is still
-            writing it, that attempt ends as "interrupted".
+            Replace a run that is there (its database, arrays and memory; other files stay).
+        take_over
+            Whether an attempt that this process has begun and not ended, as a notebook cell that was stopped, ends as
+            "interrupted" and makes room.
 
         Raises
         ------
@@ -103,18 +107,19 @@ class RunWriter:
             Where the folder holds a run, is being written to, or cannot be written. Nothing is left half-written.
         """
         folder = Path(folder)
-        if overwrite:
-            _take_over(folder)
+        if overwrite and take_over:
+            _interrupt(folder)
         with new_run(folder, header, overwrite) as lock:
             return cls(folder, lock, None)
 
     @classmethod
-    def resume(cls, folder: str | os.PathLike[str], step: int, header: RunHeader | None = None) -> RunWriter:
+    def resume(
+        cls, folder: str | os.PathLike[str], step: int, header: RunHeader | None = None, take_over: bool = False
+    ) -> RunWriter:
         """Go on with a run from the training state after `step`.
 
         Everything that the previous attempt wrote for later steps is superseded in one transaction: measurements,
-        arrays, scalars, events and memory. What belongs to `step` and before stays; `steps` tells what that is. An attempt
-        that this process has begun and not ended ends as "interrupted".
+        arrays, scalars, events and memory. What belongs to `step` and before stays; `steps` tells what that is.
 
         Parameters
         ----------
@@ -125,6 +130,8 @@ class RunWriter:
         header
             The present settings: signals and fields that the run did not have are added, the rest is
             kept with the attempt (`Run.attempts`).
+        take_over
+            As for `create`.
 
         Raises
         ------
@@ -138,7 +145,8 @@ class RunWriter:
                 raise RunError(
                     f"there is no run in {folder} to resume", "Name the folder of the run, or start a new one"
                 )
-            _take_over(folder)
+            if take_over:
+                _interrupt(folder)
             with held(folder) as lock:
                 return cls(folder, lock, (step, header))
 
@@ -380,7 +388,7 @@ class RunWriter:
             self._last_flush = time.monotonic()
 
 
-def _take_over(folder: Path) -> None:
+def _interrupt(folder: Path) -> None:
     """End what this process still writes into the folder."""
     before = _writers.get(folder.absolute())
     if before is not None:

@@ -7,6 +7,7 @@ import json
 import lzma
 import re
 import resource
+import shutil
 import sys
 
 import numpy as np
@@ -17,8 +18,9 @@ from transformers import ByT5Tokenizer
 import absynth
 import lmtrace
 from lmtrace.cli.main import main
-from lmtrace.errors import DataError, ModelError
+from lmtrace.errors import DataError
 from lmtrace.live.tracer import Tracer
+from lmtrace.run import open_run
 from lmtrace.signals.probe import Probe
 
 ROWS = "1\tthe\tthe\tDET\t_\t_\t2\tdet\t_\t_\n2\tdog\tdog\tNOUN\t_\t_\t3\tnsubj\t_\t_\n3\truns\trun\tVERB\t_\t_\t0\troot\t_\t_\n\n"
@@ -122,7 +124,7 @@ def test_a_full_disk(call, tmp_path, limit, match, measured):
         assert lmtrace.open_run(tmp_path / "r").steps.tolist() == measured, "what was measured is kept"
 
 
-def test_no_blocks_and_no_layer_leave_no_run(panel, gpt2, tmp_path):
+def test_no_blocks_give_reasons_and_no_layer_leaves_no_run(panel, gpt2, tmp_path):
     class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -131,10 +133,15 @@ def test_no_blocks_and_no_layer_leave_no_run(panel, gpt2, tmp_path):
         def forward(self, ids):
             return self.lstm(self.embed(ids))[0]
 
-    with pytest.raises(
-        ModelError, match=r"no list of blocks .* found in Recurrent. Name the blocks yourself: .*sites="
-    ):
-        Tracer(Recurrent(), panel, run=tmp_path / "run", signals="output").__enter__()
+    with Tracer(Recurrent(), panel, run=tmp_path / "lstm", signals="output,dimension") as tracer:
+        tracer.step()
+    run = open_run(tmp_path / "lstm")
+    assert {r.missing.split(":")[0] for r in run.records() if r.signal == "dimension"} == {
+        "no blocks found in Recurrent"
+    }
+    assert all("over 8 classes" in r.missing for r in run.records() if r.signal == "output")
+    run.close()
+    shutil.rmtree(tmp_path / "lstm")
     with pytest.raises(DataError, match=r"no label layer 'sense'. It has: .*role.*upos") as caught:
         Tracer(gpt2, panel, run=tmp_path / "run", signals=[Probe(labels="sense")]).__enter__()
     assert "\n" not in str(caught.value)

@@ -47,7 +47,9 @@ def captured(model, panel, *signals):
     instrument = Instrument(model, panel, list(signals))
     chosen = [(i, s, instrument.needs[i]) for i, s in enumerate(instrument.signals)]
     with undisturbed(model):
-        return instrument, capture(instrument.model, instrument.panel, instrument.known_sites, chosen, batch_size=16)
+        maps = instrument._maps if any(need.attention for need in instrument.needs) else None
+        found = capture(instrument.model, instrument.panel, instrument.known_sites, chosen, batch_size=16, maps=maps)
+        return instrument, found
 
 
 @pytest.fixture

@@ -326,7 +326,8 @@ def test_every_quantity_exists_on_every_family(style, panel, tokenizer):
     instrument.train_batches[:] = [{"input_ids": ids, "labels": ids}]
     records = [r for r in instrument.measure(0) if r.signal == "curvature"]
     missing = {r.metric: r.missing for r in records if r.missing}
-    assert set(missing) <= {"trace_ratio", "decay", "lambda_min"}, missing
+    assert set(missing) <= {"trace_ratio", "decay", "lambda_min", "edge"}, missing
+    assert "preconditioned" in missing["edge"]  # the edge of SGD, which Adam's is not
     sites = {r.site for r in records if r.metric == "component_trace"}
     assert {"embedding", "mlp", "norm", "attention.o"} <= sites
     assert "other" not in sites

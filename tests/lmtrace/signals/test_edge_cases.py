@@ -303,7 +303,8 @@ def test_what_the_cases_give():
 def pair_records(tokenizer, pairs, style="gpt2", panel=None):
     model = model_of(style, len(tokenizer))
     panel = panel or Panel.from_annotated(corpus()[:20], tokenizer, objective="masked" if style == "bert" else "causal")
-    instrument = Instrument(model, panel, [Pairs(pairs=tuple(pairs))], on_error="raise")
+    signal = Pairs(pairs=tuple(pairs), masking="original")  # one token hidden in turn, as the loop does
+    instrument = Instrument(model, panel, [signal], on_error="raise")
     return comparable(r for r in instrument.measure(0) if r.signal == "pairs"), model
 
 

@@ -225,7 +225,7 @@ def test_errors_of_pooled_scores_cover():
         edges = rng.integers(2, 40, size=60)
         chance = np.clip(rng.normal(0.55, 0.15, size=60), 0, 1)
         hits = rng.binomial(edges, chance).astype(float)
-        score = TreeScores(hits, hits / edges, chance, edges, edges + 1)
+        score = TreeScores(hits, hits / edges, chance, edges, edges + 1, np.arange(60))
         found.append((score.uuas().value, score.uuas().stderr))
     value, error = np.array(found).T
     assert error.mean() == pytest.approx(value.std(), rel=0.15)
