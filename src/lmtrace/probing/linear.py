@@ -209,7 +209,12 @@ def _linears(design: Design, targets: Targets, kind: str) -> list[Linear]:
         return [lda(design.basis, ClassMeans.of(x, codes, size)) for codes, size in train]
     if kind == "discriminant":
         return discriminants(
-            design.training, design.spectrum, targets.labellings, targets.train, targets.units, design.once
+            design.training,
+            design.spectrum,
+            targets.labellings,
+            targets.train,
+            targets.units,
+            design.once,
         )
     penalty, steps = WAYS[kind]
     sample, labels = design.training, targets.labellings

@@ -104,7 +104,7 @@ def softmax_regressions(
     back[:d, d] = -(back[:d, :d] @ sample.offset.to(x.dtype))
     share = (1 / labels.rows[labels.of]).to(x.dtype)[:, None]
     pull = penalty * share * torch.cat([sample.moments.scale, x.new_zeros(1)]).square().to(x.dtype)
-    objective = negative_log_likelihood(sample, labels, lambda theta: theta @ back, lambda slope: slope @ back.T, pull)
+    objective = negative_log_likelihood(x, labels, lambda theta: theta @ back, lambda slope: slope @ back.T, pull)
     start = torch.cat([x.new_zeros(len(labels.of), d), labels.start.to(x.dtype)[:, None]], 1)
     theta = minimise(objective, start, labels.of, max_iter, first=objective(start, True))
     weight, bias = (theta @ back).double().split([d, 1], 1)
@@ -116,7 +116,7 @@ def softmax_regressions(
 
 
 def negative_log_likelihood(
-    sample: Sample,
+    x: Tensor,
     labels: Labellings,
     to_linear: Callable[[Tensor], Tensor],
     to_slope: Callable[[Tensor], Tensor],
@@ -126,8 +126,8 @@ def negative_log_likelihood(
 
     Parameters
     ----------
-    sample
-        The rows: [n, d], those that are alike once where the labels are merged.
+    x : [n, d]
+        The rows, those that are alike once where the labels are merged.
     to_linear
         Parameters [classes, any] -> weights of the rows and a bias at their origin, [classes, d + 1].
     to_slope
@@ -135,7 +135,7 @@ def negative_log_likelihood(
     pull : [classes, d + 1]
         Penalty on each, per row.
     """
-    x, (n, d) = sample.rows, sample.rows.shape
+    n, d = x.shape
     share, minus = (1 / labels.rows[labels.of]).to(x.dtype)[:, None], labels.minus.to(x.dtype)
     # Rows last: torch's softmax over a last axis of fewer than 16 classes is ten times slower. And kept between calls,
     # because fresh memory costs more than what is done with it.
