@@ -18,7 +18,9 @@ _NUM_NULL = sum(_BATCHES)
 _LIMIT = 160  # longer curves are averaged in blocks: the models cost n^3 once per grid, and n^2 per curve
 _LEAST_FREE = 0.05
 _FREE = 0.75  # share of a measurement that the trend does not follow, below which its residual says little
-_CAUTION = 0.6  # the null is estimated from the curve itself: its share of larger gains counts 1.7 times
+_CAUTION = (
+    0.25  # the null is estimated from the curve itself: its share of larger gains counts 4 times (measured: AR(.8))
+)
 _PLAUSIBLE = 5.0  # nats of log-likelihood within which a second null is taken as an explanation
 
 

@@ -26,6 +26,8 @@ class CheckedLosses:
         self.tracer = tracer
         self.source: Literal["unknown", "model", "log"] = "unknown"
         self._since_log: list[tuple[int, Tensor | None]] = []
+        self._released = 0
+        """How many of these have been recorded before a log has judged them."""
 
     def add(self, step: int, loss: Tensor | None) -> Tensor | None:
         """Take in the model's loss of a step; return what can be recorded of it at once."""
@@ -34,38 +36,45 @@ class CheckedLosses:
 
     def logged(self, step: int, value: float) -> None:
         """Take in the mean training loss that the framework logs after `step`."""
-        since, self._since_log = self._since_log, []
+        held, recorded = self._since_log[self._released :], self._released > 0
+        since, self._since_log, self._released = self._since_log, [], 0
         if not since:
             return
         mean = self._mean([loss for _, loss in since])
         agrees = mean is not None and (
             not math.isfinite(mean) or math.isclose(mean, value, rel_tol=AGREEMENT, abs_tol=1e-6)
         )
-        if self.source == "unknown" and agrees:
-            for at, loss in since:
-                self.tracer.tell(at, loss=loss)
-            self.source = "model"
-        elif self.source == "log" or mean is None:
-            self.tracer.tell(step, loss=value)
-        elif not agrees:
-            first = since[0][0]
-            self.tracer.note(
-                "loss",
-                f"from step {first} on the loss is the one that the trainer logs ({value:.5g}): what the model returns "
-                f"({mean:.5g}) is not what is trained",
-                {"logged": value, "returned": mean},
-            )
+        if agrees:
             if self.source == "unknown":
+                self._tell(held)
+                self.source = "model"
+            elif self.source == "log":
                 self.tracer.tell(step, loss=value)
+            return
+        if mean is not None and self.source != "log":
+            self._say(since[0][0], mean, value)
+        if self.source != "model" and not recorded:
+            self.tracer.tell(step, loss=value)
+        if mean is not None:
             self.source = "log"
 
-    def close(self) -> None:
-        """Record what no log has judged."""
-        since, self._since_log = self._since_log, []
-        if self.source != "unknown":
-            return
-        for step, loss in since:
+    def release(self) -> None:
+        """Record what no log has judged so far: training ends, or its state is saved and a resume begins after these steps."""
+        if self.source == "unknown":
+            self._tell(self._since_log[self._released :])
+            self._released = len(self._since_log)
+
+    def _tell(self, losses: list[tuple[int, Tensor | None]]) -> None:
+        for step, loss in losses:
             self.tracer.tell(step, loss=loss)
+
+    def _say(self, first: int, mean: float, value: float) -> None:
+        self.tracer.note(
+            "loss",
+            f"from step {first} on the loss is the one that the trainer logs ({value:.5g}): what the model returns ({mean:.5g}) is "
+            "not what is trained",
+            {"logged": value, "returned": mean},
+        )
 
     def _mean(self, losses: list[Tensor | None]) -> float | None:
         """Return the mean over steps and ranks, None where a step has none; the same on every rank."""

@@ -123,10 +123,15 @@ class TraceCallback(TrainerCallback):
     def _before_save(self, control: TrainerControl) -> None:
         """Write what the tracer knows before the Trainer saves, so that no kill in between can part the two."""
         if control.should_save:
-            self._attached.checkpoint()
+            self._keep()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Do the same where another callback has asked for the checkpoint."""
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._losses is not None:
+            self._losses.release()
         self._attached.checkpoint()
 
     def on_train_end(
@@ -138,6 +143,6 @@ class TraceCallback(TrainerCallback):
     def close(self, error: BaseException | None = None) -> None:
         """Close the run; call it with the error where training raised."""
         if self._losses is not None:
-            self._losses.close()
+            self._losses.release()
             self._losses = None
         self._attached.close(error)

@@ -39,7 +39,7 @@ from lmtrace.records.schema import Record, Status
 from lmtrace.records.store import RunWriter
 from lmtrace.run import open_run
 from lmtrace.signals import resolve
-from lmtrace.text.overlap import in_training
+from lmtrace.text.overlap import in_training, share_by_chance
 from lmtrace.text.panel import Panel
 
 logger = logging.getLogger(__name__)
@@ -236,18 +236,26 @@ class Tracer:
             self.sinks.open(resume=self.resume)
         return self._count, self._measured, self.should_stop
 
-    def _in_training(self) -> float | None:
-        """Return the share of the panel's sentences that are in the training data; None where that is not known."""
+    def _note_overlap(self) -> None:
+        """Keep for the header which share of the panel's sentences is in the training data, and which would be by chance."""
         panel = self.instrument.panel
+        training = panel.training if self._training is None else self._training
         found = panel.in_training if self._training is None else in_training(panel, self._training)
-        return None if found is None else float(found.mean())
+        if found is None:
+            return
+        self.data.setdefault("panel_in_training", float(found.mean()))
+        chance = share_by_chance(panel, training)
+        if chance is not None:
+            self.data.setdefault("panel_in_training_by_chance", chance)
 
     def _tell_overlap(self, writer: RunWriter) -> None:
         share = self.data.get("panel_in_training")
         if share:
+            chance = self.data.get("panel_in_training_by_chance")
+            expected = "" if chance is None else f" ({chance:.1%} by chance, for this language's law)"
             text = (
-                f"{share:.1%} of the panel's sentences are in the training data too: what is measured on them may be memory. "
-                "Take the panel from text that is not trained on."
+                f"{share:.1%} of the panel's sentences are in the training data too{expected}: what is measured on them may be "
+                "memory. Take the panel from text that is not trained on."
             )
             logger.warning("%s", text)
             writer.event(self.current_step, "warning", text, {"share": share})
@@ -502,9 +510,7 @@ class Tracer:
             self._trained_before = float(np.nansum(run.wall_time[-1:]))
 
     def _header(self) -> Any:
-        share = self._in_training()
-        if share is not None:
-            self.data.setdefault("panel_in_training", share)
+        self._note_overlap()
         return run_header(
             self.folder.name,
             self.instrument,

@@ -55,6 +55,18 @@ def in_training(panel: Panel, training: Any) -> np.ndarray | None:
     return _by_tokens(panel, every)
 
 
+def share_by_chance(panel: Panel, training: Any) -> float | None:
+    """Return the share of the panel that as many sentences, drawn from the corpus's own law, would hold too; None without a law.
+
+    On a small language frequent sentences are everywhere: a sentence of probability p is among n draws with 1 - (1 - p)^n.
+    """
+    if panel.truth is None or not hasattr(training, "__len__"):
+        return None
+    surprisal = np.bincount(panel.predictions.sentence, panel.truth.surprisal, panel.num_sentences)
+    probability = np.exp(-np.minimum(surprisal, 700.0))
+    return float(-np.expm1(len(training) * np.log1p(-np.minimum(probability, 1 - 1e-12))).mean())
+
+
 def _by_words(panel: Panel, sentences: Iterable[Sequence[str]]) -> np.ndarray:
     return _found((tuple(s.tokens) for s in panel.sentences), map(tuple, sentences))
 

@@ -393,6 +393,11 @@ class Panel:
             return None
         return frozenset(" ".join(words) for words in iterate_words(self._training))
 
+    @property
+    def training(self) -> Any:
+        """The training corpus that the panel was built with, or None."""
+        return self._training
+
     @cached_property
     def in_training(self) -> np.ndarray | None:
         """[sentences] bool: the sentence is in the training corpus; None where the panel was built without one."""

@@ -151,10 +151,11 @@ def _floor(run: Readable) -> Iterator[Finding]:
 
 
 def _overlap(run: Readable) -> Iterator[Finding]:
-    """Warn where panel sentences lie in the training data: nothing measured on them is held out."""
+    """Warn where more panel sentences lie in the training data than by chance: nothing measured on them is held out."""
     share = run.header.data.get("panel_in_training")
+    chance = run.header.data.get("panel_in_training_by_chance")
     loss, keys = whole(run, "output", "loss"), run.keys()
-    if not isinstance(share, int | float) or not share > _OVERLAP or not keys:
+    if not isinstance(share, int | float) or not share > _OVERLAP + (chance or 0.0) or not keys:
         return
     yield Finding(
         kind="alert",
