@@ -66,7 +66,7 @@ def test_jumps_are_found_where_they_are_on_uneven_grids(grid, least):
     """Fewer of them where measurements are few: a spline of 15 knots follows a third of 60 values."""
     steps, hits = np.asarray(GRIDS[grid], float), []
     at = steps[int(0.6 * steps.size)]
-    for seed in range(20):
+    for seed in range(80):
         values = (
             4 * CURVES["power law"](steps)
             + 0.8 * (steps >= at)
