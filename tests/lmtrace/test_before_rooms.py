@@ -62,7 +62,7 @@ def test_it_opens_with_every_number(old_run, tmp_path):
     for metric, (steps, values) in EXPECTED["run"]["scalars"].items():
         assert run.scalars(metric)[0].tolist() == steps
         assert run.scalars(metric)[1].tolist() == values
-    assert run.findings() is not None
+    assert {finding.site for finding in run.findings()} & {"block.0", "block.1", "final"}
     write_report(run, tmp_path / "report.html")
     assert "weights" in (tmp_path / "report.html").read_text()
 
@@ -86,7 +86,7 @@ def test_it_resumes_with_what_its_signals_remember(old_run, old_panel):
     assert run.steps.tolist() == [0, 4, 8, 12]
     found, checked = named(run.records()), 0
     for *key, value in EXPECTED["at_12"]:
-        if key[1] == "probe":  # the estimator of later versions is another one
+        if key[1] == "probe":  # equal sentences are on one side of its split since then
             assert key[2] == "transfer" or found[tuple(key)] is not None
             continue
         if key[4] and key[4].startswith("frequency="):  # bands say since then that they are ranks

@@ -43,6 +43,7 @@ class Attachment:
         self._hook: Any = None
         self._counts = True
         self._last_weights: list[Tensor] = []
+        self._watched: list[nn.Parameter] = []
         self.begin_step()
 
     def begin(self, model: nn.Module, optimizer: Any, step: int, last_step: int | None) -> Tracer:
@@ -64,7 +65,7 @@ class Attachment:
             self.tracer = None
             raise
         self._hook = model.register_forward_hook(self._after_forward, with_kwargs=True)
-        self._model = model
+        self._model, self._watched = model, _watched(model)
         return self.tracer
 
     def begin_step(self) -> None:
@@ -86,7 +87,7 @@ class Attachment:
     def end_step(self) -> None:
         """Tell that the step is over, and keep what its weights can be known by."""
         self.end_forwards()
-        self._last_weights = _few_weights(self._model)
+        self._last_weights = _beginnings(self._watched)
 
     def checkpoint(self) -> None:
         """Keep what a resume from the training state of this step needs."""
@@ -104,7 +105,7 @@ class Attachment:
         tracer, self.tracer = self.tracer, None
         if tracer is None:
             return
-        if error is None and self._last_weights and not _same(self._last_weights, _few_weights(self._model)):
+        if error is None and self._last_weights and not _same(self._last_weights, _beginnings(_watched(self._model))):
             tracer.leave_out(REPLACED)
         tracer.__exit__(type(error) if error else None, error, None)
 
@@ -131,11 +132,15 @@ class Attachment:
         self.tokens = number if self.tokens is None else self.tokens + number
 
 
-def _few_weights(model: nn.Module) -> list[Tensor]:
-    """Return copies of eight numbers of the first, the middle and the last trained parameter, where they lie."""
+def _watched(model: nn.Module) -> list[nn.Parameter]:
+    """Return the first, the middle and the last trained parameter: who replaces the weights replaces these."""
     trained = [p for p in model.parameters() if p.requires_grad and p.numel()]
-    chosen = [trained[i] for i in sorted({0, len(trained) // 2, len(trained) - 1})] if trained else []
-    return [local_part(p).flatten()[:8].clone() for p in chosen]
+    return [trained[i] for i in sorted({0, len(trained) // 2, len(trained) - 1})] if trained else []
+
+
+def _beginnings(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Return copies of eight numbers of each, where they lie: nothing synchronises, so it can be done at every step."""
+    return [local_part(p).flatten()[:8].clone() for p in parameters]
 
 
 def _same(before: list[Tensor], now: list[Tensor]) -> bool:

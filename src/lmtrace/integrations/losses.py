@@ -19,7 +19,7 @@ class CheckedLosses:
     """The losses that the model returned since the framework's last log, checked against that log.
 
     Until the first log they are held back. From then on they are recorded as they come while the logs agree; once one does
-    not (a `compute_loss` that adds a term, DPO, two forwards), the logged means are recorded instead, and an event says so.
+    not (a `compute_loss` that adds a term, two forwards), the logged means are recorded instead, and an event says so.
     """
 
     def __init__(self, tracer: Tracer) -> None:

@@ -40,7 +40,7 @@ class TraceCallback(TrainerCallback):
     (`Tracer(training=)`).
 
     A callback sees neither batches nor losses, so the loss of a step is what the model returned to the Trainer, as long as the
-    Trainer logs the same. Where it does not (`compute_loss` adds a term, DPO, GRPO), and where the model returns none (label
+    Trainer logs the same. Where it does not (`compute_loss` adds a term), and where the model returns none (label
     smoothing, `compute_loss_func`, `torch_compile`), the loss that the Trainer logs is recorded.
     """
 
