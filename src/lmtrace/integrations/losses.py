@@ -36,7 +36,7 @@ class CheckedLosses:
 
     def logged(self, step: int, value: float) -> None:
         """Take in the mean training loss that the framework logs after `step`."""
-        held, recorded = self._since_log[self._released :], self._released > 0
+        held = self._since_log[self._released :]
         since, self._since_log, self._released = self._since_log, [], 0
         if not since:
             return
@@ -52,8 +52,8 @@ class CheckedLosses:
                 self.tracer.tell(step, loss=value)
             return
         if mean is not None and self.source != "log":
-            self._say(since[0][0], mean, value)
-        if self.source != "model" and not recorded:
+            self._say(held[0][0] if held and self.source == "unknown" else step + 1, mean, value)
+        if self.source != "model" and held:
             self.tracer.tell(step, loss=value)
         if mean is not None:
             self.source = "log"

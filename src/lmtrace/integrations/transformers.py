@@ -113,6 +113,8 @@ class TraceCallback(TrainerCallback):
         logs = kwargs.get("logs") or {}
         if self._losses is not None and self._attached.tracer is not None and "loss" in logs:
             self._losses.logged(state.global_step, float(logs["loss"]))
+            if control.should_save:
+                self._keep()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -122,7 +124,7 @@ class TraceCallback(TrainerCallback):
 
     def _before_save(self, control: TrainerControl) -> None:
         """Write what the tracer knows before the Trainer saves, so that no kill in between can part the two."""
-        if control.should_save:
+        if control.should_save and not control.should_log:  # a log comes before the save, and judges the losses first
             self._keep()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

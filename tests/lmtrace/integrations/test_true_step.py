@@ -76,6 +76,11 @@ CASES = {
     "accumulated": (Trainer, {"gradient_accumulation_steps": 3}, []),
     "a term is added": (WithPenalty, {}, []),
     "a term is added, logged every second step": (WithPenalty, {"logging_steps": 2, "max_steps": 8}, []),
+    "a term is added, logged and saved at once": (
+        WithPenalty,
+        {"logging_steps": 2, "max_steps": 6, "save_strategy": "steps", "save_steps": 2},
+        [],
+    ),
     "two passes": (TwoPasses, {}, []),
     "forward of another callback": (Trainer, {}, [ForeignForward()]),
     "label smoothing": (Trainer, {"label_smoothing_factor": 0.2, "logging_steps": 2, "max_steps": 6}, []),
