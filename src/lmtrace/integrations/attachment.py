@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmtrace.live.distributed import gather, on_main
 from lmtrace.live.tracer import Tracer
 from lmtrace.live.weights import local_part
 from lmtrace.observe.forward import loss_of
@@ -105,9 +106,15 @@ class Attachment:
         tracer, self.tracer = self.tracer, None
         if tracer is None:
             return
-        if error is None and self._last_weights and not _same(self._last_weights, _beginnings(_watched(self._model))):
+        if error is None and self._weights_replaced():
             tracer.leave_out(REPLACED)
         tracer.__exit__(type(error) if error else None, error, None)
+
+    def _weights_replaced(self) -> bool:
+        """Return whether the weights are no longer those of the last step; the same on every rank, of which each has a part."""
+        before, now = self._last_weights, _beginnings(_watched(self._model))
+        ranks = gather(bool(before) and not _same(before, now))
+        return on_main(lambda: any(ranks))
 
     def _after_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         # Inside a module that is being compiled this must be nothing: it would be compiled with it.

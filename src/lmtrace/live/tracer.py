@@ -214,7 +214,8 @@ class Tracer:
         return self
 
     def _repr_html_(self) -> str:
-        from lmtrace.show.notebook import facts_html
+        with generators_kept():  # importing rich draws a random number
+            from lmtrace.show.notebook import facts_html
 
         return facts_html("Tracer", {
             "run": self.folder, "step": f"{self.current_step:,}", "tokens seen": f"{self.tokens_seen:,}",

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -181,3 +188,41 @@ def test_training_that_begins_again_replaces_its_own_run(tokenizer, sentences, p
     assert run.status == "finished"
     assert run.steps.tolist() == [0, 2, 4, 5]
     assert run.scalars("loss")[0].tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["plain", "accumulated", "penalty", "best"])
+def test_two_processes_record_the_loss_that_is_logged_and_end_together(case, tmp_path):
+    root = Path(__file__).parents[3]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {
+        **os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root / 'tests'}", "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    script = Path(__file__).with_name("two_trainers.py")
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path), case], env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=400)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, text in zip(started, said, strict=True):
+        assert process.returncode == 0, text[-3000:]
+    run = lmtrace.open_run(tmp_path / "run")
+    recorded = dict(zip(*[part.tolist() for part in run.scalars("loss")], strict=True))
+    before = 0
+    for step, logged in json.loads((tmp_path / "log.json").read_text()):
+        between = [recorded[s] for s in range(before + 1, step + 1) if s in recorded]
+        assert np.mean(between) == pytest.approx(logged, rel=2e-6)
+        before = step
+    assert before == run.steps[-1]
+    assert len(run.events("loss")) == (case == "penalty")
+    assert run.status == "finished"
